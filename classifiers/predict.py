@@ -1,0 +1,56 @@
+"""Load a timm classifier from its hub folder and apply it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from erasure.errors import ModelError
+from erasure.storage import read_tensors
+from jaxtyping import Float, Int, UInt8
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as F
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A timm model with its label names and the transform that travels with its weights."""
+
+    model: nn.Module
+    labels: tuple[str, ...]
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    name: str
+
+    @torch.no_grad()
+    def logits(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n labels"]:
+        """Class scores of images in [0, 255]."""
+        device = next(self.model.parameters()).device
+        x = images.to(device).float() / 255
+        if x.shape[-1] != self.size or x.shape[-2] != self.size:
+            x = F.resize(x, [self.size, self.size], antialias=True)
+        return self.model(F.normalize(x, list(self.mean), list(self.std)))
+
+    def predict(self, images: UInt8[Tensor, "n 3 h w"], batch: int = 128) -> Int[Tensor, "n"]:
+        """The likeliest label's index for each image in [0, 255]."""
+        return torch.cat([self.logits(part).argmax(1).cpu() for part in images.split(batch)])
+
+
+def load_classifier(folder: Path) -> Classifier:
+    """Read config.json and model.safetensors as timm writes them; ModelError if they do not fit."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ModelError(f"{folder} is no classifier: it has no config.json.")
+    config = json.loads(file.read_text())
+    model = timm.create_model(config["architecture"], num_classes=config["num_classes"], **config.get("model_args", {}))
+    tensors, _ = read_tensors(folder / "model.safetensors")
+    try:
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except RuntimeError as error:
+        raise ModelError(f"{folder}'s weights do not fit its config: {str(error).splitlines()[0]}") from error
+    data = resolve_data_config(pretrained_cfg=config["pretrained_cfg"])
+    labels = tuple(config["label_names"])
+    return Classifier(model.eval(), labels, data["input_size"][-1], data["mean"], data["std"], folder.name)

@@ -1,0 +1,226 @@
+"""The command line: a thin, lazy table over the public functions; a method's options come from its dataclass."""
+
+import dataclasses
+import importlib
+import inspect
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+from erasure.errors import ErasureError, SettingError
+
+CONTEXT = {"token_normalize_func": lambda name: name.replace("_", "-"), "help_option_names": ["-h", "--help"]}
+PYTHON_NAMES = {"float": float, "int": int, "str": str, "bool": bool}
+
+
+def _load(where: str) -> Any:
+    module, name = where.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+class _MethodGroup(TyperGroup):
+    """`erasure erase METHOD`: one command per method file, built from its dataclass when it is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return _method_names("diffusion")
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        name = cmd_name.replace("_", "-")
+        if name in self.list_commands(ctx):
+            return _erase_command(name)
+        from erasure.config import nearest
+
+        raise SettingError(f"there is no method {name!r}. {nearest(name, self.list_commands(ctx))}")
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the names without importing the methods."""
+        with formatter.section("Methods"):
+            formatter.write_text(", ".join(self.list_commands(ctx)))
+
+
+def _method_names(kind: str) -> list[str]:
+    import pkgutil
+
+    folder = Path(__file__).parent / "methods" / kind
+    return sorted(found.name.replace("_", "-") for found in pkgutil.iter_modules([str(folder)]))
+
+
+def _common_options() -> list[inspect.Parameter]:
+    options: list[tuple[str, Any, Any, str]] = [
+        ("concept", list[str], ..., "what to erase; may be given several times"),
+        ("model", str, "pocket", "pocket, a diffusers folder, a Hub id, or a .safetensors file with --config"),
+        ("out", Path, ..., "the run's folder"),
+        ("kind", str | None, None, "style, object, person or unsafe: for free-text concepts"),
+        ("anchor", str | None, None, "what to draw instead"),
+        ("config", Path | None, None, "component configs for a single .safetensors file"),
+        ("seed", int, 0, "seed of everything random"),
+        ("mixed_precision", str, "no", "no or bf16"),
+        ("report_to", str | None, None, "tensorboard, wandb or another accelerate tracker"),
+        ("quick", bool, False, "the method's smoke-run values"),
+    ]
+    return [_option(name, kind, default, text) for name, kind, default, text in options]
+
+
+def _option(name: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
+    flag = "--" + name.replace("_", "-")
+    flags = [f"{flag}/--no-{name.replace('_', '-')}"] if kind == bool | None else [flag]
+    annotation = Annotated[kind, typer.Option(*flags, help=text)]
+    value = inspect.Parameter.empty if default is ... else default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=annotation)
+
+
+def _erase_command(name: str) -> Any:
+    """A command with the common options and one option per field of the method's dataclass."""
+    from erasure.config import choices
+
+    method = _load("erasure.registry:METHODS").get("diffusion", name)
+    hints = get_type_hints(method)
+    options = _common_options()
+    for item in dataclasses.fields(method):
+        words = choices(hints[item.name])
+        plain = str if words else hints[item.name]
+        text = item.metadata["help"] + (f" ({', '.join(words)})" if words else "") + f" [default: {item.default!r}]"
+        options.append(_option(item.name, plain | None, None, text))
+    common = {option.name for option in _common_options()}
+
+    def command(**values: Any) -> None:
+        given = {key: value for key, value in values.items() if key not in common and value is not None}
+        erase = _load("erasure.erasing:erase")
+        result = erase(
+            values["model"], name, values["concept"], out=values["out"], kind=values["kind"], anchor=values["anchor"],
+            config=values["config"], seed=values["seed"], quick=values["quick"],
+            mixed_precision=values["mixed_precision"], report_to=values["report_to"], **given,
+        )  # fmt: skip
+        record = json.loads((result.folder / "config.json").read_text())
+        typer.echo(f"{result.folder}: {len(result.edit.tensors)} tensors changed, {record.get('seconds', 0):.0f} s")
+
+    command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    command.__annotations__ = {option.name: option.annotation for option in options}
+    command.__doc__ = inspect.getdoc(inspect.getmodule(method))
+    single = typer.Typer(add_completion=False, context_settings=CONTEXT, rich_markup_mode=None)
+    single.command(name, context_settings=CONTEXT)(command)
+    return typer.main.get_command(single)
+
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, context_settings=CONTEXT, rich_markup_mode=None,
+    help="Take a concept out of a text-to-image model, prove that it is gone, hand the model back.",
+)  # fmt: skip
+erase_app = typer.Typer(cls=_MethodGroup, no_args_is_help=True, context_settings=CONTEXT, rich_markup_mode=None)
+app.add_typer(erase_app, name="erase", help="Erase concepts: erasure erase METHOD --concept NAME --out FOLDER.")
+
+
+@erase_app.callback()
+def _erase() -> None:
+    """Erase concepts from a text-to-image model; `erasure erase METHOD --help` lists a method's settings."""
+
+
+@app.command(context_settings=CONTEXT)
+def evaluate(
+    run: Annotated[Path | None, typer.Argument(help="a run's folder")] = None,
+    model: Annotated[str | None, typer.Option(help="an un-erased model instead of a run")] = None,
+    out: Annotated[Path | None, typer.Option(help="where an un-erased model's images and scores go")] = None,
+    protocol: Annotated[str, typer.Option(help="how to judge")] = "pocket",
+    subset: Annotated[int | None, typer.Option(help="judge only this many images, all of the target's first seed in them")] = None,
+    seeds: Annotated[str, typer.Option(help="comma-separated: 188,288,588,688,888")] = "188,288",
+    concept: Annotated[list[str] | None, typer.Option(help="score these targets instead of the run's own")] = None,
+) -> None:
+    """Draw a protocol's images with a run's model, judge them and print the scores beside the un-erased model's."""
+    record = _load("evaluation.evaluate:evaluate")(
+        run, model=model, out=out, protocol=protocol, subset=subset, seeds=_numbers(seeds), concepts=concept
+    )
+    _print_scores(record)
+
+
+@app.command(context_settings=CONTEXT)
+def export(
+    run: Annotated[Path, typer.Argument(help="a run's folder")],
+    out: Annotated[Path, typer.Argument(help="the new folder")],
+    to: Annotated[str, typer.Option(help="diffusers or delta")] = "diffusers",
+    dtype: Annotated[str, typer.Option(help="float32 or float16")] = "float32",
+) -> None:
+    """Write a run's model as a folder that plain diffusers opens, or only what changed."""
+    if to not in ("diffusers", "delta"):
+        raise SettingError(f"to must be diffusers or delta; got {to!r}.")
+    _load("erasure.exporting:export")(run, out, to=to, dtype=dtype)
+    typer.echo(f"{out} written ({to}, {dtype})")
+
+
+@app.command("list", context_settings=CONTEXT)
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, models, concepts or protocols")],
+    model: Annotated[str, typer.Option(help="whose concepts")] = "pocket",
+) -> None:
+    """List methods, models, a model's concepts, or protocols."""
+    if what == "methods":
+        lines = _method_names("diffusion")
+    elif what == "models":
+        lines = ["pocket", "(any Stable Diffusion 1.x or 2.x: a diffusers folder, a Hub id, a .safetensors file)"]
+    elif what == "protocols":
+        lines = ["pocket"]
+    elif what == "concepts":
+        folder = Path(__file__).parent / "models" / "pocket" if model == "pocket" else Path(model)
+        if not (folder / "concepts.json").is_file():
+            raise SettingError(f"{model} has no list of concepts; any text can be erased from it.")
+        lines = _load("erasure_datasets.concept:Catalogue").load(folder / "concepts.json").targets()
+    else:
+        raise SettingError(f"list takes methods, models, concepts or protocols; got {what!r}.")
+    typer.echo("\n".join(lines))
+
+
+@app.command(context_settings=CONTEXT)
+def quickstart(
+    out: Annotated[Path, typer.Option(help="the run's folder")] = Path("runs/quickstart"),
+    concept: Annotated[str, typer.Option(help="what to erase from the built-in model")] = "cat",
+) -> None:
+    """Erase a concept from the built-in model, judge it, export it, and write a page with pictures: minutes on a CPU."""
+    facts = _load("evaluation.quickstart:quickstart")(out, concept)
+    _print_scores(facts.record)
+    for name, path in facts.places.items():
+        typer.echo(f"{name:>10}: {path}")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise SettingError(f"seeds must be whole numbers separated by commas; got {text!r}.") from None
+
+
+def _print_scores(record: dict[str, Any]) -> None:
+    table = Table(title=f"protocol {record['protocol']}")
+    for column in ("score", "value", "± s.e.", "n", "un-erased"):
+        table.add_column(column, justify="right")
+    for name, score in record["scores"].items():
+        base = record["baseline"].get(name)
+        table.add_row(name, f"{score['value']:.3f}", f"{score['stderr']:.3f}", str(score["n"]), f"{base['value']:.3f}" if base else "-")
+    Console().print(table)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and exit code 2."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(standalone_mode=False)
+    except ErasureError as error:
+        sys.exit(_complain(str(error)))
+    except KeyboardInterrupt:
+        print("erasure: interrupted; run the same command again to go on.", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # click's own usage errors, wherever typer keeps click
+        if message is None:
+            raise
+        sys.exit(_complain(message()))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str) -> int:
+    print("erasure: " + " ".join(message.split()), file=sys.stderr)
+    return 2

@@ -1,0 +1,94 @@
+"""Settings: frozen dataclasses whose fields carry help text and valid ranges, and where a value came from."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, field, fields
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from erasure.errors import SettingError
+
+Value = str | int | float | bool
+SettingsT = TypeVar("SettingsT")
+Source = Literal["command line", "quick", "model preset", "default"]
+
+
+def setting(
+    default: Value,
+    *,
+    help: str,
+    quick: Value | None = None,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+) -> Any:
+    """A dataclass field with help text, an optional value for `--quick`, and its valid range."""
+    limits = {"above": above, "at_least": at_least, "at_most": at_most}
+    return field(default=default, metadata={"help": help, "quick": quick, **limits})
+
+
+def choices(annotation: object) -> tuple[str, ...]:
+    """The valid words of a `Literal` annotation; empty for any other."""
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
+def check(settings: object) -> None:
+    """Raise SettingError for the first field whose value is of the wrong type or outside its range."""
+    hints = get_type_hints(type(settings))
+    for item in fields(settings):  # type: ignore[arg-type]
+        _check_one(type(settings).__name__, item, hints[item.name], getattr(settings, item.name))
+
+
+def _check_one(owner: str, item: Field[Any], hint: object, value: Value) -> None:
+    name = f"{owner}.{item.name}"
+    words = choices(hint)
+    if words:
+        if value not in words:
+            raise SettingError(f"{name} must be one of {', '.join(words)}; got {value!r}.")
+        return
+    valid_types = (int, float) if hint is float else (hint,)
+    if not isinstance(value, valid_types) or (isinstance(value, bool) and hint is not bool):  # type: ignore[arg-type]
+        raise SettingError(f"{name} must be {getattr(hint, '__name__', hint)}; got {value!r}.")
+    above, low, high = (item.metadata.get(key) for key in ("above", "at_least", "at_most"))
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if value != value:
+            raise SettingError(f"{name} must be a number; got {value}.")
+        for wrong, words_ in (
+            (above is not None and value <= above, f"above {above}"),
+            (low is not None and value < low, f"at least {low}"),
+            (high is not None and value > high, f"at most {high}"),
+        ):
+            if wrong:
+                raise SettingError(f"{name} must be {words_}; got {value}.")
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """A sentence end that names the likeliest spellings, or all when none is near."""
+    near = difflib.get_close_matches(word.lower(), [k.lower() for k in known], n=3, cutoff=0.5)
+    names = [k for k in known if k.lower() in near]
+    return f"Did you mean {' or '.join(names)}?" if names else f"Known: {', '.join(known)}."
+
+
+def resolve(
+    kind: type[SettingsT], *, given: Mapping[str, Value], quick: bool, presets: Mapping[str, Value]
+) -> tuple[SettingsT, dict[str, Source]]:
+    """Build settings with precedence command line > quick > the model's presets > dataclass defaults.
+
+    Returns the settings and, per field, where its value came from. Unknown names raise SettingError.
+    """
+    known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
+    for origin, values in (("setting", given), ("preset", presets)):
+        for name in values:
+            if name not in known:
+                raise SettingError(f"{kind.__name__} has no {origin} {name!r}. {nearest(name, list(known))}")
+    values: dict[str, Value] = {}
+    sources: dict[str, Source] = {}
+    for name, item in known.items():
+        if name in given:
+            values[name], sources[name] = given[name], "command line"
+        elif quick and item.metadata["quick"] is not None:
+            values[name], sources[name] = item.metadata["quick"], "quick"
+        elif name in presets:
+            values[name], sources[name] = presets[name], "model preset"
+        else:
+            sources[name] = "default"
+    return kind(**values), sources

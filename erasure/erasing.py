@@ -1,0 +1,90 @@
+"""Erase concepts from a model: resolve the settings, run the method, keep the result."""
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import get_args
+
+from erasure_datasets.concept import Concept, ConceptKind, UnknownConcept
+
+from erasure.config import Value, resolve
+from erasure.edit import Edit
+from erasure.errors import ErasureError, SettingError
+from erasure.models.diffusion import DiffusionModel
+from erasure.models.load import load_model, read_presets
+from erasure.registry import METHODS
+from erasure.run import Precision, Run
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished erasure: the edited model, the edit, and the folder that holds it."""
+
+    model: DiffusionModel
+    edit: Edit
+    folder: Path
+
+
+def find_concepts(
+    model: DiffusionModel, names: Sequence[str], *, kind: str | None = None, anchor: str | None = None
+) -> list[Concept]:
+    """Concepts by name: from the model's own list where it has one, else free text with a kind."""
+    if not names:
+        raise SettingError("concept must be given at least once.")
+    found = []
+    for name in names:
+        try:
+            if model.catalogue is not None:
+                found.append(model.catalogue.concept(name, anchor))
+            elif kind is None:
+                raise SettingError(f"kind must be given for {name!r}: one of {', '.join(get_args(ConceptKind))}.")
+            else:
+                found.append(Concept(name, kind, anchor=anchor or ""))  # type: ignore[arg-type]
+        except (UnknownConcept, ValueError) as error:
+            raise error if isinstance(error, ErasureError) else SettingError(str(error)) from error
+    if len({concept.name for concept in found}) < len(found):
+        raise SettingError(f"concept names must differ; got {', '.join(names)}.")
+    return found
+
+
+def erase(
+    model: str | DiffusionModel, method: str, concepts: Sequence[str], *, out: Path | str, kind: str | None = None,
+    anchor: str | None = None, seed: int = 0, quick: bool = False, mixed_precision: Precision = "no",
+    report_to: str | None = None, config: Path | None = None, **settings: Value,
+) -> Result:  # fmt: skip
+    """Erase concepts and keep the edit under `out`; the same call again resumes or returns what is there.
+
+    `settings` are the method's own. ErasureError (SettingError, RunError, ...) for anything the caller can mend;
+    then nothing is half-written.
+    """
+    method_class = METHODS.get("diffusion", method)
+    run = Run(Path(out), seed=seed, mixed_precision=mixed_precision, report_to=report_to)
+    loaded = load_model(model, config=config, device=run.device) if isinstance(model, str) else model
+    found = find_concepts(loaded, concepts, kind=kind, anchor=anchor)
+    word = method.replace("_", "-")
+    chosen, sources = resolve(method_class, given=settings, quick=quick, presets=read_presets(loaded.folder, word))
+    record = {
+        "command": shlex.join(sys.argv),
+        "method": word,
+        "model": loaded.name,
+        "config": str(config) if config else None,
+        "concepts": [concept.as_json() for concept in found],
+        "settings": asdict(chosen),  # type: ignore[call-overload]
+        "sources": sources,
+        "quick": quick,
+        "seed": seed,
+        "mixed_precision": mixed_precision,
+        "processes": run.accelerator.num_processes,
+    }
+    if run.begin(record):
+        edit = Edit.load(run.folder)
+        edit.apply(loaded)
+        return Result(loaded, edit, run.folder)
+    edit = chosen.erase(loaded, found, run)
+    if run.is_main:
+        edit.save(run.folder)
+    run.finish()
+    run.accelerator.wait_for_everyone()
+    return Result(loaded, edit, run.folder)

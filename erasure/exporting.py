@@ -1,0 +1,96 @@
+"""Hand an edited model back: a full diffusers folder, or the small delta alone."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from erasure.edit import Edit
+from erasure.errors import ModelError, SettingError
+from erasure.models.load import load_model
+from erasure.models.stable_diffusion import StableDiffusion
+from erasure.storage import atomic
+
+Form = Literal["diffusers", "delta"]
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+def export(run: Path, out: Path, *, to: Form = "diffusers", dtype: str = "float32") -> Path:
+    """Write a run's result to `out`, which must not exist yet; the folder appears whole or not at all."""
+    if dtype not in DTYPES:
+        raise SettingError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
+    if out.exists():
+        raise SettingError(f"out must be a new folder; {out} exists.")
+    edit = Edit.load(run)
+    if to == "delta":
+        with atomic(out) as temporary:
+            edit.save(temporary)
+            (temporary / "README.md").write_text(model_card(run, edit, to))
+        return out
+    model = open_run(run)
+    with atomic(out) as temporary:
+        _save_pipeline(model, temporary, DTYPES[dtype])
+        for name in ("concepts.json", "presets.json"):
+            if model.folder and (model.folder / name).is_file():
+                shutil.copy(model.folder / name, temporary / name)
+        (temporary / "README.md").write_text(model_card(run, edit, to))
+    return out
+
+
+def open_run(run: Path, *, device: torch.device | str = "cpu", edited: bool = True) -> StableDiffusion:
+    """A run's model, with its edit applied unless `edited` is false."""
+    edit, file = Edit.load(run), run / "config.json"
+    record = json.loads(file.read_text()) if file.is_file() else {}
+    name, _, revision = edit.base.partition("@")
+    config = Path(record["config"]) if record.get("config") else None
+    model = load_model(name, config=config, revision=revision or None, device=device)
+    if edited:
+        edit.apply(model)
+    return model
+
+
+def _save_pipeline(model: StableDiffusion, folder: Path, dtype: torch.dtype) -> None:
+    pipeline = model.pipeline.to(dtype=dtype)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    encoder = folder / "text_encoder"
+    config = json.loads((encoder / "config.json").read_text())
+    # diffusers loads the UNet as float32 whatever its file holds; transformers goes by this word
+    config["dtype"] = "float32"
+    (encoder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    for file in encoder.glob("*.safetensors"):
+        tensors = load_file(file)
+        if not any(name.startswith("text_model.") for name in tensors):
+            tensors = {f"text_model.{name}": tensor for name, tensor in tensors.items()}
+            save_file(tensors, file, {"format": "pt"})
+    if not any((folder / "unet").glob("*.safetensors")):
+        raise ModelError(f"{folder} was written without UNet weights.")
+
+
+def model_card(run: Path, edit: Edit, form: Form) -> str:
+    """A README.md with Hub front matter: base, method, concepts, settings, scores."""
+    names = ", ".join(concept.name for concept in edit.concepts)
+    lines = [
+        "---", "library_name: diffusers", "pipeline_tag: text-to-image", f"base_model: {edit.base}",
+        "tags: [text-to-image, diffusers, machine-unlearning, unlearned-diffusion-model]", "---", "",
+        f"# {edit.base} without {names}", "",
+        f"Erased with **{edit.method}** (erasure-toolkit). Concepts: {names}. Base: `{edit.base}`.", "",
+    ]  # fmt: skip
+    if form == "diffusers":
+        lines += ["```python", "from diffusers import StableDiffusionPipeline", "",
+                  'pipeline = StableDiffusionPipeline.from_pretrained("<this folder>", safety_checker=None)', "```", ""]  # fmt: skip
+    else:
+        lines += ["Only the changed tensors: load them with `erasure.Edit.load(folder)` and `.apply(model)`.", ""]
+    lines += ["## Settings", "", "| setting | value |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in edit.settings.items()]
+    for file in sorted((run / "scores").glob("*.json")):
+        lines += ["", f"## Scores ({file.stem})", "", "| score | erased | base | n |", "|---|---|---|---|"]
+        record = json.loads(file.read_text())
+        for name, score in record["scores"].items():
+            base = record["baseline"].get(name)
+            lines.append(f"| {name} | {score['value']:.3f} | {base['value']:.3f} | {score['n']} |" if base
+                         else f"| {name} | {score['value']:.3f} | - | {score['n']} |")  # fmt: skip
+        lines += ["", "Stamp: `" + json.dumps(record["stamp"]) + "`"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""Diffusion methods, one file each; found by erasure.registry."""

@@ -1,0 +1,99 @@
+"""UCE: rewrite cross-attention keys and values in closed form, so that a concept's words mean its anchor.
+
+Gandikota, Orgad, Belinkov, Materzynska, Bau, "Unified Concept Editing in Diffusion Models" (WACV 2024),
+https://arxiv.org/abs/2308.14761, eq. 7: for every cross-attention W in {to_k, to_v}
+
+    W' = (lambda W + s_e sum W c*_i c_i^T + s_p sum W c_j c_j^T) (lambda I + s_e sum c_i c_i^T + s_p sum c_j c_j^T)^-1
+
+with c_i a text vector of the concept, c*_i the anchor's at the same place, c_j a vector to preserve.
+
+Choices
+- `positions=last` takes one vector per prompt, at the concept's last token, as the authors' present code does.
+  `positions=onward` takes all from that token to the end of the padding, aligned with the anchor's, as their
+  earlier code did: a causal encoder repeats the concept in every later position.
+- Sums over preserved vectors run over all of a prompt's positions with `onward`, over its last word with `last`.
+- Each sum is divided by its number of prompts (times their own share when there are several concepts), so that the
+  weights mean the same however many prompts there are; `average=false` sums, as published.
+- Solved in float64.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from erasure_datasets.concept import Concept, retain_prompts
+from torch import Tensor
+
+from erasure.config import check, setting
+from erasure.edit import Edit
+from erasure.models.diffusion import DiffusionModel
+from erasure.registry import METHODS
+from erasure.run import Run
+
+Vectors = Tensor  # (n, d) float64
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class UCE:
+    """Unified concept editing."""
+
+    stay: float = setting(0.5, help="pull towards the present weights (lambda in the paper)", above=0)
+    erase_weight: float = setting(1.0, help="weight of the erased vectors (s_e)", above=0)
+    preserve_weight: float = setting(1.0, help="weight of the preserved vectors (s_p)", at_least=0)
+    positions: Literal["last", "onward"] = setting("last", help="the concept's last token, or all from it on")
+    average: bool = setting(False, help="divide each sum by its number of prompts")
+    retain_prompts: str = setting("", help="CSV with a 'prompt' column: what to preserve")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @torch.no_grad()
+    def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
+        weights = model.weights("xattn.kv")
+        model.remember(list(weights))
+        erased, wanted = self._erased(model, concepts)
+        file = Path(self.retain_prompts) if self.retain_prompts else None
+        preserved = self._preserved(model, retain_prompts(concepts, model.catalogue, file))
+        device = run.device
+        width = erased.shape[1]
+        inverse = torch.linalg.inv(self.stay * torch.eye(width, dtype=torch.float64, device=device)
+                                   + erased.T @ erased + preserved.T @ preserved)  # fmt: skip
+        for weight in weights.values():
+            old = weight.double()
+            right = self.stay * old + old @ (wanted.T @ erased + preserved.T @ preserved)
+            weight.copy_(right @ inverse)
+        return Edit.between(model, concepts, "uce", asdict(self))
+
+    def _erased(self, model: DiffusionModel, concepts: list[Concept]) -> tuple[Vectors, Vectors]:
+        """Aligned vectors of the concepts and of their anchors, each scaled by the root of its weight."""
+        sources, targets, count = [], [], sum(len(concept.templates) for concept in concepts)
+        for concept in concepts:
+            for prompt, anchor in zip(concept.prompts(), concept.anchor_prompts(), strict=True):
+                start, last = last_position(model, prompt, concept.name), last_position(model, anchor, concept.anchor)
+                hidden = model.encode([prompt, anchor]).double()
+                length = 1 if self.positions == "last" else hidden.shape[1] - max(start, last)
+                sources.append(hidden[0, start : start + length])
+                targets.append(hidden[1, last : last + length])
+        scale = (self.erase_weight / (count if self.average else 1)) ** 0.5
+        return torch.cat(sources) * scale, torch.cat(targets) * scale
+
+    def _preserved(self, model: DiffusionModel, prompts: Sequence[str]) -> Vectors:
+        vectors = []
+        for start in range(0, len(prompts), 64):
+            part = prompts[start : start + 64]
+            hidden = model.encode(part).double()
+            if self.positions == "last":
+                ends = [last_position(model, prompt, "") for prompt in part]
+                hidden = hidden[torch.arange(len(part)), ends][:, None]
+            vectors.append(hidden.flatten(0, 1))
+        scale = (self.preserve_weight / (len(prompts) if self.average else 1)) ** 0.5
+        return torch.cat(vectors) * scale
+
+
+def last_position(model: DiffusionModel, prompt: str, name: str) -> int:
+    """Index of a name's last token in its prompt; of the prompt's last real token where the name is empty."""
+    head = prompt[: prompt.rfind(name) + len(name)] if name else prompt
+    return model.token_count(head)

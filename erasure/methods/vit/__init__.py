@@ -1,0 +1,1 @@
+"""Vision-transformer methods, one file each; found by erasure.registry."""

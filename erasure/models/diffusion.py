@@ -1,0 +1,115 @@
+"""What every text-to-image diffusion model offers to methods, attacks and evaluation."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from erasure_datasets.concept import Catalogue
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from erasure.models.select import select_names
+
+Condition = Float[Tensor, "b n d"]
+
+
+class DiffusionModel(ABC):
+    """A frozen model with a way to ask what it would have said before it was edited.
+
+    `originals` holds copies of remembered tensors; only those can differ from the untouched model.
+    """
+
+    name: str
+    folder: Path | None
+    catalogue: Catalogue | None
+    alphas_cumprod: Float[Tensor, "timesteps"]
+
+    def __init__(self) -> None:
+        self.originals: dict[str, Tensor] = {}
+        self._asks_original = False
+
+    @abstractmethod
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Every weight that an edit may change, by full name."""
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """The text encoder's hidden states, one row per prompt."""
+
+    @abstractmethod
+    def token_count(self, text: str) -> int:
+        """Tokens of a text alone: the index of its last token in an encoded prompt that begins with it."""
+
+    @abstractmethod
+    def predict(self, z_t: Float[Tensor, "b c h w"], t: Int[Tensor, "b"], condition: Condition) -> Float[Tensor, "b c h w"]:
+        """The noise in z_t; a v-prediction is converted."""
+
+    @abstractmethod
+    def to_latents(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
+        """Scaled latents of images in [0, 255]."""
+
+    @abstractmethod
+    def sample_path(
+        self, condition: Condition, *, steps: int, guidance: float, generator: torch.Generator
+    ) -> tuple[Float[Tensor, "s1 b c h w"], Int[Tensor, "s"]]:
+        """Guided DDIM: the latents before each of `steps` descending timesteps and, last, the finished ones."""
+
+    @abstractmethod
+    def generate(
+        self, prompts: Sequence[str], *, steps: int, guidance: float, generators: Sequence[torch.Generator]
+    ) -> UInt8[Tensor, "b 3 h w"]:
+        """Images in [0, 255] by the model's own scheduler; each image's noise is from its own CPU generator."""
+
+    @abstractmethod
+    def use_scheduler(self, name: str) -> None:
+        """Sample with the diffusers scheduler of this class name."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device: ...
+
+    @property
+    @abstractmethod
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) at the model's own resolution."""
+
+    @property
+    @abstractmethod
+    def resolution(self) -> int:
+        """Pixels along an image's side, for square images at the model's own size."""
+
+    def weights(self, select: str) -> dict[str, nn.Parameter]:
+        """The parameters a selection names (see models/select.py); never empty, or SettingError."""
+        parameters = self.parameters()
+        return {name: parameters[name] for name in select_names(select, list(parameters))}
+
+    def remember(self, names: Sequence[str]) -> None:
+        """Keep copies of the named tensors as they are now, unless they are kept already."""
+        parameters = self.parameters()
+        for name in names:
+            if name not in self.originals:
+                self.originals[name] = parameters[name].detach().clone()
+
+    @contextmanager
+    def original(self) -> Iterator[None]:
+        """Within it, `encode` and `predict` answer as the untouched model, without gradients."""
+        before, self._asks_original = self._asks_original, True
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._asks_original = before
+
+    def add_noise(
+        self, z0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Int[Tensor, "b"]
+    ) -> Float[Tensor, "b c h w"]:
+        """sqrt(alpha_bar) z0 + sqrt(1 - alpha_bar) noise."""
+        signal, spread = self.levels(t)
+        return signal * z0 + spread * noise
+
+    def levels(self, t: Int[Tensor, "b"]) -> tuple[Float[Tensor, "b 1 1 1"], Float[Tensor, "b 1 1 1"]]:
+        """(sqrt(alpha_bar), sqrt(1 - alpha_bar)) at t, shaped to multiply latents."""
+        alpha_bar = self.alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1)
+        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()

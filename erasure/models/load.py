@@ -1,0 +1,89 @@
+"""Open a model: the built-in one, a diffusers folder, a Hub id, or a single .safetensors file."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from erasure_datasets.concept import Catalogue
+from safetensors import SafetensorError
+
+from erasure.errors import ModelError
+from erasure.models.stable_diffusion import StableDiffusion
+
+POCKET = Path(__file__).parent / "pocket"
+BUILT_IN = {"pocket": POCKET}
+PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+OPTIONAL = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+
+
+def load_model(
+    name: str, *, config: Path | None = None, revision: str | None = None, dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> StableDiffusion:  # fmt: skip
+    """Load Stable Diffusion 1.x or 2.x from safetensors.
+
+    `name`: "pocket", a diffusers folder, a Hub id, or a .safetensors file, for which `config` is a folder with the
+    components' config.json files. ModelError names what is wrong; pickled checkpoints are refused.
+    """
+    path = BUILT_IN.get(name, Path(name))
+    if path.suffix in PICKLES:
+        raise ModelError(f"{name} is a pickled checkpoint, which can run code; convert it to .safetensors first.")
+    if path.suffix == ".safetensors":
+        pipeline = _from_single_file(path, config, dtype)
+    elif path.is_dir():
+        _refuse_pickles(path)
+        pipeline = _from_pretrained(str(path), None, dtype)
+    elif path.exists() or name.count("/") != 1 or name.startswith((".", "/")):
+        raise ModelError(f"model must be {', '.join(BUILT_IN)}, a diffusers folder, a .safetensors file or a Hub id; got {name}.")
+    else:
+        pipeline = _from_pretrained(name, revision, dtype)
+    folder = path if path.is_dir() else None
+    catalogue = Catalogue.load(path / "concepts.json") if folder and (path / "concepts.json").is_file() else None
+    full_name = f"{name}@{revision}" if revision else name
+    return StableDiffusion(pipeline.to(device), name=full_name, folder=folder, catalogue=catalogue)
+
+
+def read_presets(folder: Path | None, word: str) -> dict[str, str | int | float | bool]:
+    """The model folder's own settings for a method or attack; empty if it has none."""
+    file = folder / "presets.json" if folder else None
+    if file is None or not file.is_file():
+        return {}
+    return json.loads(file.read_text()).get(word, {})
+
+
+def _refuse_pickles(folder: Path) -> None:
+    if not (folder / "model_index.json").is_file():
+        raise ModelError(f"{folder} is not a diffusers folder: it has no model_index.json.")
+    for component in ("unet", "text_encoder", "vae"):
+        inside = folder / component
+        if not any(inside.glob("*.safetensors")):
+            pickled = next((f.name for f in inside.glob("*") if f.suffix in PICKLES), None)
+            why = f"only the pickled {pickled}" if pickled else "no weights"
+            raise ModelError(f"{inside} holds {why}; .safetensors is needed.")
+
+
+def _from_pretrained(source: str, revision: str | None, dtype: torch.dtype) -> StableDiffusionPipeline:
+    try:
+        return StableDiffusionPipeline.from_pretrained(
+            source, revision=revision, torch_dtype=dtype, use_safetensors=True, **OPTIONAL
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"could not load {source}: {_first_line(error)}") from error
+
+
+def _from_single_file(file: Path, config: Path | None, dtype: torch.dtype) -> StableDiffusionPipeline:
+    if not file.is_file():
+        raise ModelError(f"there is no file {file}.")
+    if config is None or not (config / "model_index.json").is_file():
+        raise ModelError(f"{file} is a single file: name a folder of component configs (with model_index.json) as config.")
+    try:
+        return StableDiffusionPipeline.from_single_file(
+            str(file), config=str(config), torch_dtype=dtype, local_files_only=True, safety_checker=None
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SafetensorError) as error:
+        raise ModelError(f"could not load {file}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

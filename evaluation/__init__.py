@@ -1,0 +1,1 @@
+"""Draw, judge, score, report."""

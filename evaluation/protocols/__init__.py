@@ -1,0 +1,1 @@
+"""Protocols: which prompts, seeds and judges make a number."""

@@ -1,0 +1,134 @@
+"""What the training stages of the pocket suite share: a time budget, a learning-rate curve, an optimiser, averages."""
+
+import json
+import logging
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, Split, render
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+log = logging.getLogger("train_pocket")
+SUITE = Path(__file__).parents[1] / "erasure" / "models" / "pocket"
+WORK = Path(__file__).parents[1] / ".train"
+
+
+class Budget:
+    """A wall-clock budget: `progress()` runs from 0 to 1, `steps()` counts until it is spent."""
+
+    def __init__(self, minutes: float) -> None:
+        self.seconds, self.start, self.step = minutes * 60, time.monotonic(), 0
+
+    def progress(self) -> float:
+        return min((time.monotonic() - self.start) / self.seconds, 1.0)
+
+    def steps(self) -> Iterator[int]:
+        while self.progress() < 1:
+            yield self.step
+            self.step += 1
+
+    def rate(self, warmup: float = 0.02) -> float:
+        """Learning-rate factor: linear warm-up, constant, then a straight line to zero over the last 60 %."""
+        at = self.progress()
+        return min(1.0, (at + 1e-3) / warmup, max(0.0, (1 - at) / 0.6))
+
+
+class MuonAdam:
+    """Muon on every matrix (convolution kernels flattened to one), AdamW on embeddings, gains and biases.
+
+    Jordan et al., "Muon" (2024), with its update scaled to AdamW's, so that one learning rate serves both.
+    """
+
+    def __init__(self, module: nn.Module, learning_rate: float, adam_only: Iterable[str] = ()) -> None:
+        self.learning_rate = learning_rate
+        named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        skip = tuple(adam_only)
+        self.kernels = [p for name, p in named if p.ndim >= 2 and not any(part in name for part in skip)]
+        chosen = {id(p) for p in self.kernels}
+        others = [p for _, p in named if id(p) not in chosen]
+        self.matrices = [nn.Parameter(self._matrix(p.data)) for p in self.kernels]
+        self.muon = torch.optim.Muon(self.matrices, learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+        self.adam = torch.optim.AdamW(others, learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+
+    @staticmethod
+    def _matrix(kernel: Tensor) -> Tensor:
+        if kernel.ndim == 4:
+            kernel = kernel.permute(0, 2, 3, 1)  # shares memory when the kernel is channels-last
+        return kernel.flatten(1)
+
+    def step(self, rate: float) -> None:
+        for optimiser in (self.muon, self.adam):
+            for group in optimiser.param_groups:
+                group["lr"] = self.learning_rate * rate
+        for matrix, kernel in zip(self.matrices, self.kernels, strict=True):
+            matrix.grad = None if kernel.grad is None else self._matrix(kernel.grad)
+        self.muon.step()
+        self.adam.step()
+        for matrix, kernel in zip(self.matrices, self.kernels, strict=True):
+            if matrix.data_ptr() != kernel.data_ptr():
+                self._matrix(kernel.data).copy_(matrix.data)
+            kernel.grad = None
+        self.adam.zero_grad()
+
+
+class Average:
+    """An exponential moving average of a module's weights, slow only once there is something to average."""
+
+    def __init__(self, module: nn.Module, decay: float = 0.995) -> None:
+        self.module, self.decay, self.count = module, decay, 0
+        self.weights = {name: p.detach().clone() for name, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.count += 1
+        share = 1 - min(self.decay, (1 + self.count) / (10 + self.count))
+        for name, p in self.module.named_parameters():
+            self.weights[name].lerp_(p.detach(), share)
+
+    @torch.no_grad()
+    def copy_to(self, module: nn.Module) -> None:
+        for name, p in module.named_parameters():
+            p.copy_(self.weights[name])
+
+
+def _render_index(index: int) -> np.ndarray:
+    images = [render(o, s, index) for o in range(len(OBJECTS)) for s in range(len(STYLES))]
+    return np.stack(images).transpose(0, 3, 1, 2)
+
+
+def load_images(split: Split, per_pair: int) -> Tensor:
+    """Rendered once, then cached: uint8 in [0, 255], (per_pair, 256, 3, 64, 64)."""
+    file = WORK / f"{split}-{per_pair}.npy"
+    if not file.exists():
+        WORK.mkdir(exist_ok=True)
+        with ProcessPoolExecutor() as pool:
+            images = np.stack(list(pool.map(_render_index, SPLITS[split][:per_pair])))
+        np.save(file, images)
+    return torch.from_numpy(np.load(file, mmap_mode="c"))
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 in [0, 255] -> float32 in [-1, 1]."""
+    return images.float().div(127.5).sub(1)
+
+
+def save_half(tensors: dict[str, Tensor], file: Path) -> None:
+    """Write float16 safetensors."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: t.detach().cpu().half().contiguous() for name, t in tensors.items()}, file, {"format": "pt"})
+
+
+def record(stage: str, facts: dict[str, object]) -> None:
+    """Add one stage's facts to the suite's training.json, from which the model card is written."""
+    file = SUITE / "training.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=SUITE).stdout
+    known.setdefault(stage, []).append({"commit": commit.strip(), **facts})
+    file.write_text(json.dumps(known, indent=1) + "\n")
