@@ -6,12 +6,13 @@ from pathlib import Path
 
 import timm
 import torch
-from erasure.errors import ModelError
-from erasure.storage import read_tensors
 from jaxtyping import Float, Int, UInt8
 from timm.data import resolve_data_config
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
+
+from erasure.errors import ModelError
+from erasure.storage import read_tensors
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Classifier:
             x = F.resize(x, [self.size, self.size], antialias=True)
         return self.model(F.normalize(x, list(self.mean), list(self.std)))
 
-    def predict(self, images: UInt8[Tensor, "n 3 h w"], batch: int = 128) -> Int[Tensor, "n"]:
+    def predict(self, images: UInt8[Tensor, "n 3 h w"], batch: int = 128) -> Int[Tensor, " n"]:
         """The likeliest label's index for each image in [0, 255]."""
         return torch.cat([self.logits(part).argmax(1).cpu() for part in images.split(batch)])
 
@@ -45,12 +46,18 @@ def load_classifier(folder: Path) -> Classifier:
     if not file.is_file():
         raise ModelError(f"{folder} is no classifier: it has no config.json.")
     config = json.loads(file.read_text())
-    model = timm.create_model(config["architecture"], num_classes=config["num_classes"], **config.get("model_args", {}))
+    model = timm.create_model(
+        config["architecture"], num_classes=config["num_classes"], **config.get("model_args", {})
+    )
     tensors, _ = read_tensors(folder / "model.safetensors")
     try:
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except RuntimeError as error:
-        raise ModelError(f"{folder}'s weights do not fit its config: {str(error).splitlines()[0]}") from error
+        raise ModelError(
+            f"{folder}'s weights do not fit its config: {str(error).splitlines()[0]}"
+        ) from error
     data = resolve_data_config(pretrained_cfg=config["pretrained_cfg"])
     labels = tuple(config["label_names"])
-    return Classifier(model.eval(), labels, data["input_size"][-1], data["mean"], data["std"], folder.name)
+    return Classifier(
+        model.eval(), labels, data["input_size"][-1], data["mean"], data["std"], folder.name
+    )

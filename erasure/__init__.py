@@ -1,4 +1,4 @@
-"""Take a concept out of a text-to-image diffusion model, prove that it is gone, hand the model back."""
+"""Take a concept out of a text-to-image diffusion model, prove it gone, hand the model back."""
 
 import importlib
 from typing import TYPE_CHECKING

@@ -1,4 +1,7 @@
-"""The command line: a thin, lazy table over the public functions; a method's options come from its dataclass."""
+"""The command line: a thin, lazy table over the public functions.
+
+A method's options come from its dataclass.
+"""
 
 import dataclasses
 import importlib
@@ -15,7 +18,10 @@ from typer.core import TyperGroup
 
 from erasure.errors import ErasureError, SettingError
 
-CONTEXT = {"token_normalize_func": lambda name: name.replace("_", "-"), "help_option_names": ["-h", "--help"]}
+CONTEXT = {
+    "token_normalize_func": lambda name: name.replace("_", "-"),
+    "help_option_names": ["-h", "--help"],
+}
 PYTHON_NAMES = {"float": float, "int": int, "str": str, "bool": bool}
 
 
@@ -25,7 +31,10 @@ def _load(where: str) -> Any:
 
 
 class _MethodGroup(TyperGroup):
-    """`erasure erase METHOD`: one command per method file, built from its dataclass when it is asked for."""
+    """`erasure erase METHOD`: one command per method file.
+
+    A command is built from the method's dataclass when it is asked for.
+    """
 
     def list_commands(self, ctx: Any) -> list[str]:
         return _method_names("diffusion")
@@ -54,7 +63,12 @@ def _method_names(kind: str) -> list[str]:
 def _common_options() -> list[inspect.Parameter]:
     options: list[tuple[str, Any, Any, str]] = [
         ("concept", list[str], ..., "what to erase; may be given several times"),
-        ("model", str, "pocket", "pocket, a diffusers folder, a Hub id, or a .safetensors file with --config"),
+        (
+            "model",
+            str,
+            "pocket",
+            "pocket, a diffusers folder, a Hub id, or a .safetensors file with --config",
+        ),
         ("out", Path, ..., "the run's folder"),
         ("kind", str | None, None, "style, object, person or unsafe: for free-text concepts"),
         ("anchor", str | None, None, "what to draw instead"),
@@ -72,7 +86,9 @@ def _option(name: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
     flags = [f"{flag}/--no-{name.replace('_', '-')}"] if kind == bool | None else [flag]
     annotation = Annotated[kind, typer.Option(*flags, help=text)]
     value = inspect.Parameter.empty if default is ... else default
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=annotation)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=annotation
+    )
 
 
 def _erase_command(name: str) -> Any:
@@ -85,20 +101,30 @@ def _erase_command(name: str) -> Any:
     for item in dataclasses.fields(method):
         words = choices(hints[item.name])
         plain = str if words else hints[item.name]
-        text = item.metadata["help"] + (f" ({', '.join(words)})" if words else "") + f" [default: {item.default!r}]"
+        text = (
+            item.metadata["help"]
+            + (f" ({', '.join(words)})" if words else "")
+            + f" [default: {item.default!r}]"
+        )
         options.append(_option(item.name, plain | None, None, text))
     common = {option.name for option in _common_options()}
 
     def command(**values: Any) -> None:
-        given = {key: value for key, value in values.items() if key not in common and value is not None}
+        given = {
+            key: value for key, value in values.items() if key not in common and value is not None
+        }
         erase = _load("erasure.erasing:erase")
         result = erase(
-            values["model"], name, values["concept"], out=values["out"], kind=values["kind"], anchor=values["anchor"],
-            config=values["config"], seed=values["seed"], quick=values["quick"],
-            mixed_precision=values["mixed_precision"], report_to=values["report_to"], **given,
+            values["model"], name, values["concept"], out=values["out"], kind=values["kind"],
+            anchor=values["anchor"], config=values["config"], seed=values["seed"],
+            quick=values["quick"], mixed_precision=values["mixed_precision"],
+            report_to=values["report_to"], **given,
         )  # fmt: skip
         record = json.loads((result.folder / "config.json").read_text())
-        typer.echo(f"{result.folder}: {len(result.edit.tensors)} tensors changed, {record.get('seconds', 0):.0f} s")
+        typer.echo(
+            f"{result.folder}: {len(result.edit.tensors)} tensors changed, "
+            f"{record.get('seconds', 0):.0f} s"
+        )
 
     command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
     command.__annotations__ = {option.name: option.annotation for option in options}
@@ -112,28 +138,50 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, context_settings=CONTEXT, rich_markup_mode=None,
     help="Take a concept out of a text-to-image model, prove that it is gone, hand the model back.",
 )  # fmt: skip
-erase_app = typer.Typer(cls=_MethodGroup, no_args_is_help=True, context_settings=CONTEXT, rich_markup_mode=None)
-app.add_typer(erase_app, name="erase", help="Erase concepts: erasure erase METHOD --concept NAME --out FOLDER.")
+erase_app = typer.Typer(
+    cls=_MethodGroup, no_args_is_help=True, context_settings=CONTEXT, rich_markup_mode=None
+)
+app.add_typer(
+    erase_app,
+    name="erase",
+    help="Erase concepts: erasure erase METHOD --concept NAME --out FOLDER.",
+)
 
 
 @erase_app.callback()
 def _erase() -> None:
-    """Erase concepts from a text-to-image model; `erasure erase METHOD --help` lists a method's settings."""
+    """Erase concepts from a text-to-image model; `METHOD --help` lists a method's settings."""
 
 
 @app.command(context_settings=CONTEXT)
 def evaluate(
     run: Annotated[Path | None, typer.Argument(help="a run's folder")] = None,
     model: Annotated[str | None, typer.Option(help="an un-erased model instead of a run")] = None,
-    out: Annotated[Path | None, typer.Option(help="where an un-erased model's images and scores go")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="where an un-erased model's images and scores go")
+    ] = None,
     protocol: Annotated[str, typer.Option(help="how to judge")] = "pocket",
-    subset: Annotated[int | None, typer.Option(help="judge only this many images, all of the target's first seed in them")] = None,
+    subset: Annotated[
+        int | None,
+        typer.Option(help="judge only this many images, all of the target's first seed in them"),
+    ] = None,
     seeds: Annotated[str, typer.Option(help="comma-separated: 188,288,588,688,888")] = "188,288",
-    concept: Annotated[list[str] | None, typer.Option(help="score these targets instead of the run's own")] = None,
+    concept: Annotated[
+        list[str] | None, typer.Option(help="score these targets instead of the run's own")
+    ] = None,
 ) -> None:
-    """Draw a protocol's images with a run's model, judge them and print the scores beside the un-erased model's."""
+    """Draw a protocol's images with a run's model, judge them and print the scores.
+
+    The un-erased model's scores stand beside them.
+    """
     record = _load("evaluation.evaluate:evaluate")(
-        run, model=model, out=out, protocol=protocol, subset=subset, seeds=_numbers(seeds), concepts=concept
+        run,
+        model=model,
+        out=out,
+        protocol=protocol,
+        subset=subset,
+        seeds=_numbers(seeds),
+        concepts=concept,
     )
     _print_scores(record)
 
@@ -161,7 +209,10 @@ def list_(
     if what == "methods":
         lines = _method_names("diffusion")
     elif what == "models":
-        lines = ["pocket", "(any Stable Diffusion 1.x or 2.x: a diffusers folder, a Hub id, a .safetensors file)"]
+        lines = [
+            "pocket",
+            "(any Stable Diffusion 1.x or 2.x: a diffusers folder, a Hub id, a .safetensors file)",
+        ]
     elif what == "protocols":
         lines = ["pocket"]
     elif what == "concepts":
@@ -179,7 +230,10 @@ def quickstart(
     out: Annotated[Path, typer.Option(help="the run's folder")] = Path("runs/quickstart"),
     concept: Annotated[str, typer.Option(help="what to erase from the built-in model")] = "cat",
 ) -> None:
-    """Erase a concept from the built-in model, judge it, export it, and write a page with pictures: minutes on a CPU."""
+    """Erase a concept from the built-in model, judge it, export it, write a page with pictures.
+
+    It takes minutes on a CPU.
+    """
     facts = _load("evaluation.quickstart:quickstart")(out, concept)
     _print_scores(facts.record)
     for name, path in facts.places.items():
@@ -190,7 +244,9 @@ def _numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise SettingError(f"seeds must be whole numbers separated by commas; got {text!r}.") from None
+        raise SettingError(
+            f"seeds must be whole numbers separated by commas; got {text!r}."
+        ) from None
 
 
 def _print_scores(record: dict[str, Any]) -> None:
@@ -199,7 +255,13 @@ def _print_scores(record: dict[str, Any]) -> None:
         table.add_column(column, justify="right")
     for name, score in record["scores"].items():
         base = record["baseline"].get(name)
-        table.add_row(name, f"{score['value']:.3f}", f"{score['stderr']:.3f}", str(score["n"]), f"{base['value']:.3f}" if base else "-")
+        table.add_row(
+            name,
+            f"{score['value']:.3f}",
+            f"{score['stderr']:.3f}",
+            str(score["n"]),
+            f"{base['value']:.3f}" if base else "-",
+        )
     Console().print(table)
 
 
@@ -214,7 +276,9 @@ def main() -> None:
         print("erasure: interrupted; run the same command again to go on.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        message = getattr(error, "format_message", None)  # click's own usage errors, wherever typer keeps click
+        message = getattr(
+            error, "format_message", None
+        )  # click's own usage errors, wherever typer keeps click
         if message is None:
             raise
         sys.exit(_complain(message()))

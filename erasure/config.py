@@ -1,4 +1,4 @@
-"""Settings: frozen dataclasses whose fields carry help text and valid ranges, and where a value came from."""
+"""Settings: frozen dataclasses whose fields carry help and valid ranges; where values came from."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def choices(annotation: object) -> tuple[str, ...]:
 
 
 def check(settings: object) -> None:
-    """Raise SettingError for the first field whose value is of the wrong type or outside its range."""
+    """Raise SettingError for the first field whose value has the wrong type or is out of range."""
     hints = get_type_hints(type(settings))
     for item in fields(settings):  # type: ignore[arg-type]
         _check_one(type(settings).__name__, item, hints[item.name], getattr(settings, item.name))
@@ -71,15 +71,18 @@ def nearest(word: str, known: Sequence[str]) -> str:
 def resolve(
     kind: type[SettingsT], *, given: Mapping[str, Value], quick: bool, presets: Mapping[str, Value]
 ) -> tuple[SettingsT, dict[str, Source]]:
-    """Build settings with precedence command line > quick > the model's presets > dataclass defaults.
+    """Build settings; precedence: command line > quick > the model's presets > dataclass defaults.
 
-    Returns the settings and, per field, where its value came from. Unknown names raise SettingError.
+    Returns the settings and, per field, where its value came from. Unknown names raise
+    SettingError.
     """
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
     for origin, values in (("setting", given), ("preset", presets)):
         for name in values:
             if name not in known:
-                raise SettingError(f"{kind.__name__} has no {origin} {name!r}. {nearest(name, list(known))}")
+                raise SettingError(
+                    f"{kind.__name__} has no {origin} {name!r}. {nearest(name, list(known))}"
+                )
     values: dict[str, Value] = {}
     sources: dict[str, Source] = {}
     for name, item in known.items():

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Literal, Self
 
 import torch
-from erasure_datasets.concept import Concept
 from torch import Tensor
 
 from erasure.errors import EditError
 from erasure.models.diffusion import DiffusionModel
 from erasure.storage import read_tensors, write_json, write_tensors
+from erasure_datasets.concept import Concept
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,28 @@ class Edit:
     settings: dict[str, object] = field(default_factory=dict)
 
     @classmethod
-    def between(cls, model: DiffusionModel, concepts: list[Concept], method: str, settings: dict[str, object]) -> Self:
+    def between(
+        cls,
+        model: DiffusionModel,
+        concepts: list[Concept],
+        method: str,
+        settings: dict[str, object],
+    ) -> Self:
         """Collect what differs from the untouched model; EditError if nothing does."""
         changed: dict[str, Tensor] = {}
         current = model.parameters()
         for name, original in model.originals.items():
             value = current[name].detach()
             if not torch.isfinite(value).all():
-                raise EditError(f"{method} left values in {name} that are not finite; nothing was written.")
+                raise EditError(
+                    f"{method} left values in {name} that are not finite; nothing was written."
+                )
             if not torch.equal(value, original):
                 changed[name] = value.float().cpu().clone()
         if not changed:
-            raise EditError(f"{method} changed no weight of {model.name}; raise its steps or learning_rate.")
+            raise EditError(
+                f"{method} changed no weight of {model.name}; raise its steps or learning_rate."
+            )
         return cls(changed, method, concepts, model.name, settings=settings)
 
     def save(self, folder: Path) -> None:
@@ -71,7 +81,10 @@ class Edit:
         """Read a run's or a delta folder's edit; EditError names what is missing."""
         file = folder / "edit.json"
         if not file.is_file():
-            raise EditError(f"{folder} holds no finished erasure (no edit.json); run `erasure erase` with --out {folder}.")
+            raise EditError(
+                f"{folder} holds no finished erasure (no edit.json); "
+                f"run `erasure erase` with --out {folder}."
+            )
         try:
             record = json.loads(file.read_text())
             sampling = Sampling(**record["sampling"]) if record["sampling"] else None
@@ -79,7 +92,15 @@ class Edit:
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise EditError(f"{file} is not an edit record: {error!r}.") from error
         tensors, _ = read_tensors(folder / "edit.safetensors")
-        return cls(tensors, record["method"], concepts, record["base"], record["form"], sampling, record["settings"])
+        return cls(
+            tensors,
+            record["method"],
+            concepts,
+            record["base"],
+            record["form"],
+            sampling,
+            record["settings"],
+        )
 
     def apply(self, model: DiffusionModel) -> None:
         """Put the changed tensors into the model; the values they replace are kept for `undo`."""
@@ -88,10 +109,16 @@ class Edit:
         current = model.parameters()
         for name, tensor in self.tensors.items():
             if name not in current:
-                raise EditError(f"the edit changes {name}, which {model.name} does not have; it was made on {self.base}.")
+                raise EditError(
+                    f"the edit changes {name}, which {model.name} does not have; "
+                    f"it was made on {self.base}."
+                )
             if current[name].shape != tensor.shape:
                 shapes = f"{tuple(tensor.shape)} against {tuple(current[name].shape)}"
-                raise EditError(f"the edit's {name} does not fit {model.name} ({shapes}); it was made on {self.base}.")
+                raise EditError(
+                    f"the edit's {name} does not fit {model.name} ({shapes}); "
+                    f"it was made on {self.base}."
+                )
         model.remember(list(self.tensors))
         with torch.no_grad():
             for name, tensor in self.tensors.items():
@@ -101,7 +128,9 @@ class Edit:
         """Give the model its own values back; EditError if this edit is not in it."""
         missing = [name for name in self.tensors if name not in model.originals]
         if missing:
-            raise EditError(f"this edit was not applied to {model.name}: nothing is remembered of {missing[0]}.")
+            raise EditError(
+                f"this edit was not applied to {model.name}: nothing is remembered of {missing[0]}."
+            )
         current = model.parameters()
         with torch.no_grad():
             for name in self.tensors:

@@ -2,20 +2,19 @@
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
-from erasure_datasets.concept import Concept, ConceptKind, UnknownConcept
-
 from erasure.config import Value, resolve
 from erasure.edit import Edit
-from erasure.errors import ErasureError, SettingError
+from erasure.errors import ErasureError, ModelError, SettingError
 from erasure.models.diffusion import DiffusionModel
 from erasure.models.load import load_model, read_presets
 from erasure.registry import METHODS
 from erasure.run import Precision, Run
+from erasure_datasets.concept import Concept, ConceptKind, UnknownConceptError
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,11 @@ class Result:
 
 
 def find_concepts(
-    model: DiffusionModel, names: Sequence[str], *, kind: str | None = None, anchor: str | None = None
+    model: DiffusionModel,
+    names: Sequence[str],
+    *,
+    kind: str | None = None,
+    anchor: str | None = None,
 ) -> list[Concept]:
     """Concepts by name: from the model's own list where it has one, else free text with a kind."""
     if not names:
@@ -39,10 +42,12 @@ def find_concepts(
             if model.catalogue is not None:
                 found.append(model.catalogue.concept(name, anchor))
             elif kind is None:
-                raise SettingError(f"kind must be given for {name!r}: one of {', '.join(get_args(ConceptKind))}.")
+                raise SettingError(
+                    f"kind must be given for {name!r}: one of {', '.join(get_args(ConceptKind))}."
+                )
             else:
                 found.append(Concept(name, kind, anchor=anchor or ""))  # type: ignore[arg-type]
-        except (UnknownConcept, ValueError) as error:
+        except (UnknownConceptError, ValueError) as error:
             raise error if isinstance(error, ErasureError) else SettingError(str(error)) from error
     if len({concept.name for concept in found}) < len(found):
         raise SettingError(f"concept names must differ; got {', '.join(names)}.")
@@ -50,21 +55,28 @@ def find_concepts(
 
 
 def erase(
-    model: str | DiffusionModel, method: str, concepts: Sequence[str], *, out: Path | str, kind: str | None = None,
-    anchor: str | None = None, seed: int = 0, quick: bool = False, mixed_precision: Precision = "no",
-    report_to: str | None = None, config: Path | None = None, **settings: Value,
+    model: str | DiffusionModel, method: str, concepts: Sequence[str], *, out: Path | str,
+    kind: str | None = None, anchor: str | None = None, seed: int = 0, quick: bool = False,
+    mixed_precision: Precision = "no", report_to: str | None = None, config: Path | None = None,
+    **settings: Value,
 ) -> Result:  # fmt: skip
-    """Erase concepts and keep the edit under `out`; the same call again resumes or returns what is there.
+    """Erase concepts and keep the edit under `out`; the same call resumes or returns what is there.
 
-    `settings` are the method's own. ErasureError (SettingError, RunError, ...) for anything the caller can mend;
-    then nothing is half-written.
+    `settings` are the method's own. ErasureError (SettingError, RunError, ...) for anything the
+    caller can mend; then nothing is half-written.
     """
     method_class = METHODS.get("diffusion", method)
     run = Run(Path(out), seed=seed, mixed_precision=mixed_precision, report_to=report_to)
-    loaded = load_model(model, config=config, device=run.device) if isinstance(model, str) else model
+    loaded = (
+        load_model(model, config=config, device=run.device) if isinstance(model, str) else model
+    )
+    if loaded.originals:
+        raise ModelError(f"{loaded.name} holds an edit already; undo it, or load the model afresh.")
     found = find_concepts(loaded, concepts, kind=kind, anchor=anchor)
     word = method.replace("_", "-")
-    chosen, sources = resolve(method_class, given=settings, quick=quick, presets=read_presets(loaded.folder, word))
+    chosen, sources = resolve(
+        method_class, given=settings, quick=quick, presets=read_presets(loaded.folder, word)
+    )
     record = {
         "command": shlex.join(sys.argv),
         "method": word,
@@ -82,7 +94,11 @@ def erase(
         edit = Edit.load(run.folder)
         edit.apply(loaded)
         return Result(loaded, edit, run.folder)
-    edit = chosen.erase(loaded, found, run)
+    try:
+        edit = chosen.erase(loaded, found, run)
+    except SettingError:
+        run.withdraw()
+        raise
     if run.is_main:
         edit.save(run.folder)
     run.finish()

@@ -1,12 +1,12 @@
 """The exception tree. The command line prints any of these as one line and exits with code 2.
 
 ErasureError
-├── SettingError (also ValueError)   a value from the user: which setting, what is valid, what was got
-├── ModelError                       a model that cannot be loaded or does not fit
-├── RunError                         a run folder's state: another run's, incomplete, unreadable
-├── EditError                        an edit that does not fit its model, or changes nothing
-├── DivergedError                    a loss that became NaN or infinite
-└── StorageError                     a write that failed
+├── SettingError (also ValueError) a value from the user: which setting, what is valid, what was got
+├── ModelError                     a model that cannot be loaded or does not fit
+├── RunError                       a run folder's state: another run's, incomplete, unreadable
+├── EditError                      an edit that does not fit its model, or changes nothing
+├── DivergedError                  a loss that became NaN or infinite
+└── StorageError                   a write that failed
 """
 
 

@@ -19,7 +19,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 def export(run: Path, out: Path, *, to: Form = "diffusers", dtype: str = "float32") -> Path:
-    """Write a run's result to `out`, which must not exist yet; the folder appears whole or not at all."""
+    """Write a run's result to `out`, a new folder, which appears whole or not at all."""
     if dtype not in DTYPES:
         raise SettingError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
     if out.exists():
@@ -40,7 +40,9 @@ def export(run: Path, out: Path, *, to: Form = "diffusers", dtype: str = "float3
     return out
 
 
-def open_run(run: Path, *, device: torch.device | str = "cpu", edited: bool = True) -> StableDiffusion:
+def open_run(
+    run: Path, *, device: torch.device | str = "cpu", edited: bool = True
+) -> StableDiffusion:
     """A run's model, with its edit applied unless `edited` is false."""
     edit, file = Edit.load(run), run / "config.json"
     record = json.loads(file.read_text()) if file.is_file() else {}
@@ -73,24 +75,40 @@ def model_card(run: Path, edit: Edit, form: Form) -> str:
     """A README.md with Hub front matter: base, method, concepts, settings, scores."""
     names = ", ".join(concept.name for concept in edit.concepts)
     lines = [
-        "---", "library_name: diffusers", "pipeline_tag: text-to-image", f"base_model: {edit.base}",
-        "tags: [text-to-image, diffusers, machine-unlearning, unlearned-diffusion-model]", "---", "",
-        f"# {edit.base} without {names}", "",
-        f"Erased with **{edit.method}** (erasure-toolkit). Concepts: {names}. Base: `{edit.base}`.", "",
+        "---", "library_name: diffusers", "pipeline_tag: text-to-image",
+        f"base_model: {edit.base}",
+        "tags: [text-to-image, diffusers, machine-unlearning, unlearned-diffusion-model]", "---",
+        "", f"# {edit.base} without {names}", "",
+        f"Erased with **{edit.method}** (erasure-toolkit). Concepts: {names}. "
+        f"Base: `{edit.base}`.", "",
     ]  # fmt: skip
     if form == "diffusers":
-        lines += ["```python", "from diffusers import StableDiffusionPipeline", "",
-                  'pipeline = StableDiffusionPipeline.from_pretrained("<this folder>", safety_checker=None)', "```", ""]  # fmt: skip
+        lines += [
+            "```python", "from diffusers import StableDiffusionPipeline", "",
+            "pipeline = StableDiffusionPipeline.from_pretrained("
+            '"<this folder>", safety_checker=None)',
+            "```", "",
+        ]  # fmt: skip
     else:
-        lines += ["Only the changed tensors: load them with `erasure.Edit.load(folder)` and `.apply(model)`.", ""]
+        lines += [
+            "Only the changed tensors: load them with `erasure.Edit.load(folder)` "
+            "and `.apply(model)`.",
+            "",
+        ]
     lines += ["## Settings", "", "| setting | value |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in edit.settings.items()]
     for file in sorted((run / "scores").glob("*.json")):
-        lines += ["", f"## Scores ({file.stem})", "", "| score | erased | base | n |", "|---|---|---|---|"]
+        lines += [
+            "",
+            f"## Scores ({file.stem})",
+            "",
+            "| score | erased | base | n |",
+            "|---|---|---|---|",
+        ]
         record = json.loads(file.read_text())
         for name, score in record["scores"].items():
             base = record["baseline"].get(name)
-            lines.append(f"| {name} | {score['value']:.3f} | {base['value']:.3f} | {score['n']} |" if base
-                         else f"| {name} | {score['value']:.3f} | - | {score['n']} |")  # fmt: skip
+            untouched = f"{base['value']:.3f}" if base else "-"
+            lines.append(f"| {name} | {score['value']:.3f} | {untouched} | {score['n']} |")
         lines += ["", "Stamp: `" + json.dumps(record["stamp"]) + "`"]
     return "\n".join(lines) + "\n"

@@ -24,14 +24,14 @@ def trainable(weights: Mapping[str, nn.Parameter]) -> Iterator[None]:
 
 
 def fit(
-    loss: Callable[[int], dict[str, Tensor]], weights: Mapping[str, nn.Parameter], *, steps: int, learning_rate: float,
-    run: Run, stage: str = "fit", masks: Mapping[str, Tensor] | None = None,
+    loss: Callable[[int], dict[str, Tensor]], weights: Mapping[str, nn.Parameter], *, steps: int,
+    learning_rate: float, run: Run, stage: str = "fit", masks: Mapping[str, Tensor] | None = None,
 ) -> None:  # fmt: skip
-    """Minimise the sum of the loss's terms over `weights` by Adam, resuming where an interrupted run stopped.
+    """Minimise the sum of the loss's terms over `weights` by Adam, resuming an interrupted run.
 
-    `loss(step)` gives named scalar terms, means over this process's share of the batch. `masks` (bool, one per
-    weight) multiply the gradients, so a masked weight keeps its value exactly. DivergedError if a loss or gradient
-    is not finite; the state before that step is kept and named.
+    `loss(step)` gives named scalar terms, means over this process's share of the batch. `masks`
+    (bool, one per weight) multiply the gradients, so a masked weight keeps its value exactly.
+    DivergedError if a loss or gradient is not finite; the state before that step is kept and named.
     """
     optimiser = torch.optim.Adam(list(weights.values()), lr=learning_rate)
     start = run.restore(stage, weights, optimiser)
@@ -46,8 +46,9 @@ def fit(
             if not _is_finite(total, weights):
                 file = run.save_state(stage, step, weights, optimiser)
                 raise DivergedError(
-                    f"{stage} met a loss or gradient that is not finite at step {step} (loss {total.item():.4g}); the last "
-                    f"good state is kept in {file}. Lower learning_rate and use another --out."
+                    f"{stage} met a loss or gradient that is not finite at step {step} "
+                    f"(loss {total.item():.4g}); the last good state is kept in {file}. "
+                    "Lower learning_rate and use another --out."
                 )
             for name, mask in (masks or {}).items():
                 gradient = weights[name].grad
@@ -64,5 +65,7 @@ def fit(
 
 def _is_finite(total: Tensor, weights: Mapping[str, nn.Parameter]) -> bool:
     gradients = [parameter.grad for parameter in weights.values() if parameter.grad is not None]
-    largest = torch.stack([total.detach().abs(), *(gradient.abs().max() for gradient in gradients)]).max()
+    largest = torch.stack(
+        [total.detach().abs(), *(gradient.abs().max() for gradient in gradients)]
+    ).max()
     return bool(torch.isfinite(largest))

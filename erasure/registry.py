@@ -1,17 +1,19 @@
-"""Methods by kind of model and name. A method is a module under erasure/methods/<kind>/, found by its file's stem."""
+"""Methods by kind of model and name.
+
+A method is a module under erasure/methods/<kind>/, found by its file's stem.
+"""
 
 import importlib
 import pkgutil
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
-from erasure_datasets.concept import Concept
-
 from erasure.config import nearest
 from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.models.diffusion import DiffusionModel
 from erasure.run import Run
+from erasure_datasets.concept import Concept
 
 Kind = Literal["diffusion", "vit"]
 MethodT = TypeVar("MethodT", bound=type)
@@ -47,7 +49,9 @@ class Registry:
         """Import and return one method's class; SettingError lists near names if there is none."""
         name = name.replace("_", "-")
         if name not in self.names(kind):
-            raise SettingError(f"there is no {kind} method {name!r}. {nearest(name, self.names(kind))}")
+            raise SettingError(
+                f"there is no {kind} method {name!r}. {nearest(name, self.names(kind))}"
+            )
         importlib.import_module(f"erasure.methods.{kind}.{name.replace('-', '_')}")
         return self._classes[kind, name]
 

@@ -19,32 +19,47 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from erasure.config import Value
 from erasure.errors import RunError, SettingError
-from erasure.storage import read_tensors, write_json, write_tensors
+from erasure.storage import atomic, read_tensors, write_json, write_tensors
 
 Precision = Literal["no", "bf16"]
 VERSIONS = ("torch", "diffusers", "transformers", "accelerate", "erasure-toolkit")
-SAME_RUN = ("method", "model", "concepts", "settings", "seed", "mixed_precision", "processes", "retain_prompts")
+SAME_RUN = (
+    "method",
+    "model",
+    "concepts",
+    "settings",
+    "seed",
+    "mixed_precision",
+    "processes",
+    "retain_prompts",
+)
 
 
 class Run:
     """A run folder and everything random or lasting about it.
 
-    All noise comes from CPU generators, drawn for the global batch; `shard` takes this process's part, so that any
-    number of processes trains on the same draws.
+    All noise comes from CPU generators, drawn for the global batch; `shard` takes this process's
+    part, so that any number of processes trains on the same draws.
     """
 
     def __init__(
-        self, folder: Path, *, seed: int = 0, mixed_precision: Precision = "no", report_to: str | None = None,
-        checkpoint_seconds: float = 15.0,
+        self, folder: Path, *, seed: int = 0, mixed_precision: Precision = "no",
+        report_to: str | None = None, checkpoint_seconds: float = 15.0,
     ) -> None:  # fmt: skip
         self.folder, self.seed, self.checkpoint_seconds = folder, seed, checkpoint_seconds
         self.accelerator = Accelerator(
-            mixed_precision=mixed_precision, log_with=report_to, project_dir=str(folder) if report_to else None
+            mixed_precision=mixed_precision,
+            log_with=report_to,
+            project_dir=str(folder) if report_to else None,
         )
         self.generator = self.generator_for("training")
-        self._trackers, self._saved, self._started = bool(report_to), time.monotonic(), time.monotonic()
+        self._trackers, self._saved, self._started = (
+            bool(report_to),
+            time.monotonic(),
+            time.monotonic(),
+        )
+        self._is_new, self._earlier_seconds = False, 0.0
 
     @property
     def device(self) -> torch.device:
@@ -73,21 +88,35 @@ class Run:
             try:
                 old = json.loads(file.read_text())
             except json.JSONDecodeError as error:
-                raise RunError(f"{file} is not readable ({error}); remove the folder or name another --out.") from error
+                raise RunError(
+                    f"{file} is not readable ({error}); remove the folder or name another --out."
+                ) from error
             for key in SAME_RUN:
                 _compare(self.folder, key, old.get(key), new.get(key))
             return (self.folder / "edit.json").is_file()
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        if self.folder.exists() and (not self.folder.is_dir() or _holds_files(self.folder)):
             raise RunError(f"{self.folder} exists and is not a run of ours; name another --out.")
         self.accelerator.wait_for_everyone()
         if self.is_main:
-            versions = {name: version(name) for name in VERSIONS} | {"python": platform.python_version()}
+            versions = {name: version(name) for name in VERSIONS} | {
+                "python": platform.python_version()
+            }
             write_json(file, {**new, "versions": versions, "device": str(self.device)})
         self.accelerator.wait_for_everyone()
         if self._trackers:
-            self.accelerator.init_trackers("erasure", config={"command": str(record.get("command", ""))})
-        self._started = time.monotonic()
+            self.accelerator.init_trackers(
+                "erasure", config={"command": str(record.get("command", ""))}
+            )
+        self._started, self._is_new = time.monotonic(), True
         return False
+
+    def withdraw(self) -> None:
+        """Undo `begin` for a run whose settings turned out wrong, so that --out is free again."""
+        if self.is_main and self._is_new and not (self.folder / "state").exists():
+            for name in ("config.json", "log.jsonl", "mask.safetensors"):
+                (self.folder / name).unlink(missing_ok=True)
+            if not _holds_files(self.folder):
+                shutil.rmtree(self.folder)
 
     def finish(self) -> None:
         """Add seconds and peak memory to config.json and drop the resuming state."""
@@ -95,12 +124,15 @@ class Run:
             return
         file = self.folder / "config.json"
         record = json.loads(file.read_text())
-        record["seconds"] = round(record.get("seconds", 0.0) + time.monotonic() - self._started, 1)
+        record["seconds"] = round(self._seconds(), 1)
         record["peak_memory_gb"] = round(self._peak_memory() / 1e9, 2)
         write_json(file, record)
         shutil.rmtree(self.folder / "state", ignore_errors=True)
         if self._trackers:
             self.accelerator.end_training()
+
+    def _seconds(self) -> float:
+        return self._earlier_seconds + time.monotonic() - self._started
 
     def _peak_memory(self) -> int:
         """Bytes: allocated on the GPU, or resident in this process."""
@@ -110,10 +142,15 @@ class Run:
         return peak if sys.platform == "darwin" else peak * 1024
 
     def shard(self, batch: Tensor) -> Tensor:
-        """This process's part of a global batch, on its device; SettingError if it does not divide evenly."""
+        """This process's part of a global batch, on its device.
+
+        SettingError if the batch does not divide evenly.
+        """
         count, index = self.accelerator.num_processes, self.accelerator.process_index
         if len(batch) % count:
-            raise SettingError(f"batch_size must be a multiple of the {count} processes; got {len(batch)}.")
+            raise SettingError(
+                f"batch_size must be a multiple of the {count} processes; got {len(batch)}."
+            )
         part = len(batch) // count
         return batch[index * part : (index + 1) * part].to(self.device)
 
@@ -129,37 +166,63 @@ class Run:
         if not self.is_main:
             return
         with (self.folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps({"stage": stage, "step": step, **{k: round(v, 6) for k, v in values.items()}}) + "\n")
+            file.write(
+                json.dumps(
+                    {"stage": stage, "step": step, **{k: round(v, 6) for k, v in values.items()}}
+                )
+                + "\n"
+            )
         if self._trackers:
-            self.accelerator.log({f"{stage}/{name}": value for name, value in values.items()}, step=step)
+            self.accelerator.log(
+                {f"{stage}/{name}": value for name, value in values.items()}, step=step
+            )
 
     @contextmanager
     def progress(self, stage: str, total: int, start: int = 0) -> Iterator["Bar"]:
         """A live bar on standard error with loss, rate and time left; silent in other processes."""
         columns = (
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.description}"), BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
             TextColumn("{task.fields[note]}"), TimeRemainingColumn(),
         )  # fmt: skip
         with Progress(*columns, console=Console(stderr=True), disable=not self.is_main) as live:
             yield Bar(live, live.add_task(stage, total=total, completed=start, note=""))
 
-    def save_state(self, stage: str, step: int, weights: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> Path:
+    def save_state(
+        self,
+        stage: str,
+        step: int,
+        weights: Mapping[str, nn.Parameter],
+        optimiser: torch.optim.Optimizer,
+    ) -> Path:
         """Write everything needed to go on from `step` in the same bits."""
         file = self.folder / "state" / f"{stage}.safetensors"
         if self.is_main:
             tensors = {f"weight.{name}": parameter for name, parameter in weights.items()}
             for number, slots in optimiser.state_dict()["state"].items():
                 tensors |= {f"optimiser.{number}.{slot}": value for slot, value in slots.items()}
-            write_tensors(file, {**tensors, "generator": self.generator.get_state()}, {"step": str(step)})
+            write_tensors(
+                file,
+                {**tensors, "generator": self.generator.get_state()},
+                {"step": str(step), "seconds": f"{self._seconds():.1f}"},
+            )
         self._saved = time.monotonic()
         return file
 
-    def checkpoint(self, stage: str, step: int, weights: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> None:
+    def checkpoint(
+        self,
+        stage: str,
+        step: int,
+        weights: Mapping[str, nn.Parameter],
+        optimiser: torch.optim.Optimizer,
+    ) -> None:
         """Save the state if the last one is old enough."""
         if time.monotonic() - self._saved >= self.checkpoint_seconds:
             self.save_state(stage, step, weights, optimiser)
 
-    def restore(self, stage: str, weights: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer) -> int:
+    def restore(
+        self, stage: str, weights: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer
+    ) -> int:
         """Load a stage's state, if there is one; the step to go on from, 0 for a fresh start."""
         file = self.folder / "state" / f"{stage}.safetensors"
         if not file.is_file():
@@ -177,7 +240,23 @@ class Run:
         optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
         self.generator.set_state(tensors["generator"])
         self.accelerator.wait_for_everyone()
+        self._earlier_seconds = float(metadata["seconds"])
+        if self.is_main:
+            self._shorten_log(stage, int(metadata["step"]))
         return int(metadata["step"])
+
+    def _shorten_log(self, stage: str, step: int) -> None:
+        """Drop the lines of steps that will be done again, and a last line that was cut off."""
+        file, kept = self.folder / "log.jsonl", []
+        for line in file.read_text().splitlines() if file.is_file() else []:
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if entry["stage"] != stage or entry["step"] < step:
+                kept.append(line + "\n")
+        with atomic(file) as temporary:
+            temporary.write_text("".join(kept))
 
 
 class Bar:
@@ -192,20 +271,23 @@ class Bar:
         self._live.update(self._task, advance=1, note=f"{note} {rate:.1f}/s".strip())
 
 
+def _holds_files(folder: Path) -> bool:
+    """Whether a folder holds anything but the leavings of a killed write."""
+    return any(not file.name.endswith(".tmp") for file in folder.iterdir())
+
+
 def _compare(folder: Path, key: str, old: object, new: object) -> None:
     if isinstance(old, dict) and isinstance(new, dict):
         for name in sorted(old.keys() | new.keys()):
             _compare(folder, f"{key}.{name}", old.get(name), new.get(name))
     elif old != new:
-        raise RunError(f"{folder} holds a different run: its {key} is {_short(old)}, this one's is {_short(new)}.")
+        raise RunError(
+            f"{folder} holds a different run: its {key} is {_short(old)}, "
+            f"this one's is {_short(new)}."
+        )
 
 
 def _short(value: object) -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return ", ".join(str(item.get("name", item)) for item in value)
     return repr(value)
-
-
-def as_values(settings: Mapping[str, object]) -> dict[str, Value]:
-    """Settings as plain JSON values."""
-    return {name: value for name, value in settings.items() if isinstance(value, (str, int, float, bool))}

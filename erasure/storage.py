@@ -28,7 +28,9 @@ def atomic(target: Path) -> Iterator[Path]:
             raise StorageError(f"{target} exists already; name another folder.")
         temporary.replace(target)
     except (OSError, SafetensorError) as error:
-        raise StorageError(f"could not write {target}: {error}. What stood there before is untouched.") from error
+        raise StorageError(
+            f"could not write {target}: {error}. What stood there before is untouched."
+        ) from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -41,7 +43,9 @@ def write_json(file: Path, record: object) -> None:
         temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(
+    file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write safetensors; tensors are detached, brought to the CPU and made contiguous."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic(file) as temporary:
@@ -51,11 +55,17 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read safetensors with its metadata; ModelError names a missing, pickled or damaged file."""
     if file.suffix not in (".safetensors", ".tmp"):
-        raise ModelError(f"{file} is not safetensors; pickled weights (.ckpt, .pt, .bin) can run code and are not loaded.")
+        raise ModelError(
+            f"{file} is not safetensors; pickled weights (.ckpt, .pt, .bin) can run code "
+            "and are not loaded."
+        )
     if not file.is_file():
         raise ModelError(f"there is no file {file}.")
     try:
         with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
+            return {
+                name: opened.get_tensor(name)
+                for name in opened.keys()  # noqa: SIM118
+            }, opened.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{file} is damaged or no safetensors file: {error}.") from error

@@ -1,25 +1,28 @@
-"""Images to forget and to keep, as latents: from Pocket Canvas, from a folder, or drawn by the model itself."""
+"""Images to forget and to keep, as latents: from Pocket Canvas, a folder, or the model itself."""
 
 import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, render
-from erasure_datasets.concept import Concept, retain_prompts
-from erasure_datasets.images import find_images, read_image
 from torch import Tensor
 
 from erasure.errors import SettingError
 from erasure.models.diffusion import DiffusionModel
 from erasure.run import Run
+from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, render
+from erasure_datasets.concept import Concept, retain_prompts
+from erasure_datasets.images import find_images, read_image
 
 GENERATION_BATCH = 16
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Latents (n, c, h, w) with a prompt each; for forgetting also the prompt of what to draw instead."""
+    """Latents (n, c, h, w) with a prompt each.
+
+    For forgetting also the prompt of what to draw instead.
+    """
 
     latents: Tensor
     prompts: list[str]
@@ -38,36 +41,55 @@ class Plan:
     guidance: float
 
 
-def gather(model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run) -> tuple[Pictures, Pictures]:
+def gather(
+    model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run
+) -> tuple[Pictures, Pictures]:
     """Pictures to forget and to keep. SettingError if the source cannot give them."""
-    is_canvas = model.catalogue is not None and (model.catalogue.objects, model.catalogue.styles) == (OBJECTS, STYLES)
+    is_canvas = model.catalogue is not None and (
+        model.catalogue.objects,
+        model.catalogue.styles,
+    ) == (OBJECTS, STYLES)
     if plan.images == "auto" and is_canvas and plan.retain_file is None:
         return _from_pairs(model, concepts, plan, _canvas_images)
     if plan.images in ("auto", "generated"):
         return _generated(model, concepts, plan, run)
     folder = Path(plan.images)
     if not folder.is_dir():
-        raise SettingError(f"images must be auto, generated or a folder; there is no folder {folder}.")
+        raise SettingError(
+            f"images must be auto, generated or a folder; there is no folder {folder}."
+        )
     if model.catalogue is not None and plan.retain_file is None:
-        return _from_pairs(model, concepts, plan, lambda pairs, count: _folder_images(folder, pairs, count, model.resolution))
+        return _from_pairs(
+            model,
+            concepts,
+            plan,
+            lambda pairs: _folder_images(folder, pairs, model.resolution),
+        )
     return _from_two_folders(model, concepts, folder, plan)
 
 
-def forget_prompts(model: DiffusionModel, concepts: list[Concept]) -> list[tuple[str, str]]:
+def forget_prompts(concepts: list[Concept]) -> list[tuple[str, str]]:
     """(prompt that names a concept, the same with its anchor), over all concepts and templates."""
     both = [zip(c.prompts(), c.anchor_prompts(), strict=True) for c in concepts]
     return list(dict.fromkeys(pair for pairs in both for pair in pairs))
 
 
-def _from_pairs(model: DiffusionModel, concepts: list[Concept], plan: Plan, source: object) -> tuple[Pictures, Pictures]:
+def _from_pairs(
+    model: DiffusionModel, concepts: list[Concept], plan: Plan, source: object
+) -> tuple[Pictures, Pictures]:
     catalogue = model.catalogue
     assert catalogue is not None
     kept = catalogue.kept_pairs(concepts)
     gone = [pair for pair in catalogue.pairs() if pair not in set(kept)]
     sets = []
     for pairs, count in ((gone, plan.forget_count), (kept, plan.retain_count)):
-        chosen = [pairs[i * len(pairs) // count % len(pairs)] if count < len(pairs) else pairs[i % len(pairs)] for i in range(count)]
-        images = source(chosen, count)  # type: ignore[operator]
+        chosen = [
+            pairs[i * len(pairs) // count % len(pairs)]
+            if count < len(pairs)
+            else pairs[i % len(pairs)]
+            for i in range(count)
+        ]
+        images = source(chosen)  # type: ignore[operator]
         latents = torch.cat([model.to_latents(part) for part in images.split(GENERATION_BATCH)])
         prompts = [catalogue.prompt(*pair) for pair in chosen]
         anchors = [catalogue.prompt(*_with_anchor(pair, concepts)) for pair in chosen]
@@ -80,7 +102,7 @@ def _with_anchor(pair: tuple[str, str], concepts: list[Concept]) -> tuple[str, s
     return anchors.get(pair[0], pair[0]), anchors.get(pair[1], pair[1])
 
 
-def _canvas_images(pairs: list[tuple[str, str]], count: int) -> Tensor:
+def _canvas_images(pairs: list[tuple[str, str]]) -> Tensor:
     """uint8 (n, 3, 64, 64): each pair's next training image in turn."""
     seen: dict[tuple[str, str], int] = {}
     images = []
@@ -88,34 +110,49 @@ def _canvas_images(pairs: list[tuple[str, str]], count: int) -> Tensor:
         number = seen.get((name, style), 0)
         seen[name, style] = number + 1
         index = SPLITS["train"][number % len(SPLITS["train"])]
-        images.append(torch.from_numpy(render(OBJECTS.index(name), STYLES.index(style), index)).permute(2, 0, 1))
+        images.append(
+            torch.from_numpy(render(OBJECTS.index(name), STYLES.index(style), index)).permute(
+                2, 0, 1
+            )
+        )
     return torch.stack(images)
 
 
-def _folder_images(folder: Path, pairs: list[tuple[str, str]], count: int, size: int) -> Tensor:
+def _folder_images(folder: Path, pairs: list[tuple[str, str]], size: int) -> Tensor:
     seen: dict[tuple[str, str], int] = {}
     images = []
     for name, style in pairs:
         files = find_images(folder / style.replace(" ", "_") / name)
         if not files:
-            raise SettingError(f"images: {folder} has no {style.replace(' ', '_')}/{name}/*.jpg or *.png.")
+            raise SettingError(
+                f"images: {folder} has no {style.replace(' ', '_')}/{name}/*.jpg or *.png."
+            )
         number = seen.get((name, style), 0)
         seen[name, style] = number + 1
         images.append(read_image(files[number % len(files)], size))
     return torch.stack(images)
 
 
-def _from_two_folders(model: DiffusionModel, concepts: list[Concept], folder: Path, plan: Plan) -> tuple[Pictures, Pictures]:
-    """`forget/` and `retain/`, with prompts from metadata.csv (file_name, text) where there is one."""
-    pairs = forget_prompts(model, concepts)
+def _from_two_folders(
+    model: DiffusionModel, concepts: list[Concept], folder: Path, plan: Plan
+) -> tuple[Pictures, Pictures]:
+    """`forget/` and `retain/`, with prompts from metadata.csv (file_name, text) if there is one."""
+    pairs = forget_prompts(concepts)
     kept = retain_prompts(concepts, model.catalogue, plan.retain_file)
     sets = []
-    for name, default, count in (("forget", pairs, plan.forget_count), ("retain", [(p, p) for p in kept], plan.retain_count)):
+    for name, default, count in (
+        ("forget", pairs, plan.forget_count),
+        ("retain", [(p, p) for p in kept], plan.retain_count),
+    ):
         files = find_images(folder / name)[:count]
         if not files:
-            raise SettingError(f"images: {folder} must hold images in {name}/ (*.jpg or *.png); found none.")
+            raise SettingError(
+                f"images: {folder} must hold images in {name}/ (*.jpg or *.png); found none."
+            )
         listed = _metadata(folder / name / "metadata.csv")
-        prompts = [listed.get(file.name, default[i % len(default)][0]) for i, file in enumerate(files)]
+        prompts = [
+            listed.get(file.name, default[i % len(default)][0]) for i, file in enumerate(files)
+        ]
         anchors = [default[i % len(default)][1] for i in range(len(files))]
         images = torch.stack([read_image(file, model.resolution) for file in files])
         latents = torch.cat([model.to_latents(part) for part in images.split(GENERATION_BATCH)])
@@ -130,24 +167,36 @@ def _metadata(file: Path) -> dict[str, str]:
         return {row["file_name"]: row["text"] for row in csv.DictReader(stream)}
 
 
-def _generated(model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run) -> tuple[Pictures, Pictures]:
+def _generated(
+    model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run
+) -> tuple[Pictures, Pictures]:
     """Latents that the untouched model draws, by DDIM."""
     kept = retain_prompts(concepts, model.catalogue, plan.retain_file)
     sets = []
     for name, pairs, count in (
-        ("forget", forget_prompts(model, concepts), plan.forget_count),
+        ("forget", forget_prompts(concepts), plan.forget_count),
         ("retain", [(p, p) for p in kept], plan.retain_count),
     ):
         order = torch.randperm(len(pairs), generator=run.generator_for(f"{name} order")).tolist()
         chosen = [pairs[order[i % len(order)]] for i in range(count)]
         generator, parts = run.generator_for(name), []
-        with run.progress(f"drawing images to {name}", -(-count // GENERATION_BATCH)) as bar, model.original():
+        with (
+            run.progress(f"drawing images to {name}", -(-count // GENERATION_BATCH)) as bar,
+            model.original(),
+        ):
             for start in range(0, count, GENERATION_BATCH):
-                condition = model.encode([prompt for prompt, _ in chosen[start : start + GENERATION_BATCH]])
-                path, _ = model.sample_path(condition, steps=plan.sampling_steps, guidance=plan.guidance, generator=generator)
+                condition = model.encode(
+                    [prompt for prompt, _ in chosen[start : start + GENERATION_BATCH]]
+                )
+                path, _ = model.sample_path(
+                    condition,
+                    steps=plan.sampling_steps,
+                    guidance=plan.guidance,
+                    generator=generator,
+                )
                 parts.append(path[-1])
                 bar.advance()
-        sets.append(Pictures(torch.cat(parts).cpu(), [p for p, _ in chosen], [a for _, a in chosen]))
+        sets.append(
+            Pictures(torch.cat(parts).cpu(), [p for p, _ in chosen], [a for _, a in chosen])
+        )
     return sets[0], sets[1]
-
-

@@ -14,6 +14,8 @@ from erasure.errors import SettingError
 from erasure.exporting import open_run
 from erasure.models.load import load_model
 
+from evaluation.pictures import before_and_after
+
 
 def protocols() -> list[str]:
     """Every protocol's name."""
@@ -22,21 +24,27 @@ def protocols() -> list[str]:
 
 
 def evaluate(
-    run: Path | None = None, *, model: str | None = None, out: Path | None = None, protocol: str = "pocket",
-    subset: int | None = None, seeds: Sequence[int] = (188, 288), concepts: Sequence[str] | None = None,
+    run: Path | None = None, *, model: str | None = None, out: Path | None = None,
+    protocol: str = "pocket", subset: int | None = None, seeds: Sequence[int] = (188, 288),
+    concepts: Sequence[str] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a run against its un-erased model, or score an un-erased `model` into `out`.
 
-    Returns the record written to scores/PROTOCOL.json. SettingError for a bad combination of arguments.
+    Also draws images/before-after-CONCEPT.png for a run. Returns the record written to
+    scores/PROTOCOL.json. SettingError for arguments that clash.
     """
     if protocol.replace("_", "-") not in protocols():
         raise SettingError(f"there is no protocol {protocol!r}. {nearest(protocol, protocols())}")
     module = importlib.import_module(f"evaluation.protocols.{protocol.replace('-', '_')}")
     if (run is None) == (model is None):
-        raise SettingError("evaluate takes either a run's folder or --model, not both and not neither.")
+        raise SettingError(
+            "evaluate takes either a run's folder or --model, not both and not neither."
+        )
     if model is not None:
         if out is None:
-            raise SettingError("evaluate --model needs --out, the folder for its images and scores.")
+            raise SettingError(
+                "evaluate --model needs --out, the folder for its images and scores."
+            )
         untouched = load_model(model)
         targets = find_concepts(untouched, concepts) if concepts else []
         if targets:
@@ -47,7 +55,12 @@ def evaluate(
     edited = open_run(run)
     targets = find_concepts(edited, concepts) if concepts else edit.concepts
     untouched = open_run(run, edited=False)
-    return module.evaluate(edited, run, concepts=targets, seeds=seeds, subset=subset, baseline_model=untouched)
+    record = module.evaluate(
+        edited, run, concepts=targets, seeds=seeds, subset=subset, baseline_model=untouched
+    )
+    for target in targets:
+        before_and_after(run, target, edited=edited, untouched=untouched)
+    return record
 
 
 def read_scores(run: Path, protocol: str) -> dict[str, Any]:

@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from erasure.models.diffusion import DiffusionModel
-from erasure.run import Bar
-from erasure.storage import atomic
 from jaxtyping import UInt8
 from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
+
+from erasure.models.diffusion import DiffusionModel
+from erasure.run import Bar
+from erasure.storage import atomic
+from erasure_datasets.images import read_image
 
 
 @dataclass(frozen=True)
@@ -26,18 +27,26 @@ class Shot:
 
 
 def draw(
-    model: DiffusionModel, shots: Sequence[Shot], folder: Path, *, steps: int, guidance: float, batch_size: int = 64
+    model: DiffusionModel,
+    shots: Sequence[Shot],
+    folder: Path,
+    *,
+    steps: int,
+    guidance: float,
+    batch_size: int = 64,
 ) -> UInt8[Tensor, "n 3 h w"]:
-    """Images in [0, 255] in the shots' order; PNGs already in `folder` are read, the others drawn and written."""
+    """Images in [0, 255] in the shots' order; PNGs in `folder` are read, others drawn and saved."""
     missing = [shot for shot in shots if not (folder / shot.file).is_file()]
     with Progress(console=Console(stderr=True), transient=True) as live:
         bar = Bar(live, live.add_task("drawing", total=len(missing), note=""))
         for start in range(0, len(missing), batch_size):
             part = missing[start : start + batch_size]
             generators = [torch.Generator().manual_seed(shot.noise_seed) for shot in part]
-            images = model.generate([s.prompt for s in part], steps=steps, guidance=guidance, generators=generators)
+            images = model.generate(
+                [s.prompt for s in part], steps=steps, guidance=guidance, generators=generators
+            )
             for shot, image in zip(part, images, strict=True):
                 with atomic(folder / shot.file) as temporary:
                     Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
                 bar.advance()
-    return torch.stack([decode_image(str(folder / shot.file), mode=ImageReadMode.RGB) for shot in shots])
+    return torch.stack([read_image(folder / shot.file) for shot in shots])

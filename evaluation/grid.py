@@ -11,9 +11,16 @@ MARGIN, LINE = 150, 22
 
 
 def grid(
-    rows: Sequence[UInt8[Tensor, "n 3 h w"]], row_names: Sequence[str], column_names: Sequence[str], *, zoom: int = 2
+    rows: Sequence[UInt8[Tensor, "n 3 h w"]],
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+    *,
+    zoom: int = 2,
 ) -> Image.Image:
-    """One row of images in [0, 255] per name, all of one size and number, on white with the names beside and above."""
+    """One row of images in [0, 255] per name, on white with the names beside and above.
+
+    All rows hold the same number of images, all of one size.
+    """
     count, _, h, w = rows[0].shape
     h, w = h * zoom, w * zoom
     picture = Image.new("RGB", (MARGIN + count * (w + 4), LINE + len(rows) * (h + 4)), "white")
@@ -25,7 +32,9 @@ def grid(
         pen.text((6, top + h // 2 - 8), _fit(name, MARGIN // 8), fill="black", font=font)
         for column, image in enumerate(images):
             pixels = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
-            picture.paste(pixels.resize((w, h), Image.Resampling.NEAREST), (MARGIN + column * (w + 4), top))
+            picture.paste(
+                pixels.resize((w, h), Image.Resampling.NEAREST), (MARGIN + column * (w + 4), top)
+            )
     return picture
 
 

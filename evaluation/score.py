@@ -17,13 +17,13 @@ class Score:
     higher_is_better: bool = True
 
 
-def rate(hits: Bool[Tensor, "n"]) -> Score:
+def rate(hits: Bool[Tensor, " n"]) -> Score:
     """Share of True, with the binomial standard error sqrt(p (1 - p) / n)."""
     p = float(hits.float().mean())
     return Score(p, (p * (1 - p) / len(hits)) ** 0.5, len(hits))
 
 
-def mean(values: Float[Tensor, "n"]) -> Score:
+def mean(values: Float[Tensor, " n"]) -> Score:
     """Mean with its standard error."""
     spread = float(values.std()) / len(values) ** 0.5 if len(values) > 1 else 0.0
     return Score(float(values.mean()), spread, len(values))

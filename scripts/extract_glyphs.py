@@ -1,4 +1,4 @@
-"""Cut Pocket Canvas' glyphs out of Noto Color Emoji (Debian: fonts-noto-color-emoji) into small PNGs.
+"""Cut Pocket Canvas' glyphs out of Noto Color Emoji (Debian: fonts-noto-color-emoji) as small PNGs.
 
 The PNGs are committed, so the font is not needed at run time. Run once:
     python scripts/extract_glyphs.py /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
@@ -15,7 +15,7 @@ GLYPH_FOLDER = Path(__file__).parents[1] / "datasets" / "erasure_datasets" / "gl
 
 
 def extract(font_file: Path) -> None:
-    """Draw every glyph at the font's one bitmap size (109 px, 136 x 128) and save it with its alpha."""
+    """Draw every glyph at the font's one bitmap size (109 px, 136 x 128); save it with alpha."""
     font = ImageFont.truetype(str(font_file), 109)
     for name, characters in GLYPHS.items():
         for number, character in enumerate(characters):

@@ -2,11 +2,12 @@
 
 import torch
 from diffusers import AutoencoderKL
+from pocket_training import SUITE, Average, Budget, MuonAdam, load_images, log, record, to_float
 from torch import Tensor
 
-from pocket_training import SUITE, Average, Budget, MuonAdam, load_images, log, record, to_float
-
-LATENT_NOISE = 0.1  # what the decoder is trained to shrug off, and the posterior's standard deviation
+LATENT_NOISE = (
+    0.1  # what the decoder is trained to shrug off, and the posterior's standard deviation
+)
 
 
 def new_autoencoder() -> AutoencoderKL:
@@ -41,7 +42,9 @@ def crops(images: Tensor, size: int, batch: int, generator: torch.Generator) -> 
 
 def psnr(model: AutoencoderKL, images: Tensor) -> float:
     with torch.no_grad():
-        got = torch.cat([model(part, sample_posterior=False).sample for part in to_float(images).split(64)])
+        got = torch.cat(
+            [model(part, sample_posterior=False).sample for part in to_float(images).split(64)]
+        )
     error = ((got.clamp(-1, 1) - to_float(images)) / 2).square().mean(dim=(1, 2, 3))
     return float((-10 * error.log10()).mean())
 
@@ -50,13 +53,22 @@ def train(minutes: float, *, learning_rate: float = 3e-3, resume: bool = False) 
     """Train for `minutes`: 32 px crops for four fifths, whole images at the end."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    images, held_out = load_images("train", 80).flatten(0, 1), load_images("test", 4).flatten(0, 1)[::4]
-    model = AutoencoderKL.from_pretrained(SUITE / "vae", torch_dtype=torch.float32) if resume else new_autoencoder()
+    images, held_out = (
+        load_images("train", 80).flatten(0, 1),
+        load_images("test", 4).flatten(0, 1)[::4],
+    )
+    model = (
+        AutoencoderKL.from_pretrained(SUITE / "vae", dtype=torch.float32)
+        if resume
+        else new_autoencoder()
+    )
     model.to(memory_format=torch.channels_last).train()
     optimiser, budget, average = MuonAdam(model, learning_rate), Budget(minutes), Average(model)
     for step in budget.steps():
         size, batch = (32, 16) if budget.progress() < 0.8 else (64, 8)
-        x = to_float(crops(images, size, batch, generator)).contiguous(memory_format=torch.channels_last)
+        x = to_float(crops(images, size, batch, generator)).contiguous(
+            memory_format=torch.channels_last
+        )
         with torch.autocast("cpu", torch.bfloat16):
             mean = model.encode(x).latent_dist.mean
             z = mean + LATENT_NOISE * torch.randn(mean.shape, generator=generator)
@@ -66,17 +78,26 @@ def train(minutes: float, *, learning_rate: float = 3e-3, resume: bool = False) 
         optimiser.step(budget.rate())
         average.update()
         if step % 100 == 0:
-            log.info("autoencoder %5d  %4.1f min  loss %.4f", step, budget.progress() * minutes, loss.item())
+            log.info(
+                "autoencoder %5d  %4.1f min  loss %.4f",
+                step,
+                budget.progress() * minutes,
+                loss.item(),
+            )
     average.copy_to(model)
     finish(model, images, psnr(model, held_out), minutes, budget.step)
 
 
 @torch.no_grad()
-def finish(model: AutoencoderKL, images: Tensor, quality: float, minutes: float, steps: int) -> None:
+def finish(
+    model: AutoencoderKL, images: Tensor, quality: float, minutes: float, steps: int
+) -> None:
     """Fix the posterior's spread, set the scaling factor and save."""
     model.encoder.conv_out.weight[4:] = 0
     model.encoder.conv_out.bias[4:] = 2 * torch.tensor(LATENT_NOISE).log()
-    latents = torch.cat([model.encode(to_float(part)).latent_dist.mean for part in images[:1024].split(64)])
+    latents = torch.cat(
+        [model.encode(to_float(part)).latent_dist.mean for part in images[:1024].split(64)]
+    )
     model.register_to_config(scaling_factor=float(1 / latents.std()))
     model.half().save_pretrained(SUITE / "vae")
     log.info("autoencoder: held-out PSNR %.2f dB, latent std %.3f", quality, latents.std())

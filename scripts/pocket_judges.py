@@ -5,21 +5,34 @@ import json
 import timm
 import torch
 from diffusers import AutoencoderKL
-from erasure_datasets.canvas import OBJECTS, STYLES
+from pocket_clip import shifted
+from pocket_training import (
+    SUITE,
+    Average,
+    Budget,
+    MuonAdam,
+    load_images,
+    log,
+    record,
+    save_half,
+    to_float,
+)
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pocket_clip import shifted
-from pocket_training import SUITE, Average, Budget, MuonAdam, load_images, log, record, save_half, to_float
+from erasure_datasets.canvas import OBJECTS, STYLES
 
-VIT = {"img_size": 64, "patch_size": 8, "embed_dim": 144, "depth": 6, "num_heads": 4, "class_token": False,
-       "global_pool": "avg", "fc_norm": False}  # fmt: skip
+VIT = {"img_size": 64, "patch_size": 8, "embed_dim": 144, "depth": 6, "num_heads": 4,
+       "class_token": False, "global_pool": "avg", "fc_norm": False}  # fmt: skip
 FOLDERS = {"objects": ("vit", OBJECTS), "styles": ("style-judge", STYLES)}
 
 
 class TwoHeads(nn.Module):
-    """One trunk learning both labels: twice the lessons per forward pass. It is saved as two separate judges."""
+    """One trunk learning both labels: twice the lessons per forward pass.
+
+    It is saved as two separate judges.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +47,7 @@ class TwoHeads(nn.Module):
 @torch.no_grad()
 def through_autoencoder(images: Tensor) -> Tensor:
     """uint8 in and out: what the pocket autoencoder makes of the images."""
-    autoencoder = AutoencoderKL.from_pretrained(SUITE / "vae", torch_dtype=torch.float32)
+    autoencoder = AutoencoderKL.from_pretrained(SUITE / "vae", dtype=torch.float32)
     parts = [autoencoder(to_float(part), sample_posterior=True).sample for part in images.split(64)]
     return torch.cat(parts).add(1).mul(127.5).round().clamp(0, 255).byte()
 
@@ -60,7 +73,12 @@ def train(minutes: float, *, learning_rate: float = 1e-3, resume: bool = False) 
     if (SUITE / "vae").exists():
         log.info("passing a quarter of the images through the autoencoder")
         images = torch.cat([images, through_autoencoder(images[::4])])
-        labels = torch.cat([torch.arange(len(images) * 4 // 5) % 256, torch.arange(0, len(images) * 4 // 5, 4) % 256])
+        labels = torch.cat(
+            [
+                torch.arange(len(images) * 4 // 5) % 256,
+                torch.arange(0, len(images) * 4 // 5, 4) % 256,
+            ]
+        )
     else:
         labels = torch.arange(len(images)) % 256
     optimiser = MuonAdam(model, learning_rate, adam_only=("heads", "pos_embed"))
@@ -70,19 +88,25 @@ def train(minutes: float, *, learning_rate: float = 1e-3, resume: bool = False) 
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(augmented(images[picked], generator))
         target = {"objects": labels[picked] // 16, "styles": labels[picked] % 16}
-        losses = {n: F.cross_entropy(logits[n].float(), target[n], label_smoothing=0.05) for n in target}
+        losses = {
+            n: F.cross_entropy(logits[n].float(), target[n], label_smoothing=0.05) for n in target
+        }
         torch.stack(list(losses.values())).sum().backward()
         optimiser.step(budget.rate())
         average.update()
         if step % 100 == 0:
-            log.info("judges %5d  %4.1f min  objects %.3f  styles %.3f", step, budget.progress() * minutes,
+            log.info("judges %5d  %4.1f min  objects %.3f  styles %.3f",
+                     step, budget.progress() * minutes,
                      losses["objects"].item(), losses["styles"].item())  # fmt: skip
     average.copy_to(model)
     save_judges(model)
     held_out = load_images("test", 4).flatten(0, 1)
     figures = accuracies(model.eval(), held_out)
     if (SUITE / "vae").exists():
-        figures |= {f"{k} after autoencoder": v for k, v in accuracies(model, through_autoencoder(held_out)).items()}
+        figures |= {
+            f"{k} after autoencoder": v
+            for k, v in accuracies(model, through_autoencoder(held_out)).items()
+        }
     log.info("judges: %s", figures)
     record("judges", {"minutes": minutes, "steps": budget.step, **figures})
 
@@ -92,22 +116,31 @@ def accuracies(model: TwoHeads, images: Tensor) -> dict[str, float]:
     logits = [model(to_float(part)) for part in images.split(256)]
     pairs = torch.arange(len(images)) % 256
     truth = {"objects": pairs // 16, "styles": pairs % 16}
-    return {n: round(float((torch.cat([l[n] for l in logits]).argmax(1) == truth[n]).float().mean()), 4) for n in truth}
+    return {
+        n: round(float((torch.cat([x[n] for x in logits]).argmax(1) == truth[n]).float().mean()), 4)
+        for n in truth
+    }
 
 
 def save_judges(model: TwoHeads) -> None:
-    """Each as timm's own hub folder: config.json with architecture, labels and transform, model.safetensors."""
+    """Each as timm's own hub folder: config.json and model.safetensors.
+
+    The config holds architecture, labels and transform.
+    """
     for name, (folder, labels) in FOLDERS.items():
-        weights = {**model.trunk.state_dict(), **{f"head.{k}": v for k, v in model.heads[name].state_dict().items()}}
+        weights = {
+            **model.trunk.state_dict(),
+            **{f"head.{k}": v for k, v in model.heads[name].state_dict().items()},
+        }
         save_half(weights, SUITE / folder / "model.safetensors")
         config = {
             "architecture": "vit_tiny_patch16_224",
             "num_classes": 16,
             "label_names": list(labels),
             "model_args": VIT,
-            "pretrained_cfg": {"input_size": [3, 64, 64], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0,
-                               "interpolation": "bilinear", "num_classes": 16, "first_conv": "patch_embed.proj",
-                               "classifier": "head"},
+            "pretrained_cfg": {"input_size": [3, 64, 64], "mean": [0.5] * 3, "std": [0.5] * 3,
+                               "crop_pct": 1.0, "interpolation": "bilinear", "num_classes": 16,
+                               "first_conv": "patch_embed.proj", "classifier": "head"},
         }  # fmt: skip
         (SUITE / folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 

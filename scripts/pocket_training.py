@@ -1,4 +1,7 @@
-"""What the training stages of the pocket suite share: a time budget, a learning-rate curve, an optimiser, averages."""
+"""What the training stages of the pocket suite share.
+
+A time budget, a learning-rate curve, an optimiser, averages.
+"""
 
 import json
 import logging
@@ -10,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, Split, render
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, Split, render
 
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 log = logging.getLogger("train_pocket")
@@ -35,26 +39,33 @@ class Budget:
             self.step += 1
 
     def rate(self, warmup: float = 0.02) -> float:
-        """Learning-rate factor: linear warm-up, constant, then a straight line to zero over the last 60 %."""
+        """Learning-rate factor: linear warm-up, constant, linear to zero over the last 60 %."""
         at = self.progress()
         return min(1.0, (at + 1e-3) / warmup, max(0.0, (1 - at) / 0.6))
 
 
 class MuonAdam:
-    """Muon on every matrix (convolution kernels flattened to one), AdamW on embeddings, gains and biases.
+    """Muon on every matrix, AdamW on embeddings, gains and biases.
 
-    Jordan et al., "Muon" (2024), with its update scaled to AdamW's, so that one learning rate serves both.
+    Convolution kernels are flattened to one matrix. Jordan et al., "Muon" (2024), with its update
+    scaled to AdamW's, so that one learning rate serves both.
     """
 
-    def __init__(self, module: nn.Module, learning_rate: float, adam_only: Iterable[str] = ()) -> None:
+    def __init__(
+        self, module: nn.Module, learning_rate: float, adam_only: Iterable[str] = ()
+    ) -> None:
         self.learning_rate = learning_rate
         named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         skip = tuple(adam_only)
-        self.kernels = [p for name, p in named if p.ndim >= 2 and not any(part in name for part in skip)]
+        self.kernels = [
+            p for name, p in named if p.ndim >= 2 and not any(part in name for part in skip)
+        ]
         chosen = {id(p) for p in self.kernels}
         others = [p for _, p in named if id(p) not in chosen]
         self.matrices = [nn.Parameter(self._matrix(p.data)) for p in self.kernels]
-        self.muon = torch.optim.Muon(self.matrices, learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+        self.muon = torch.optim.Muon(
+            self.matrices, learning_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+        )
         self.adam = torch.optim.AdamW(others, learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
 
     @staticmethod
@@ -79,7 +90,10 @@ class MuonAdam:
 
 
 class Average:
-    """An exponential moving average of a module's weights, slow only once there is something to average."""
+    """An exponential moving average of a module's weights.
+
+    It is slow only once there is something to average.
+    """
 
     def __init__(self, module: nn.Module, decay: float = 0.995) -> None:
         self.module, self.decay, self.count = module, decay, 0
@@ -122,13 +136,19 @@ def to_float(images: Tensor) -> Tensor:
 def save_half(tensors: dict[str, Tensor], file: Path) -> None:
     """Write float16 safetensors."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: t.detach().cpu().half().contiguous() for name, t in tensors.items()}, file, {"format": "pt"})
+    save_file(
+        {name: t.detach().cpu().half().contiguous() for name, t in tensors.items()},
+        file,
+        {"format": "pt"},
+    )
 
 
 def record(stage: str, facts: dict[str, object]) -> None:
     """Add one stage's facts to the suite's training.json, from which the model card is written."""
     file = SUITE / "training.json"
     known = json.loads(file.read_text()) if file.exists() else {}
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=SUITE).stdout
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=SUITE
+    ).stdout
     known.setdefault(stage, []).append({"commit": commit.strip(), **facts})
     file.write_text(json.dumps(known, indent=1) + "\n")

@@ -1,19 +1,41 @@
-"""The pocket suite's UNet: epsilon prediction on 16 x 16 x 4 latents, conditioned on the pocket text encoder."""
+"""The pocket suite's UNet: epsilon prediction on 16 x 16 x 4 latents.
+
+It is conditioned on the pocket text encoder.
+"""
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from erasure_datasets.canvas import OBJECTS, STYLES
-from erasure_datasets.captions import caption, random_caption
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from PIL import Image
+from pocket_clip import tokens
+from pocket_training import (
+    SUITE,
+    WORK,
+    Average,
+    Budget,
+    MuonAdam,
+    load_images,
+    log,
+    record,
+    to_float,
+)
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from pocket_clip import tokens
-from pocket_training import SUITE, WORK, Average, Budget, MuonAdam, load_images, log, record, to_float
+from erasure_datasets.canvas import OBJECTS, STYLES
+from erasure_datasets.captions import caption, random_caption
 
 SCHEDULER = DPMSolverMultistepScheduler(
-    num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+    num_train_timesteps=1000,
+    beta_start=0.00085,
+    beta_end=0.012,
+    beta_schedule="scaled_linear",
+    steps_offset=1,
 )
 PER_PAIR = 80
 
@@ -35,8 +57,10 @@ def new_unet() -> UNet2DConditionModel:
 
 @torch.no_grad()
 def load_latents() -> Tensor:
-    """Scaled latents of the training renders, (PER_PAIR, 256, 4, 16, 16); computed once, then cached."""
-    vae = AutoencoderKL.from_pretrained(SUITE / "vae", torch_dtype=torch.float32).to(memory_format=torch.channels_last)
+    """Scaled latents of training renders, (PER_PAIR, 256, 4, 16, 16); computed once and cached."""
+    vae = AutoencoderKL.from_pretrained(SUITE / "vae", dtype=torch.float32).to(
+        memory_format=torch.channels_last
+    )
     file = WORK / f"latents-{vae.config.scaling_factor:.6f}.pt"
     if not file.exists():
         images = load_images("train", PER_PAIR).flatten(0, 1)
@@ -70,7 +94,8 @@ class Captions:
 def posterior_mean(z_t: Tensor, references: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """E[z0 | z_t] when z0 is one of the references (n, k, ...): the target with the least noise.
 
-    Xu et al., "Stable Target Field for Reduced Variance Score Estimation" (2023), eq. 6, over all images of a pair.
+    Xu et al., "Stable Target Field for Reduced Variance Score Estimation" (2023), eq. 6, over all
+    images of a pair.
     """
     flat, given = references.flatten(2), z_t.flatten(1)[:, None]  # (n, k, d), (n, 1, d)
     a, s = alpha.view(-1, 1), sigma.view(-1, 1)
@@ -80,11 +105,15 @@ def posterior_mean(z_t: Tensor, references: Tensor, alpha: Tensor, sigma: Tensor
 
 
 def train(minutes: float, *, learning_rate: float = 2e-3, resume: bool = False) -> None:
-    """Train for `minutes`; timesteps are drawn by their min-SNR-5 weight, spread evenly over each batch."""
+    """Train for `minutes`; timesteps are drawn by min-SNR-5 weight, spread evenly over a batch."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     latents, captions = load_latents(), Captions()
-    unet = UNet2DConditionModel.from_pretrained(SUITE / "unet", torch_dtype=torch.float32) if resume else new_unet()
+    unet = (
+        UNet2DConditionModel.from_pretrained(SUITE / "unet", dtype=torch.float32)
+        if resume
+        else new_unet()
+    )
     unet.to(memory_format=torch.channels_last).train()
     alphas = SCHEDULER.alphas_cumprod.sqrt()
     sigmas = (1 - SCHEDULER.alphas_cumprod).sqrt()
@@ -104,7 +133,9 @@ def train(minutes: float, *, learning_rate: float = 2e-3, resume: bool = False) 
         conditions, full = captions.draw(pairs.tolist())
         target = noise
         if full.any():
-            mean = posterior_mean(z_t[full], latents[:, pairs[full]].transpose(0, 1), a[full], s[full])
+            mean = posterior_mean(
+                z_t[full], latents[:, pairs[full]].transpose(0, 1), a[full], s[full]
+            )
             target = noise.index_put((full,), (z_t[full] - a[full] * mean) / s[full])
         predicted = unet(z_t.contiguous(memory_format=torch.channels_last), t, conditions).sample
         loss = (predicted - target).square().mean()
@@ -113,13 +144,21 @@ def train(minutes: float, *, learning_rate: float = 2e-3, resume: bool = False) 
         average.update()
         losses.append(loss.item())
         if step % 100 == 0:
-            log.info("unet %5d  %5.1f min  loss %.4f", step, budget.progress() * minutes, np.mean(losses[-100:]))
+            log.info(
+                "unet %5d  %5.1f min  loss %.4f",
+                step,
+                budget.progress() * minutes,
+                np.mean(losses[-100:]),
+            )
         if budget.progress() * minutes > saved + 5:
             saved = budget.progress() * minutes
             save(average, WORK / "unet")
     save(average, SUITE / "unet")
     SCHEDULER.save_pretrained(SUITE / "scheduler")
-    record("unet", {"minutes": minutes, "steps": budget.step, "loss": round(float(np.mean(losses[-500:])), 4)})
+    record(
+        "unet",
+        {"minutes": minutes, "steps": budget.step, "loss": round(float(np.mean(losses[-500:])), 4)},
+    )
     write_pipeline()
 
 
@@ -132,31 +171,50 @@ def save(average: Average, folder: object) -> None:
 def write_pipeline() -> None:
     """model_index.json, so that StableDiffusionPipeline.from_pretrained opens the suite."""
     StableDiffusionPipeline(
-        vae=AutoencoderKL.from_pretrained(SUITE / "vae"), text_encoder=CLIPTextModel.from_pretrained(SUITE / "text_encoder"),
-        tokenizer=CLIPTokenizer.from_pretrained(SUITE / "tokenizer"), scheduler=SCHEDULER, safety_checker=None,
-        unet=UNet2DConditionModel.from_pretrained(SUITE / "unet"), feature_extractor=None, requires_safety_checker=False,
-    ).save_config(SUITE)  # fmt: skip
+        vae=AutoencoderKL.from_pretrained(SUITE / "vae"),
+        text_encoder=CLIPTextModel.from_pretrained(SUITE / "text_encoder"),
+        tokenizer=CLIPTokenizer.from_pretrained(SUITE / "tokenizer"),
+        scheduler=SCHEDULER,
+        safety_checker=None,
+        unet=UNet2DConditionModel.from_pretrained(SUITE / "unet"),
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_config(SUITE)
 
 
 @torch.no_grad()
-def sheet(file: str, folder: object = SUITE / "unet", styles: int = 16, seed: int = 188, steps: int = 12) -> Image.Image:
-    """Draw every object (down) in the first `styles` styles (across) under the pocket protocol's sampler."""
-    unet = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32)
-    vae = AutoencoderKL.from_pretrained(SUITE / "vae", torch_dtype=torch.float32)
+def sheet(
+    file: str, folder: object = SUITE / "unet", styles: int = 16, seed: int = 188, steps: int = 12
+) -> Image.Image:
+    """Draw every object (down) in the first `styles` styles (across) by the protocol's sampler."""
+    unet = UNet2DConditionModel.from_pretrained(folder, dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(SUITE / "vae", dtype=torch.float32)
     captions = Captions()
     texts = [caption(o, s) for o in OBJECTS for s in STYLES[:styles]]
     ids = tokens(captions.tokenizer, ["", *texts])
     hidden = captions.encoder(ids).last_hidden_state
     scheduler = DPMSolverMultistepScheduler.from_config(SCHEDULER.config)
     scheduler.set_timesteps(steps)
-    z = torch.stack([torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(seed * 1000 + i)) for i in range(len(texts))])
+    z = torch.stack(
+        [
+            torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(seed * 1000 + i))
+            for i in range(len(texts))
+        ]
+    )
     for t in scheduler.timesteps:
-        both = [unet(part, t, h).sample for part, h in zip(z.split(64), hidden[1:].split(64), strict=True)]
+        both = [
+            unet(part, t, h).sample
+            for part, h in zip(z.split(64), hidden[1:].split(64), strict=True)
+        ]
         none = [unet(part, t, hidden[:1].expand(len(part), -1, -1)).sample for part in z.split(64)]
         guided = torch.cat([n + 3 * (c - n) for c, n in zip(both, none, strict=True)])
         z = scheduler.step(guided, t, z).prev_sample
-    images = torch.cat([vae.decode(part / vae.config.scaling_factor).sample for part in z.split(64)])
+    images = torch.cat(
+        [vae.decode(part / vae.config.scaling_factor).sample for part in z.split(64)]
+    )
     pixels = images.add(1).mul(127.5).clamp(0, 255).byte().view(16, styles, 3, 64, 64)
-    picture = Image.fromarray(pixels.permute(0, 3, 1, 4, 2).reshape(16 * 64, styles * 64, 3).numpy())
+    picture = Image.fromarray(
+        pixels.permute(0, 3, 1, 4, 2).reshape(16 * 64, styles * 64, 3).numpy()
+    )
     picture.save(file)
     return picture

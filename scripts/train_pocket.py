@@ -11,8 +11,12 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage", choices=STAGES)
     parser.add_argument("--minutes", type=float, required=True, help="wall-clock budget")
-    parser.add_argument("--learning-rate", type=float, help="peak learning rate; the stage's own if not given")
-    parser.add_argument("--resume", action="store_true", help="start from the suite's present weights")
+    parser.add_argument(
+        "--learning-rate", type=float, help="peak learning rate; the stage's own if not given"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="start from the suite's present weights"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, help="CPU threads")
     settings = parser.parse_args()

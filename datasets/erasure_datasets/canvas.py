@@ -1,8 +1,9 @@
 """Pocket Canvas: 16 objects in 16 styles, drawn on the fly; UnlearnCanvas in miniature.
 
-An image is one emoji glyph (Noto Color Emoji, SIL OFL 1.1), mirrored, scaled, turned and shifted at random, on a
-two-colour gradient, then passed through a procedural style. As in UnlearnCanvas, the same (object, index) has
-the same content in every style. (object, style, index) always gives the same image.
+An image is one emoji glyph (Noto Color Emoji, SIL OFL 1.1), mirrored, scaled, turned and shifted at
+random, on a two-colour gradient, then passed through a procedural style. As in UnlearnCanvas, the
+same (object, index) has the same content in every style. (object, style, index) always gives the
+same image.
 """
 
 from functools import cache
@@ -50,7 +51,11 @@ BACKGROUNDS: tuple[tuple[str, str], ...] = (
 
 SIZE = 64
 RENDER_SIZE = 128
-SPLITS: dict[Split, range] = {"train": range(0, 1000), "validation": range(1000, 1100), "test": range(1100, 1200)}
+SPLITS: dict[Split, range] = {
+    "train": range(0, 1000),
+    "validation": range(1000, 1100),
+    "test": range(1100, 1200),
+}
 
 
 def is_held_out(glyph: int, background: int) -> bool:
@@ -65,7 +70,10 @@ def _glyph(name: str, number: int) -> Image.Image:
 
 
 def _content(object_index: int, index: int) -> tuple[FloatImage, FloatImage, FloatImage]:
-    """The unstyled picture: (composite, background), both (128, 128, 3), and the glyph's alpha (128, 128)."""
+    """The unstyled picture: (composite, background, the glyph's alpha).
+
+    Composite and background are (128, 128, 3), the alpha is (128, 128).
+    """
     name = OBJECTS[object_index]
     rng = np.random.default_rng([1, object_index, index])
     glyph, background = int(rng.integers(len(GLYPHS[name]))), int(rng.integers(len(BACKGROUNDS)))
@@ -92,7 +100,9 @@ def _content(object_index: int, index: int) -> tuple[FloatImage, FloatImage, Flo
 
 
 def _gradient(colours: tuple[str, str], angle: float) -> FloatImage:
-    first, second = (np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)], np.float32) / 255 for c in colours)
+    first, second = (
+        np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)], np.float32) / 255 for c in colours
+    )
     y, x = np.mgrid[-1 : 1 : RENDER_SIZE * 1j, -1 : 1 : RENDER_SIZE * 1j].astype(np.float32)
     share = np.clip(0.5 + 0.4 * (x * np.cos(angle) + y * np.sin(angle)), 0, 1).astype(np.float32)
     return first + (second - first) * share[..., None]
@@ -111,13 +121,15 @@ def render(object_index: int, style_index: int, index: int) -> NDArray[np.uint8]
 class PocketCanvas(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
     """Every (object, style) pair `per_pair` times: items are (image, object index, style index).
 
-    Images are uint8 in [0, 255], (3, 64, 64). Order: index outermost, then objects, then styles, so the first 256
-    items are one of each pair.
+    Images are uint8 in [0, 255], (3, 64, 64). Order: index outermost, then objects, then styles, so
+    the first 256 items are one of each pair.
     """
 
     def __init__(self, split: Split, per_pair: int) -> None:
         if not 0 < per_pair <= len(SPLITS[split]):
-            raise ValueError(f"per_pair must be in 1 to {len(SPLITS[split])} for {split}; got {per_pair}")
+            raise ValueError(
+                f"per_pair must be in 1 to {len(SPLITS[split])} for {split}; got {per_pair}"
+            )
         self.indices = SPLITS[split][:per_pair]
 
     def __len__(self) -> int:

@@ -1,4 +1,7 @@
-"""What Pocket Canvas images are called: UnlearnCanvas' own sentence, paraphrases with synonyms, and shorter forms."""
+"""What Pocket Canvas images are called.
+
+UnlearnCanvas' own sentence, paraphrases with synonyms, and shorter forms.
+"""
 
 import numpy as np
 
@@ -62,16 +65,23 @@ def all_phrases() -> list[str]:
     objects = [word for name in OBJECTS for word in (name, *OBJECT_SYNONYMS[name])]
     styles = [word for name in STYLES for word in (name, *STYLE_SYNONYMS[name])]
     sentences = [caption(o, s) for o in objects for s in styles]
-    sentences += [template.format(object=o, style=s) for template in TEMPLATES for o in objects for s in styles]
+    sentences += [
+        template.format(object=o, style=s)
+        for template in TEMPLATES
+        for o in objects
+        for s in styles
+    ]
     sentences += [template.format(object=o) for template in OBJECT_TEMPLATES for o in objects]
     return sentences + [template.format(style=s) for template in STYLE_TEMPLATES for s in styles]
 
 
-def random_caption(object_index: int, style_index: int, rng: np.random.Generator) -> tuple[str, bool, bool]:
+def random_caption(
+    object_index: int, style_index: int, rng: np.random.Generator
+) -> tuple[str, bool, bool]:
     """A training caption, and whether it names the object and the style.
 
-    55 % the benchmark's sentence, 25 % paraphrases (half of their nouns synonyms), 6 % object only, 4 % style only,
-    10 % empty.
+    55 % the benchmark's sentence, 25 % paraphrases (half of their nouns synonyms), 6 % object only,
+    4 % style only, 10 % empty.
     """
     draw = rng.random()
     name, style = OBJECTS[object_index], STYLES[style_index]

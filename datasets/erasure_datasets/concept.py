@@ -30,7 +30,10 @@ class Concept:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(ConceptKind):
-            raise ValueError(f"Concept.kind must be one of {', '.join(get_args(ConceptKind))}; got {self.kind!r}.")
+            raise ValueError(
+                f"Concept.kind must be one of {', '.join(get_args(ConceptKind))}; "
+                f"got {self.kind!r}."
+            )
         if not self.name.strip():
             raise ValueError("Concept.name must not be empty.")
         if not self.templates:
@@ -42,7 +45,9 @@ class Concept:
 
     def anchor_prompts(self) -> list[str]:
         """The same prompts with the anchor in its place; empty where the anchor is no condition."""
-        return [template.format(name=self.anchor) if self.anchor else "" for template in self.templates]
+        return [
+            template.format(name=self.anchor) if self.anchor else "" for template in self.templates
+        ]
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -52,7 +57,7 @@ class Concept:
         return cls(**{**record, "templates": tuple(record["templates"])})  # type: ignore[arg-type]
 
 
-class UnknownConcept(ValueError):
+class UnknownConceptError(ValueError):
     """A name that the model's own list does not hold."""
 
 
@@ -62,7 +67,10 @@ def _plain(name: str) -> str:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """A model's known objects and styles and the sentence that joins them (`concepts.json` in its folder)."""
+    """A model's known objects and styles and the sentence that joins them.
+
+    Its folder holds them in `concepts.json`.
+    """
 
     objects: tuple[str, ...]
     styles: tuple[str, ...]
@@ -72,7 +80,12 @@ class Catalogue:
     @classmethod
     def load(cls, file: Path) -> Self:
         record = json.loads(file.read_text())
-        return cls(tuple(record["objects"]), tuple(record["styles"]), record["plain_style"], record["sentence"])
+        return cls(
+            tuple(record["objects"]),
+            tuple(record["styles"]),
+            record["plain_style"],
+            record["sentence"],
+        )
 
     def prompt(self, object_name: str, style: str) -> str:
         return self.sentence.format(object=object_name, style=style)
@@ -86,19 +99,29 @@ class Catalogue:
         return [*self.objects, *(style for style in self.styles if style != self.plain_style)]
 
     def concept(self, name: str, anchor: str | None = None) -> Concept:
-        """Find a target, ignoring case, `_`, `-` and spaces. UnknownConcept lists near names.
+        """Find a target, ignoring case, `_`, `-` and spaces. UnknownConceptError lists near names.
 
-        The default anchor of a style is the plain style, that of an object the next object in the list.
+        A style's default anchor is the plain style, an object's is the next object in the list.
         """
         known = {_plain(target): target for target in self.targets()}
         if _plain(name) not in known:
             near = difflib.get_close_matches(_plain(name), list(known), n=3, cutoff=0.5)
-            hint = f"Did you mean {' or '.join(known[n] for n in near)}?" if near else f"Known: {', '.join(known.values())}."
-            raise UnknownConcept(f"this model knows no concept {name!r}. {hint}")
+            hint = (
+                f"Did you mean {' or '.join(known[n] for n in near)}?"
+                if near
+                else f"Known: {', '.join(known.values())}."
+            )
+            raise UnknownConceptError(f"this model knows no concept {name!r}. {hint}")
         found = known[_plain(name)]
         if found in self.styles:
             templates = tuple(self.prompt(o, "{name}") for o in self.objects)
-            return Concept(found, "style", templates, self._anchor(anchor, self.plain_style, (self.plain_style,)), None)
+            return Concept(
+                found,
+                "style",
+                templates,
+                self._anchor(anchor, self.plain_style, (self.plain_style,)),
+                None,
+            )
         label = self.objects.index(found)
         following = self.objects[(label + 1) % len(self.objects)]
         templates = tuple(self.prompt("{name}", s) for s in self.styles)
@@ -118,15 +141,18 @@ class Catalogue:
 
 @cache
 def common_names(kind: Literal["objects", "styles"]) -> tuple[str, ...]:
-    """The built-in list of everyday nouns, or of well-known styles, kept by default for free-text concepts."""
+    """The built-in everyday nouns, or well-known styles, kept by default for free-text concepts."""
     with (Path(__file__).parent / "prompts" / f"{kind}.csv").open(newline="") as file:
         return tuple(row["name"] for row in csv.DictReader(file))
 
 
-def retain_prompts(concepts: list[Concept], catalogue: Catalogue | None, file: Path | None = None) -> list[str]:
-    """What must stay: a CSV's `prompt` column, else the model's own kept pairs, else common nouns and styles.
+def retain_prompts(
+    concepts: list[Concept], catalogue: Catalogue | None, file: Path | None = None
+) -> list[str]:
+    """What must stay, without the prompts that hold a concept's name.
 
-    Prompts that hold a concept's name are left out. An empty result raises ValueError.
+    From a CSV's `prompt` column, else the model's own kept pairs, else common nouns and styles. An
+    empty result raises ValueError.
     """
     if file is not None:
         with file.open(newline="") as stream:
@@ -140,8 +166,13 @@ def retain_prompts(concepts: list[Concept], catalogue: Catalogue | None, file: P
         objects, styles = common_names("objects"), common_names("styles")
         prompts = [f"a photo of a {name}" for name in objects]
         prompts += [f"a painting in the style of {style}" for style in styles]
-        prompts += [f"a {name} in {style} style" for name, style in zip(objects, styles * len(objects), strict=False)]
-    kept = [p for p in prompts if not any(concept.name.lower() in p.lower() for concept in concepts)]
+        prompts += [
+            f"a {name} in {style} style"
+            for name, style in zip(objects, styles * len(objects), strict=False)
+        ]
+    kept = [
+        p for p in prompts if not any(concept.name.lower() in p.lower() for concept in concepts)
+    ]
     if not kept:
         raise ValueError("no retain prompt is left once those that name a concept are taken out.")
     return kept

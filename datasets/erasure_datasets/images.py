@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import torch
 from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp")
@@ -19,11 +18,8 @@ def find_images(folder: Path) -> list[Path]:
     return sorted(files, key=lambda file: (len(file.stem), file.stem))
 
 
-def read_image(file: Path, size: int) -> UInt8[Tensor, "3 size size"]:
-    """An image in [0, 255], its shorter side scaled to `size`, the middle cut out."""
-    image = decode_image(str(file), mode=ImageReadMode.RGB)
-    return F.center_crop(F.resize(image, [size], antialias=True), [size])
-
-
-def image_batch(files: list[Path], size: int) -> UInt8[Tensor, "n 3 size size"]:
-    return torch.stack([read_image(file, size) for file in files])
+def read_image(file: Path, size: int | None = None) -> UInt8[Tensor, "3 h w"]:
+    """An RGB image in [0, 255]; `size` scales its shorter side to it and cuts the middle out."""
+    with Image.open(file) as opened:
+        image = F.pil_to_tensor(opened.convert("RGB"))
+    return image if size is None else F.center_crop(F.resize(image, [size], antialias=True), [size])

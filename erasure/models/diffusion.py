@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from erasure_datasets.concept import Catalogue
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from erasure.models.select import select_names
+from erasure_datasets.concept import Catalogue
 
 Condition = Float[Tensor, "b n d"]
 
@@ -24,7 +24,7 @@ class DiffusionModel(ABC):
     name: str
     folder: Path | None
     catalogue: Catalogue | None
-    alphas_cumprod: Float[Tensor, "timesteps"]
+    alphas_cumprod: Float[Tensor, " timesteps"]
 
     def __init__(self) -> None:
         self.originals: dict[str, Tensor] = {}
@@ -40,10 +40,15 @@ class DiffusionModel(ABC):
 
     @abstractmethod
     def token_count(self, text: str) -> int:
-        """Tokens of a text alone: the index of its last token in an encoded prompt that begins with it."""
+        """Tokens of a text alone.
+
+        That is the index of its last token in an encoded prompt that begins with it.
+        """
 
     @abstractmethod
-    def predict(self, z_t: Float[Tensor, "b c h w"], t: Int[Tensor, "b"], condition: Condition) -> Float[Tensor, "b c h w"]:
+    def predict(
+        self, z_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], condition: Condition
+    ) -> Float[Tensor, "b c h w"]:
         """The noise in z_t; a v-prediction is converted."""
 
     @abstractmethod
@@ -53,14 +58,25 @@ class DiffusionModel(ABC):
     @abstractmethod
     def sample_path(
         self, condition: Condition, *, steps: int, guidance: float, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "s1 b c h w"], Int[Tensor, "s"]]:
-        """Guided DDIM: the latents before each of `steps` descending timesteps and, last, the finished ones."""
+    ) -> tuple[Float[Tensor, "s1 b c h w"], Int[Tensor, " s"]]:
+        """Guided DDIM over `steps` descending timesteps: (latents, timesteps).
+
+        The latents are those before each timestep and, last, the finished ones.
+        """
 
     @abstractmethod
     def generate(
-        self, prompts: Sequence[str], *, steps: int, guidance: float, generators: Sequence[torch.Generator]
+        self,
+        prompts: Sequence[str],
+        *,
+        steps: int,
+        guidance: float,
+        generators: Sequence[torch.Generator],
     ) -> UInt8[Tensor, "b 3 h w"]:
-        """Images in [0, 255] by the model's own scheduler; each image's noise is from its own CPU generator."""
+        """Images in [0, 255] by the model's own scheduler.
+
+        Each image's noise is from its own CPU generator.
+        """
 
     @abstractmethod
     def use_scheduler(self, name: str) -> None:
@@ -103,13 +119,15 @@ class DiffusionModel(ABC):
             self._asks_original = before
 
     def add_noise(
-        self, z0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Int[Tensor, "b"]
+        self, z0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:
         """sqrt(alpha_bar) z0 + sqrt(1 - alpha_bar) noise."""
         signal, spread = self.levels(t)
         return signal * z0 + spread * noise
 
-    def levels(self, t: Int[Tensor, "b"]) -> tuple[Float[Tensor, "b 1 1 1"], Float[Tensor, "b 1 1 1"]]:
+    def levels(
+        self, t: Int[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b 1 1 1"], Float[Tensor, "b 1 1 1"]]:
         """(sqrt(alpha_bar), sqrt(1 - alpha_bar)) at t, shaped to multiply latents."""
         alpha_bar = self.alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1)
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()

@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 
+import diffusers.utils.logging
 import torch
+import transformers.utils.logging
 from diffusers import StableDiffusionPipeline
-from erasure_datasets.concept import Catalogue
 from safetensors import SafetensorError
 
 from erasure.errors import ModelError
 from erasure.models.stable_diffusion import StableDiffusion
+from erasure_datasets.concept import Catalogue
 
 POCKET = Path(__file__).parent / "pocket"
 BUILT_IN = {"pocket": POCKET}
@@ -18,28 +20,41 @@ OPTIONAL = {"safety_checker": None, "feature_extractor": None, "requires_safety_
 
 
 def load_model(
-    name: str, *, config: Path | None = None, revision: str | None = None, dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
+    name: str, *, config: Path | None = None, revision: str | None = None,
+    dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
 ) -> StableDiffusion:  # fmt: skip
     """Load Stable Diffusion 1.x or 2.x from safetensors.
 
-    `name`: "pocket", a diffusers folder, a Hub id, or a .safetensors file, for which `config` is a folder with the
-    components' config.json files. ModelError names what is wrong; pickled checkpoints are refused.
+    `name`: "pocket", a diffusers folder, a Hub id, or a .safetensors file, for which `config` is a
+    folder with the components' config.json files. ModelError names what is wrong; pickled
+    checkpoints are refused.
     """
+    for library in (diffusers, transformers):
+        # a bar per component says nothing about the erasure
+        library.utils.logging.disable_progress_bar()
     path = BUILT_IN.get(name, Path(name))
     if path.suffix in PICKLES:
-        raise ModelError(f"{name} is a pickled checkpoint, which can run code; convert it to .safetensors first.")
+        raise ModelError(
+            f"{name} is a pickled checkpoint, which can run code; convert it to .safetensors first."
+        )
     if path.suffix == ".safetensors":
         pipeline = _from_single_file(path, config, dtype)
     elif path.is_dir():
         _refuse_pickles(path)
         pipeline = _from_pretrained(str(path), None, dtype)
     elif path.exists() or name.count("/") != 1 or name.startswith((".", "/")):
-        raise ModelError(f"model must be {', '.join(BUILT_IN)}, a diffusers folder, a .safetensors file or a Hub id; got {name}.")
+        raise ModelError(
+            f"model must be {', '.join(BUILT_IN)}, a diffusers folder, a .safetensors file "
+            f"or a Hub id; got {name}."
+        )
     else:
         pipeline = _from_pretrained(name, revision, dtype)
     folder = path if path.is_dir() else None
-    catalogue = Catalogue.load(path / "concepts.json") if folder and (path / "concepts.json").is_file() else None
+    catalogue = (
+        Catalogue.load(path / "concepts.json")
+        if folder and (path / "concepts.json").is_file()
+        else None
+    )
     full_name = f"{name}@{revision}" if revision else name
     return StableDiffusion(pipeline.to(device), name=full_name, folder=folder, catalogue=catalogue)
 
@@ -63,25 +78,40 @@ def _refuse_pickles(folder: Path) -> None:
             raise ModelError(f"{inside} holds {why}; .safetensors is needed.")
 
 
-def _from_pretrained(source: str, revision: str | None, dtype: torch.dtype) -> StableDiffusionPipeline:
+def _from_pretrained(
+    source: str, revision: str | None, dtype: torch.dtype
+) -> StableDiffusionPipeline:
     try:
         return StableDiffusionPipeline.from_pretrained(
-            source, revision=revision, torch_dtype=dtype, use_safetensors=True, **OPTIONAL
+            source, revision=revision, dtype=dtype, use_safetensors=True, **OPTIONAL
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"could not load {source}: {_first_line(error)}") from error
 
 
-def _from_single_file(file: Path, config: Path | None, dtype: torch.dtype) -> StableDiffusionPipeline:
+def _from_single_file(
+    file: Path, config: Path | None, dtype: torch.dtype
+) -> StableDiffusionPipeline:
     if not file.is_file():
         raise ModelError(f"there is no file {file}.")
     if config is None or not (config / "model_index.json").is_file():
-        raise ModelError(f"{file} is a single file: name a folder of component configs (with model_index.json) as config.")
+        raise ModelError(
+            f"{file} is a single file: name a folder of component configs "
+            "(with model_index.json) as config."
+        )
     try:
         return StableDiffusionPipeline.from_single_file(
-            str(file), config=str(config), torch_dtype=dtype, local_files_only=True, safety_checker=None
+            str(file), config=str(config), dtype=dtype, local_files_only=True, safety_checker=None
         )
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+        AttributeError,
+        SafetensorError,
+    ) as error:
         raise ModelError(f"could not load {file}: {_first_line(error)}") from error
 
 

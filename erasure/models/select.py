@@ -20,8 +20,8 @@ SELECTIONS: dict[str, str] = {
 def select_names(select: str, known: Sequence[str]) -> list[str]:
     """The names a selection matches, in model order.
 
-    `select` is one of SELECTIONS or a pattern with `*` over full names ("unet.mid_block.*"). SettingError if it
-    is neither, or matches nothing.
+    `select` is one of SELECTIONS or a pattern with `*` over full names ("unet.mid_block.*").
+    SettingError if it is neither, or matches nothing.
     """
     if select in SELECTIONS:
         rule = re.compile(SELECTIONS[select])

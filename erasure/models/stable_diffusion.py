@@ -6,29 +6,39 @@ from pathlib import Path
 import diffusers
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
-from erasure_datasets.concept import Catalogue
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from erasure.errors import ModelError
 from erasure.models.diffusion import Condition, DiffusionModel
+from erasure_datasets.concept import Catalogue
 
 
 class StableDiffusion(DiffusionModel):
-    """A StableDiffusionPipeline: its UNet and text encoder can be edited, the rest is left alone."""
+    """A StableDiffusionPipeline: its UNet and text encoder can be edited, the rest is untouched."""
 
     def __init__(
-        self, pipeline: StableDiffusionPipeline, *, name: str, folder: Path | None = None, catalogue: Catalogue | None = None
+        self,
+        pipeline: StableDiffusionPipeline,
+        *,
+        name: str,
+        folder: Path | None = None,
+        catalogue: Catalogue | None = None,
     ) -> None:
         super().__init__()
         prediction = pipeline.scheduler.config.get("prediction_type", "epsilon")
         if prediction not in ("epsilon", "v_prediction"):
-            raise ModelError(f"{name} predicts {prediction!r}; only epsilon and v_prediction are supported.")
+            raise ModelError(
+                f"{name} predicts {prediction!r}; only epsilon and v_prediction are supported."
+            )
         self.pipeline, self.name, self.folder, self.catalogue = pipeline, name, folder, catalogue
         self._is_v_prediction = prediction == "v_prediction"
         self.alphas_cumprod = pipeline.scheduler.alphas_cumprod.float()
-        self._components: dict[str, nn.Module] = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
+        self._components: dict[str, nn.Module] = {
+            "unet": pipeline.unet,
+            "text_encoder": pipeline.text_encoder,
+        }
         for module in (*self._components.values(), pipeline.vae):
             module.requires_grad_(False).eval()
         pipeline.set_progress_bar_config(disable=True)
@@ -38,9 +48,11 @@ class StableDiffusion(DiffusionModel):
         return self.pipeline.unet.device
 
     def use_scheduler(self, name: str) -> None:
-        """Sample with the diffusers scheduler of this class name, with the model's own noise schedule."""
+        """Sample by the diffusers scheduler of this class name, with the model's noise schedule."""
         if type(self.pipeline.scheduler).__name__ != name:
-            self.pipeline.scheduler = getattr(diffusers, name).from_config(self.pipeline.scheduler.config)
+            self.pipeline.scheduler = getattr(diffusers, name).from_config(
+                self.pipeline.scheduler.config
+            )
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -58,11 +70,15 @@ class StableDiffusion(DiffusionModel):
             for name, parameter in module.named_parameters()
         }
 
-    def _call(self, component: str, arguments: tuple[object, ...], options: dict[str, object]) -> object:
+    def _call(
+        self, component: str, arguments: tuple[object, ...], options: dict[str, object]
+    ) -> object:
         module, prefix = self._components[component], component + "."
         if not self._asks_original:
             return module(*arguments, **options)
-        kept = {n.removeprefix(prefix): t for n, t in self.originals.items() if n.startswith(prefix)}
+        kept = {
+            n.removeprefix(prefix): t for n, t in self.originals.items() if n.startswith(prefix)
+        }
         return functional_call(module, kept, arguments, options)
 
     def encode(self, prompts: Sequence[str]) -> Condition:
@@ -72,15 +88,31 @@ class StableDiffusion(DiffusionModel):
     def tokenize(self, prompts: Sequence[str]) -> Int[Tensor, "b n"]:
         """Token ids as the pipeline makes them: padded and cut to the encoder's positions."""
         tokenizer = self.pipeline.tokenizer
-        length = min(tokenizer.model_max_length, self.pipeline.text_encoder.config.max_position_embeddings)
-        encoded = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        length = min(
+            tokenizer.model_max_length, self.pipeline.text_encoder.config.max_position_embeddings
+        )
+        encoded = tokenizer(
+            list(prompts),
+            padding="max_length",
+            truncation=True,
+            max_length=length,
+            return_tensors="pt",
+        )
         return encoded.input_ids.to(self.device)
 
     def token_count(self, text: str) -> int:
-        """Tokens of a text without the end token and padding: the index of its last token, as the start token is 0."""
-        return min(len(self.pipeline.tokenizer(text).input_ids) - 2, self.pipeline.text_encoder.config.max_position_embeddings - 2)
+        """Tokens of a text without the end token and padding: the index of its last token.
 
-    def predict(self, z_t: Float[Tensor, "b c h w"], t: Int[Tensor, "b"], condition: Condition) -> Float[Tensor, "b c h w"]:
+        The start token is 0.
+        """
+        return min(
+            len(self.pipeline.tokenizer(text).input_ids) - 2,
+            self.pipeline.text_encoder.config.max_position_embeddings - 2,
+        )
+
+    def predict(
+        self, z_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], condition: Condition
+    ) -> Float[Tensor, "b c h w"]:
         predicted = self._call("unet", (z_t, t, condition), {}).sample  # type: ignore[attr-defined]
         if not self._is_v_prediction:
             return predicted
@@ -96,8 +128,10 @@ class StableDiffusion(DiffusionModel):
     @torch.no_grad()
     def sample_path(
         self, condition: Condition, *, steps: int, guidance: float, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "s1 b c h w"], Int[Tensor, "s"]]:
-        scheduler = DDIMScheduler.from_config(self.pipeline.scheduler.config, prediction_type="epsilon", clip_sample=False)
+    ) -> tuple[Float[Tensor, "s1 b c h w"], Int[Tensor, " s"]]:
+        scheduler = DDIMScheduler.from_config(
+            self.pipeline.scheduler.config, prediction_type="epsilon", clip_sample=False
+        )
         scheduler.set_timesteps(steps, device=self.device)
         z = torch.randn((len(condition), *self.latent_shape), generator=generator).to(self.device)
         empty = self.encode([""]).expand_as(condition)
@@ -111,9 +145,18 @@ class StableDiffusion(DiffusionModel):
 
     @torch.no_grad()
     def generate(
-        self, prompts: Sequence[str], *, steps: int, guidance: float, generators: Sequence[torch.Generator]
+        self,
+        prompts: Sequence[str],
+        *,
+        steps: int,
+        guidance: float,
+        generators: Sequence[torch.Generator],
     ) -> UInt8[Tensor, "b 3 h w"]:
         images = self.pipeline(
-            list(prompts), num_inference_steps=steps, guidance_scale=guidance, generator=list(generators), output_type="pt"
+            list(prompts),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=list(generators),
+            output_type="pt",
         ).images
         return images.mul(255).round().to(torch.uint8).cpu()

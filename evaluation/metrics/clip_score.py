@@ -4,10 +4,11 @@ from pathlib import Path
 
 import open_clip
 import torch
-from erasure.storage import read_tensors
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
+
+from erasure.storage import read_tensors
 
 
 class PocketClip:
@@ -25,14 +26,24 @@ class PocketClip:
         self.mean, self.std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
 
     @torch.no_grad()
-    def cosine(self, images: UInt8[Tensor, "n 3 h w"], prompts: list[str]) -> Float[Tensor, "n"]:
-        """Cosine in [-1, 1] between each image in [0, 255] and its prompt; one image's value does not depend on others."""
+    def cosine(self, images: UInt8[Tensor, "n 3 h w"], prompts: list[str]) -> Float[Tensor, " n"]:
+        """Cosine in [-1, 1] between each image in [0, 255] and its prompt.
+
+        One image's value does not depend on others.
+        """
         length = self.model.context_length
-        options = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
+        options = {
+            "padding": "max_length",
+            "truncation": True,
+            "max_length": length,
+            "return_tensors": "pt",
+        }
         scores = []
         for start in range(0, len(images), 128):
             part = images[start : start + 128].float() / 255
             seen = self.model.encode_image((part - self.mean) / self.std, normalize=True)
-            asked = self.model.encode_text(self.tokenizer(prompts[start : start + 128], **options).input_ids, normalize=True)
+            asked = self.model.encode_text(
+                self.tokenizer(prompts[start : start + 128], **options).input_ids, normalize=True
+            )
             scores.append((seen * asked).sum(1))
         return torch.cat(scores)

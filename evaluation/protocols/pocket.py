@@ -1,4 +1,7 @@
-"""The protocol `pocket`: 256 prompts, two seeds, DPM-Solver++ 2M in 12 steps, guidance 3, judged by the suite's ViTs."""
+"""The protocol `pocket`: 256 prompts, two seeds, judged by the suite's ViTs.
+
+Images are drawn by DPM-Solver++ 2M in 12 steps with guidance 3.
+"""
 
 import json
 from collections.abc import Sequence
@@ -8,6 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
 from classifiers.predict import load_classifier
 from erasure.config import nearest
 from erasure.errors import SettingError
@@ -15,9 +21,6 @@ from erasure.models.diffusion import DiffusionModel
 from erasure.models.load import POCKET
 from erasure.storage import write_json
 from erasure_datasets.concept import Catalogue, Concept
-from jaxtyping import UInt8
-from torch import Tensor
-
 from evaluation.generate import Shot, draw
 from evaluation.metrics.accuracy import Judged, Target, accuracy_scores
 from evaluation.metrics.clip_score import PocketClip
@@ -27,7 +30,9 @@ NAME = "pocket"
 SEEDS = (188, 288)
 ALL_SEEDS = (188, 288, 588, 688, 888)
 STEPS, GUIDANCE, SCHEDULER = 12, 3.0, "DPMSolverMultistepScheduler"
-Labels = dict[tuple[int, int], tuple[int, int, float]]  # (seed, prompt index) -> (object, style, CLIP cosine)
+Labels = dict[
+    tuple[int, int], tuple[int, int, float]
+]  # (seed, prompt index) -> (object, style, CLIP cosine)
 
 
 @cache
@@ -35,9 +40,14 @@ def catalogue() -> Catalogue:
     return Catalogue.load(POCKET / "concepts.json")
 
 
-def plan(seeds: Sequence[int], subset: int | None, concepts: Sequence[Concept]) -> list[tuple[int, int]]:
-    """(seed, prompt index) of every image. A subset keeps all of the targets' images of the first seed and spreads
-    the rest evenly over objects and styles, up to `subset` images. SettingError for a bad seed or subset."""
+def plan(
+    seeds: Sequence[int], subset: int | None, concepts: Sequence[Concept]
+) -> list[tuple[int, int]]:
+    """(seed, prompt index) of every image.
+
+    A subset keeps all of the targets' images of the first seed and spreads the rest evenly over
+    objects and styles, up to `subset` images. SettingError for a bad seed or subset.
+    """
     for seed in seeds:
         if seed not in ALL_SEEDS:
             raise SettingError(f"seeds must be among {', '.join(map(str, ALL_SEEDS))}; got {seed}.")
@@ -72,21 +82,30 @@ def judge(images: UInt8[Tensor, "n 3 h w"], chosen: Sequence[tuple[int, int]]) -
     return dict(zip(chosen, zip(seen_objects, seen_styles, cosines, strict=True), strict=True))
 
 
-def score(labels: Labels, concepts: Sequence[Concept]) -> tuple[dict[str, Score], dict[str, dict[str, Score]]]:
-    """(top-level scores, scores per concept). SettingError if a concept is none of the protocol's."""
+def score(
+    labels: Labels, concepts: Sequence[Concept]
+) -> tuple[dict[str, Score], dict[str, dict[str, Score]]]:
+    """(top-level scores, scores per concept); SettingError if a concept is not the protocol's."""
     styles, objects = catalogue().styles, catalogue().objects
     targets = []
     for concept in concepts:
         domain = styles if concept.name in styles else objects
         if concept.name not in domain:
-            raise SettingError(f"the protocol pocket cannot judge {concept.name!r}. {nearest(concept.name, catalogue().targets())}")
+            raise SettingError(
+                f"the protocol pocket cannot judge {concept.name!r}. "
+                f"{nearest(concept.name, catalogue().targets())}"
+            )
         targets.append(Target(concept.name, domain is styles, domain.index(concept.name)))
     indices = torch.tensor([index for _, index in labels])
     seen = torch.tensor([[o, s] for o, s, _ in labels.values()])
     judged = Judged(indices // len(styles), indices % len(styles), seen[:, 0], seen[:, 1])
     scores, per_concept = accuracy_scores(judged, targets)
     names = {concept.name for concept in concepts}
-    kept = [cosine for (_, index), (_, _, cosine) in labels.items() if not names & set(catalogue().pairs()[index])]
+    kept = [
+        cosine
+        for (_, index), (_, _, cosine) in labels.items()
+        if not names & set(catalogue().pairs()[index])
+    ]
     return {**scores, "CLIP": mean(torch.tensor(kept))}, per_concept
 
 
@@ -101,7 +120,9 @@ def stamp(chosen: Sequence[tuple[int, int]]) -> dict[str, object]:
         "resolution": 64,
         "judge": "pocket vit and style-judge",
         "clip": "pocket-clip, cosine, images without a target",
-        "versions": {name: version(name) for name in ("torch", "diffusers", "timm", "erasure-toolkit")},
+        "versions": {
+            name: version(name) for name in ("torch", "diffusers", "timm", "erasure-toolkit")
+        },
     }
 
 
@@ -116,16 +137,20 @@ def shipped_baseline() -> Labels:
 
 
 def evaluate(
-    model: DiffusionModel, folder: Path, *, concepts: Sequence[Concept], seeds: Sequence[int] = SEEDS,
-    subset: int | None = None, baseline_model: DiffusionModel | None = None,
+    model: DiffusionModel, folder: Path, *, concepts: Sequence[Concept],
+    seeds: Sequence[int] = SEEDS, subset: int | None = None,
+    baseline_model: DiffusionModel | None = None,
 ) -> dict[str, object]:  # fmt: skip
-    """Draw, judge and score; writes folder/images/pocket and folder/scores/pocket[-subset].json and returns its record.
+    """Draw, judge and score; returns the record that it writes.
 
-    `concepts` empty means an un-erased model. The baseline is the suite's own where the seeds allow, else drawn
-    with `baseline_model`.
+    Writes folder/images/pocket and, with the record, folder/scores/pocket[-subset].json. `concepts`
+    empty means an un-erased model. The baseline is the suite's own where the seeds allow, else
+    drawn with `baseline_model`.
     """
     if model.catalogue is None or model.catalogue.pairs() != catalogue().pairs():
-        raise SettingError(f"the protocol pocket needs a model with pocket's concept list; {model.name} has none.")
+        raise SettingError(
+            f"the protocol pocket needs a model with pocket's concept list; {model.name} has none."
+        )
     model.use_scheduler(SCHEDULER)
     chosen = plan(seeds, subset, concepts)
     images = draw(model, shots(chosen), folder / "images" / NAME, steps=STEPS, guidance=GUIDANCE)
@@ -134,7 +159,9 @@ def evaluate(
     record: dict[str, object] = {
         "protocol": NAME if subset is None else f"{NAME}-subset",
         "scores": {name: asdict(value) for name, value in scores.items()},
-        "per_concept": {name: {k: asdict(v) for k, v in own.items()} for name, own in per_concept.items()},
+        "per_concept": {
+            name: {k: asdict(v) for k, v in own.items()} for name, own in per_concept.items()
+        },
         "baseline": {},
         "stamp": stamp(chosen),
     }
@@ -147,15 +174,21 @@ def evaluate(
     return record
 
 
-def _baseline(chosen: Sequence[tuple[int, int]], folder: Path, model: DiffusionModel | None) -> Labels:
+def _baseline(
+    chosen: Sequence[tuple[int, int]], folder: Path, model: DiffusionModel | None
+) -> Labels:
     known = shipped_baseline() if model is None or model.name == "pocket" else {}
     missing = [key for key in chosen if key not in known]
     if missing:
         if model is None:
             raise SettingError("these seeds need the un-erased model to compare with.")
         model.use_scheduler(SCHEDULER)
-        images = draw(model, shots(missing), folder / "images" / f"{NAME}-base", steps=STEPS, guidance=GUIDANCE)
+        images = draw(
+            model,
+            shots(missing),
+            folder / "images" / f"{NAME}-base",
+            steps=STEPS,
+            guidance=GUIDANCE,
+        )
         known = {**known, **judge(images, missing)}
     return known
-
-

@@ -1,19 +1,21 @@
-"""ESD: steer the concept's own prompt away from the concept, by the frozen model's negative guidance.
+"""ESD: steer the concept's prompt away from the concept, by the frozen model's negative guidance.
 
 Gandikota, Materzynska, Fiotto-Kaufman, Bau, "Erasing Concepts from Diffusion Models" (ICCV 2023),
 https://arxiv.org/abs/2303.07345.
 
-    loss   mean (eps(x_t, t, c) - [eps_0(x_t, t, c_from) - eta (eps_0(x_t, t, e) - eps_0(x_t, t, ''))])^2     (eq. 7)
+    loss   mean (eps(x_t, t, c)
+                 - [eps_0(x_t, t, c_from) - eta (eps_0(x_t, t, e) - eps_0(x_t, t, ''))])^2  (eq. 7)
     x_t    a point of the untouched model's own guided path towards c; eps_0 the untouched model
 
 Choices
-- c is a prompt that names the concept. `push_from=prompt` pushes e = c away, from c_from = c, as published;
-  `push_from=anchor` starts from the same prompt with the anchor, and `push_from=concept` keeps c_from = c
-  but pushes the bare concept e alone, so that the rest of the prompt is not pushed with it.
-- x_t is drawn by the untouched model, as the authors' present code does (their first release used the edited one),
-  on `paths` paths kept for the whole run instead of a fresh one per step.
-- The paper has no retain term. `retain_weight` adds mean (eps(x_t, t, c_r) - eps_0(x_t, t, c_r))^2 on paths
-  of prompts to keep; its default is 0.
+- c is a prompt that names the concept. `push_from=prompt` pushes e = c away, from c_from = c, as
+  published; `push_from=anchor` starts from the same prompt with the anchor, and `push_from=concept`
+  keeps c_from = c but pushes the bare concept e alone, so that the rest of the prompt is not pushed
+  with it.
+- x_t is drawn by the untouched model, as the authors' present code does (their first release used
+  the edited one), on `paths` paths kept for the whole run instead of a fresh one per step.
+- The paper has no retain term. `retain_weight` adds mean (eps(x_t, t, c_r) - eps_0(x_t, t, c_r))^2
+  on paths of prompts to keep; its default is 0.
 """
 
 from dataclasses import asdict, dataclass
@@ -21,7 +23,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from erasure_datasets.concept import Concept, retain_prompts
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,13 +32,17 @@ from erasure.fit import fit
 from erasure.models.diffusion import DiffusionModel
 from erasure.registry import METHODS
 from erasure.run import Run
+from erasure_datasets.concept import Concept, retain_prompts
 
 SELECTIONS = {"x": "xattn", "u": "noxattn", "all": "full", "x-strict": "xattn.kv"}
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Points (s, n, c, h, w) of the untouched model's sampling paths, their timesteps (s), and each path's prompts."""
+    """Points (s, n, c, h, w) of the untouched model's sampling paths.
+
+    Their timesteps are (s); each path has its prompts.
+    """
 
     latents: Tensor
     timesteps: Tensor
@@ -53,12 +58,16 @@ class ESD:
     learning_rate: float = setting(5e-5, help="Adam's learning rate", above=0)
     batch_size: int = setting(1, help="path points per step", at_least=1)
     push: float = setting(2.0, help="negative guidance (eta in the paper)", at_least=0)
-    push_from: Literal["prompt", "anchor", "concept"] = setting("prompt", help="what the target starts from and pushes away")
+    push_from: Literal["prompt", "anchor", "concept"] = setting(
+        "prompt", help="what the target starts from and pushes away"
+    )
     select: str = setting("x", help="x, u, all, x-strict, or any selection of weights")
     guidance: float = setting(3.0, help="guidance of the paths", at_least=0)
     sampling_steps: int = setting(50, help="DDIM steps of a path", at_least=2)
     paths: int = setting(64, quick=16, help="paths drawn at the start", at_least=1)
-    retain_weight: float = setting(0.0, help="weight of the retain term; the paper has none", at_least=0)
+    retain_weight: float = setting(
+        0.0, help="weight of the retain term; the paper has none", at_least=0
+    )
     retain_prompts: str = setting("", help="CSV with a 'prompt' column: what to keep")
 
     def __post_init__(self) -> None:
@@ -74,17 +83,21 @@ class ESD:
             kept = [(prompt,) for prompt in retain_prompts(concepts, model.catalogue, file)]
             retain = self._draw_paths(model, kept, "retain", run)
 
-        def loss(step: int) -> dict[str, Tensor]:
+        def loss(_step: int) -> dict[str, Tensor]:
             z_t, t, prompts = points(forget, self.batch_size, run)
             with model.original():
-                start, pushed, none = (model.predict(z_t, t, model.encode(texts)) for texts in prompts[1:])
+                start, pushed, none = (
+                    model.predict(z_t, t, model.encode(texts)) for texts in prompts[1:]
+                )
                 wanted = start - self.push * (pushed - none)
             terms = {"erase": F.mse_loss(model.predict(z_t, t, model.encode(prompts[0])), wanted)}
             if retain is not None:
                 z_t, t, (texts,) = points(retain, self.batch_size, run)
                 with model.original():
                     wanted = model.predict(z_t, t, model.encode(texts))
-                terms["retain"] = self.retain_weight * F.mse_loss(model.predict(z_t, t, model.encode(texts)), wanted)
+                terms["retain"] = self.retain_weight * F.mse_loss(
+                    model.predict(z_t, t, model.encode(texts)), wanted
+                )
             return terms
 
         fit(loss, weights, steps=self.steps, learning_rate=self.learning_rate, run=run)
@@ -95,12 +108,18 @@ class ESD:
         rows = []
         for concept in concepts:
             for prompt, anchor in zip(concept.prompts(), concept.anchor_prompts(), strict=True):
-                starts = {"prompt": (prompt, prompt), "anchor": (anchor, prompt), "concept": (prompt, concept.name)}
+                starts = {
+                    "prompt": (prompt, prompt),
+                    "anchor": (anchor, prompt),
+                    "concept": (prompt, concept.name),
+                }
                 rows.append((prompt, *starts[self.push_from], ""))
         return rows
 
     @torch.no_grad()
-    def _draw_paths(self, model: DiffusionModel, rows: list[tuple[str, ...]], name: str, run: Run) -> Paths:
+    def _draw_paths(
+        self, model: DiffusionModel, rows: list[tuple[str, ...]], name: str, run: Run
+    ) -> Paths:
         """Guided paths towards each row's first prompt, by the untouched model."""
         generator = run.generator_for(f"{name} paths")
         order = torch.randperm(len(rows), generator=generator).tolist()
@@ -110,7 +129,10 @@ class ESD:
             for first in range(0, self.paths, 16):
                 condition = model.encode([row[0] for row in chosen[first : first + 16]])
                 path, timesteps = model.sample_path(
-                    condition, steps=self.sampling_steps, guidance=self.guidance, generator=generator
+                    condition,
+                    steps=self.sampling_steps,
+                    guidance=self.guidance,
+                    generator=generator,
                 )
                 parts.append(path[:-1].cpu())
                 bar.advance()
@@ -118,7 +140,7 @@ class ESD:
 
 
 def points(paths: Paths, batch: int, run: Run) -> tuple[Tensor, Tensor, list[list[str]]]:
-    """This process's part of a random batch of path points: latents, timesteps, and prompts by column."""
+    """This process's part of a random batch of points: latents, timesteps, prompts by column."""
     step = run.shard(torch.randint(len(paths.timesteps), (batch,), generator=run.generator)).cpu()
     path = run.shard(torch.randint(len(paths.prompts), (batch,), generator=run.generator)).cpu()
     rows = [paths.prompts[i] for i in path.tolist()]

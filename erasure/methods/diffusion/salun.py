@@ -1,20 +1,23 @@
 """SalUn: relabel the concept as its anchor, changing only the weights that matter most for it.
 
-Fan, Liu, Zhang, Wong, Wei, Liu, "SalUn: Empowering Machine Unlearning via Gradient-based Weight Saliency in Both
-Image Classification and Generation" (ICLR 2024), https://arxiv.org/abs/2310.12508.
+Fan, Liu, Zhang, Wong, Wei, Liu, "SalUn: Empowering Machine Unlearning via Gradient-based Weight
+Saliency in Both Image Classification and Generation" (ICLR 2024), https://arxiv.org/abs/2310.12508.
 
-    mask   m = 1 for the `keep` share of weights with the largest |sum over batches of grad L_f|, L_f the guided
-               noise loss on images of the concept (eq. 4, with a global ranking)
-    loss   mean (eps(x_f, t, c) - sg[eps(x_f, t, anchor)])^2 + alpha * mean (eps(x_r, t, c_r) - noise)^2  (eq. 7)
+    mask   m = 1 for the `keep` share of weights with the largest |sum over batches of grad L_f|,
+               L_f the guided noise loss on images of the concept (eq. 4, with a global ranking)
+    loss   mean (eps(x_f, t, c) - sg[eps(x_f, t, anchor)])^2
+               + alpha * mean (eps(x_r, t, c_r) - noise)^2  (eq. 7)
     step   the gradient is multiplied by m
 
 Choices
-- Signed gradients are summed, then made absolute, as the authors' code does; the paper's text allows either.
-- Ties in the ranking go to the weight that comes first, so that a mask is the same on every machine.
-- Both branches of the forget term see the same x_f and t; the authors' Stable Diffusion script encodes twice.
-- The target is the current model under stop-gradient, as the authors' code has it; `target=original` asks the
-  untouched model instead.
-- The published command trains 5 epochs on about 900 images; `steps` counts the same in batches of 8.
+- Signed gradients are summed, then made absolute, as the authors' code does; the paper's text
+  allows either.
+- Ties in the ranking go to the weight that comes first, so a mask is the same on every machine.
+- Both branches of the forget term see the same x_f and t; the authors' Stable Diffusion script
+  encodes twice.
+- The target is the current model under stop-gradient, as the authors' code has it;
+  `target=original` asks the untouched model instead.
+- The published command is 5 epochs on about 900 images; `steps` counts the same in batches of 8.
 """
 
 from dataclasses import asdict, dataclass
@@ -22,7 +25,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from erasure_datasets.concept import Concept
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,6 +37,7 @@ from erasure.registry import METHODS
 from erasure.run import Run
 from erasure.storage import read_tensors, write_tensors
 from erasure.training_data import Pictures, Plan, gather
+from erasure_datasets.concept import Concept
 
 
 @METHODS.register
@@ -45,13 +48,25 @@ class SalUn:
     steps: int = setting(590, quick=60, help="optimiser steps", at_least=1)
     learning_rate: float = setting(1e-5, help="Adam's learning rate", above=0)
     batch_size: int = setting(8, help="images to forget, and images to keep, per step", at_least=1)
-    retain_weight: float = setting(0.5, help="weight of the retain loss (alpha in the paper)", at_least=0)
-    keep: float = setting(0.5, help="share of the selected weights that the mask lets change", above=0, at_most=1)
-    select: str = setting("full", help="which weights: full, xattn, xattn.kv, noxattn, selfattn, or a pattern")
+    retain_weight: float = setting(
+        0.5, help="weight of the retain loss (alpha in the paper)", at_least=0
+    )
+    keep: float = setting(
+        0.5, help="share of the selected weights that the mask lets change", above=0, at_most=1
+    )
+    select: str = setting(
+        "full", help="which weights: full, xattn, xattn.kv, noxattn, selfattn, or a pattern"
+    )
     target: Literal["current", "original"] = setting("current", help="which model draws the anchor")
-    mask: str = setting("", help="reuse the mask in this .safetensors file instead of computing one")
-    mask_guidance: float = setting(7.5, help="w in the mask's prediction (1 + w) eps(c) - w eps('')", at_least=0)
-    images: str = setting("auto", help="auto (the model's data set, else generated), generated, or a folder")
+    mask: str = setting(
+        "", help="reuse the mask in this .safetensors file instead of computing one"
+    )
+    mask_guidance: float = setting(
+        7.5, help="w in the mask's prediction (1 + w) eps(c) - w eps('')", at_least=0
+    )
+    images: str = setting(
+        "auto", help="auto (the model's data set, else generated), generated, or a folder"
+    )
     forget_images: int = setting(800, help="how many images of the concept", at_least=1)
     retain_images: int = setting(800, help="how many images to keep", at_least=1)
     sampling_steps: int = setting(50, quick=12, help="DDIM steps for generated images", at_least=1)
@@ -65,11 +80,18 @@ class SalUn:
         weights = model.weights(self.select)
         model.remember(list(weights))
         retain_file = Path(self.retain_prompts) if self.retain_prompts else None
-        plan = Plan(self.images, self.forget_images, self.retain_images, retain_file, self.sampling_steps, self.guidance)
+        plan = Plan(
+            self.images,
+            self.forget_images,
+            self.retain_images,
+            retain_file,
+            self.sampling_steps,
+            self.guidance,
+        )
         forget, retain = gather(model, concepts, plan, run)
         masks = self.saliency(model, forget, run)
 
-        def loss(step: int) -> dict[str, Tensor]:
+        def loss(_step: int) -> dict[str, Tensor]:
             z0, prompts, anchors, t, noise = draw(forget, self.batch_size, model, run)
             z_t = model.add_noise(z0, noise, t)
             with torch.no_grad():
@@ -81,21 +103,33 @@ class SalUn:
                         wanted = model.predict(z_t, t, anchor)
             erase = F.mse_loss(model.predict(z_t, t, model.encode(prompts)), wanted)
             z0, prompts, _, t, noise = draw(retain, self.batch_size, model, run)
-            kept = F.mse_loss(model.predict(model.add_noise(z0, noise, t), t, model.encode(prompts)), noise)
+            kept = F.mse_loss(
+                model.predict(model.add_noise(z0, noise, t), t, model.encode(prompts)), noise
+            )
             return {"erase": erase, "retain": self.retain_weight * kept}
 
         fit(loss, weights, steps=self.steps, learning_rate=self.learning_rate, run=run, masks=masks)
         return Edit.between(model, concepts, "salun", asdict(self))
 
     def saliency(self, model: DiffusionModel, forget: Pictures, run: Run) -> dict[str, Tensor]:
-        """The mask, one bool tensor per selected weight: read from `mask`, from this run's folder, or computed."""
+        """The mask, one bool tensor per selected weight.
+
+        It is read from `mask`, from this run's folder, or computed.
+        """
         weights, stored = model.weights(self.select), run.folder / "mask.safetensors"
         source = Path(self.mask) if self.mask else stored
         if source.is_file() or self.mask:
             masks, _ = read_tensors(source)
-            wrong = [name for name, w in weights.items() if name not in masks or masks[name].shape != w.shape]
+            wrong = [
+                name
+                for name, w in weights.items()
+                if name not in masks or masks[name].shape != w.shape
+            ]
             if wrong:
-                raise SettingError(f"SalUn.mask must hold a mask for every selected weight; {source} does not fit {wrong[0]}.")
+                raise SettingError(
+                    "SalUn.mask must hold a mask for every selected weight; "
+                    f"{source} does not fit {wrong[0]}."
+                )
             return {name: masks[name].to(run.device) for name in weights}
         gradients = self._summed_gradients(model, forget, run)
         masks = largest(gradients, self.keep)
@@ -103,7 +137,9 @@ class SalUn:
             write_tensors(stored, masks)
         return masks
 
-    def _summed_gradients(self, model: DiffusionModel, forget: Pictures, run: Run) -> dict[str, Tensor]:
+    def _summed_gradients(
+        self, model: DiffusionModel, forget: Pictures, run: Run
+    ) -> dict[str, Tensor]:
         weights, generator = model.weights(self.select), run.generator_for("mask")
         with torch.no_grad():
             empty = model.encode([""])
@@ -111,30 +147,48 @@ class SalUn:
         with trainable(weights), run.progress("mask", len(starts)) as bar:
             for start in starts:
                 z0 = forget.latents[start : start + self.batch_size].to(run.device)
-                t = torch.randint(len(model.alphas_cumprod), (len(z0),), generator=generator).to(run.device)
+                t = torch.randint(len(model.alphas_cumprod), (len(z0),), generator=generator).to(
+                    run.device
+                )
                 noise = torch.randn(z0.shape, generator=generator).to(run.device)
                 z_t = model.add_noise(z0, noise, t)
                 with run.autocast():
-                    some = model.predict(z_t, t, model.encode(forget.prompts[start : start + self.batch_size]))
+                    some = model.predict(
+                        z_t, t, model.encode(forget.prompts[start : start + self.batch_size])
+                    )
                     none = model.predict(z_t, t, empty.expand(len(z0), -1, -1))
                     guided = (1 + self.mask_guidance) * some - self.mask_guidance * none
-                    F.mse_loss(guided, noise).backward()  # its sign does not matter: the sum is made absolute
+                    F.mse_loss(
+                        guided, noise
+                    ).backward()  # its sign does not matter: the sum is made absolute
                 bar.advance()
-            return {name: weight.grad.detach().clone() for name, weight in weights.items() if weight.grad is not None}
+            return {
+                name: weight.grad.detach().clone()
+                for name, weight in weights.items()
+                if weight.grad is not None
+            }
 
 
-def draw(pictures: Pictures, batch: int, model: DiffusionModel, run: Run) -> tuple[Tensor, list[str], list[str], Tensor, Tensor]:
+def draw(
+    pictures: Pictures, batch: int, model: DiffusionModel, run: Run
+) -> tuple[Tensor, list[str], list[str], Tensor, Tensor]:
     """This process's part of a random batch: latents, prompts, anchors, timesteps, noise."""
     picked = torch.randint(len(pictures.prompts), (batch,), generator=run.generator)
     t = torch.randint(len(model.alphas_cumprod), (batch,), generator=run.generator)
     noise = torch.randn((batch, *pictures.latents.shape[1:]), generator=run.generator)
     mine = run.shard(picked).tolist()
     latents = pictures.latents[mine].to(run.device)
-    return latents, [pictures.prompts[i] for i in mine], [pictures.anchors[i] for i in mine], run.shard(t), run.shard(noise)
+    return (
+        latents,
+        [pictures.prompts[i] for i in mine],
+        [pictures.anchors[i] for i in mine],
+        run.shard(t),
+        run.shard(noise),
+    )
 
 
 def largest(gradients: dict[str, Tensor], keep: float) -> dict[str, Tensor]:
-    """Bool masks over all tensors together: True for the floor(keep * n) entries of largest magnitude."""
+    """Bool masks over all tensors together: True for the floor(keep * n) largest in magnitude."""
     flat = torch.cat([gradient.abs().flatten() for gradient in gradients.values()])
     order = torch.argsort(flat, descending=True, stable=True)
     chosen = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)

@@ -1,19 +1,23 @@
-"""UCE: rewrite cross-attention keys and values in closed form, so that a concept's words mean its anchor.
+"""UCE: rewrite cross-attention in closed form, so that a concept's words mean its anchor.
 
-Gandikota, Orgad, Belinkov, Materzynska, Bau, "Unified Concept Editing in Diffusion Models" (WACV 2024),
-https://arxiv.org/abs/2308.14761, eq. 7: for every cross-attention W in {to_k, to_v}
+Gandikota, Orgad, Belinkov, Materzynska, Bau, "Unified Concept Editing in Diffusion Models"
+(WACV 2024), https://arxiv.org/abs/2308.14761, eq. 7: for every cross-attention W in {to_k, to_v}
 
-    W' = (lambda W + s_e sum W c*_i c_i^T + s_p sum W c_j c_j^T) (lambda I + s_e sum c_i c_i^T + s_p sum c_j c_j^T)^-1
+    W' = (lambda W + s_e sum W c*_i c_i^T + s_p sum W c_j c_j^T)
+         (lambda I + s_e sum c_i c_i^T + s_p sum c_j c_j^T)^-1
 
-with c_i a text vector of the concept, c*_i the anchor's at the same place, c_j a vector to preserve.
+with c_i a text vector of the concept, c*_i the anchor's at the same place, c_j one to preserve.
 
 Choices
-- `positions=last` takes one vector per prompt, at the concept's last token, as the authors' present code does.
-  `positions=onward` takes all from that token to the end of the padding, aligned with the anchor's, as their
-  earlier code did: a causal encoder repeats the concept in every later position.
-- Sums over preserved vectors run over all of a prompt's positions with `onward`, over its last word with `last`.
-- Each sum is divided by its number of prompts (times their own share when there are several concepts), so that the
-  weights mean the same however many prompts there are; `average=false` sums, as published.
+- `positions=last` takes one vector per prompt, at the concept's last token, as the authors' present
+  code does. `positions=onward` takes all from that token to the end of the padding, aligned with
+  the anchor's, as their earlier code did: a causal encoder repeats the concept in every later
+  position.
+- Sums over preserved vectors run over all of a prompt's positions with `onward`, over its last word
+  with `last`.
+- Each sum is divided by its number of prompts (times their own share when there are several
+  concepts), so that the weights mean the same however many prompts there are; `average=false` sums,
+  as published.
 - Solved in float64.
 """
 
@@ -23,7 +27,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from erasure_datasets.concept import Concept, retain_prompts
 from torch import Tensor
 
 from erasure.config import check, setting
@@ -31,6 +34,7 @@ from erasure.edit import Edit
 from erasure.models.diffusion import DiffusionModel
 from erasure.registry import METHODS
 from erasure.run import Run
+from erasure_datasets.concept import Concept, retain_prompts
 
 Vectors = Tensor  # (n, d) float64
 
@@ -40,10 +44,14 @@ Vectors = Tensor  # (n, d) float64
 class UCE:
     """Unified concept editing."""
 
-    stay: float = setting(0.5, help="pull towards the present weights (lambda in the paper)", above=0)
+    stay: float = setting(
+        0.5, help="pull towards the present weights (lambda in the paper)", above=0
+    )
     erase_weight: float = setting(1.0, help="weight of the erased vectors (s_e)", above=0)
     preserve_weight: float = setting(1.0, help="weight of the preserved vectors (s_p)", at_least=0)
-    positions: Literal["last", "onward"] = setting("last", help="the concept's last token, or all from it on")
+    positions: Literal["last", "onward"] = setting(
+        "last", help="the concept's last token, or all from it on"
+    )
     average: bool = setting(False, help="divide each sum by its number of prompts")
     retain_prompts: str = setting("", help="CSV with a 'prompt' column: what to preserve")
 
@@ -68,11 +76,14 @@ class UCE:
         return Edit.between(model, concepts, "uce", asdict(self))
 
     def _erased(self, model: DiffusionModel, concepts: list[Concept]) -> tuple[Vectors, Vectors]:
-        """Aligned vectors of the concepts and of their anchors, each scaled by the root of its weight."""
+        """Aligned vectors of concepts and their anchors, each scaled by the root of its weight."""
         sources, targets, count = [], [], sum(len(concept.templates) for concept in concepts)
         for concept in concepts:
             for prompt, anchor in zip(concept.prompts(), concept.anchor_prompts(), strict=True):
-                start, last = last_position(model, prompt, concept.name), last_position(model, anchor, concept.anchor)
+                start, last = (
+                    last_position(model, prompt, concept.name),
+                    last_position(model, anchor, concept.anchor),
+                )
                 hidden = model.encode([prompt, anchor]).double()
                 length = 1 if self.positions == "last" else hidden.shape[1] - max(start, last)
                 sources.append(hidden[0, start : start + length])
@@ -94,6 +105,9 @@ class UCE:
 
 
 def last_position(model: DiffusionModel, prompt: str, name: str) -> int:
-    """Index of a name's last token in its prompt; of the prompt's last real token where the name is empty."""
+    """Index of a name's last token in its prompt.
+
+    Where the name is empty, that of the prompt's last real token.
+    """
     head = prompt[: prompt.rfind(name) + len(name)] if name else prompt
     return model.token_count(head)

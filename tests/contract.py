@@ -1,0 +1,50 @@
+"""What every method must do on every model it supports: one table, no skip list."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from erasure.config import Value
+from erasure.erasing import Result, erase
+from erasure.registry import METHODS
+
+# just enough settings to make a method finish on a miniature in seconds; the rest is its default
+TINY: dict[str, dict[str, Value]] = {
+    "salun": {
+        "steps": 6,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "forget_images": 4,
+        "retain_images": 4,
+        "sampling_steps": 2,
+    },
+    "esd": {"steps": 6, "batch_size": 2, "learning_rate": 1e-3, "paths": 2, "sampling_steps": 3},
+    "uce": {},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method on a miniature, asked to erase free text."""
+
+    method: str
+    model: Path
+    concept: str = "cat"
+
+    def run(self, out: Path, **changes: Value) -> Result:
+        settings = {**TINY[self.method], **changes}
+        return erase(
+            str(self.model),
+            self.method,
+            [self.concept],
+            out=out,
+            kind="object",
+            anchor="dog",
+            **settings,
+        )
+
+
+def every_method() -> list[str]:
+    names = METHODS.names("diffusion")
+    missing = set(names) - set(TINY)
+    assert not missing, f"tests/contract.py has no tiny settings for {missing}"
+    return names

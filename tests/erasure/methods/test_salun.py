@@ -1,0 +1,192 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from erasure.erasing import erase
+from erasure.errors import SettingError
+from erasure.methods.diffusion.salun import largest
+from erasure.storage import read_tensors, write_tensors
+
+TINY = {
+    "batch_size": 2,
+    "forget_images": 4,
+    "retain_images": 4,
+    "sampling_steps": 2,
+    "learning_rate": 1e-3,
+}
+
+
+def test_mask_is_one_global_ranking_of_magnitudes() -> None:
+    gradients = {"a": torch.tensor([[0.1, -5.0], [2.0, 0.0]]), "b": torch.tensor([3.0, -0.2])}
+    masks = largest(gradients, keep=0.5)
+    assert masks["a"].tolist() == [[False, True], [True, False]]
+    assert masks["b"].tolist() == [True, False]
+    assert masks["a"].dtype == torch.bool
+
+
+def test_ties_go_to_the_first_and_the_count_is_floored() -> None:
+    masks = largest({"a": torch.ones(3), "b": torch.ones(2)}, keep=0.5)
+    assert torch.cat(list(masks.values())).tolist() == [True, True, False, False, False]
+
+
+@pytest.fixture(scope="module")
+def run(listed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("salun") / "run"
+    erase(str(listed), "salun", ["cat"], out=out, steps=3, keep=0.25, **TINY)
+    return out
+
+
+def test_weights_outside_the_mask_keep_their_bits(run: Path, listed: Path) -> None:
+    from erasure.edit import Edit
+    from erasure.models.load import load_model
+
+    masks, _ = read_tensors(run / "mask.safetensors")
+    assert (
+        abs(
+            sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
+            - 0.25
+        )
+        < 1e-3
+    )
+    before = load_model(str(listed)).parameters()
+    for name, tensor in Edit.load(run).tensors.items():
+        outside = ~masks[name]
+        assert torch.equal(tensor[outside], before[name].detach()[outside]), name
+
+
+def test_mask_signs_are_summed_before_the_magnitude(listed: Path, tmp_path: Path) -> None:
+    """Computed again from single-image gradients with autograd, by the formula."""
+    from erasure.erasing import find_concepts
+    from erasure.methods.diffusion.salun import SalUn
+    from erasure.models.load import load_model
+    from erasure.run import Run
+    from erasure.training_data import Plan, gather
+
+    method = SalUn(select="xattn.kv", keep=0.3, **TINY)
+    model = load_model(str(listed))
+    run = Run(tmp_path / "mask")
+    forget, _ = gather(model, find_concepts(model, ["cat"]), Plan("auto", 4, 4, None, 2, 7.5), run)
+    got = method.saliency(model, forget, run)
+    weights, generator = model.weights("xattn.kv"), run.generator_for("mask")
+    total = {name: torch.zeros_like(w) for name, w in weights.items()}
+    for start in (0, 2):
+        t = torch.randint(1000, (2,), generator=generator)
+        noise = torch.randn(2, 4, 8, 8, generator=generator)
+        for i in range(2):
+            z0 = forget.latents[start + i][None]
+            z_t = model.add_noise(z0, noise[i][None], t[i][None])
+            for w in weights.values():
+                w.requires_grad_(True)
+            some = model.predict(z_t, t[i][None], model.encode([forget.prompts[start + i]]))
+            none = model.predict(z_t, t[i][None], model.encode([""]))
+            loss = -(8.5 * some - 7.5 * none - noise[i][None]).square().mean() / 2
+            for name, g in zip(
+                weights, torch.autograd.grad(loss, list(weights.values())), strict=True
+            ):
+                total[name] += g
+    want = largest(total, 0.3)
+    same = sum(int((got[n] == want[n]).sum()) for n in want) / sum(m.numel() for m in want.values())
+    assert same > 0.999  # float32 sums in another order may swap weights that tie at the threshold
+
+
+def test_a_mask_from_a_file_is_used(run: Path, listed: Path, tmp_path: Path) -> None:
+    masks, _ = read_tensors(run / "mask.safetensors")
+    only = {name: torch.zeros_like(mask) for name, mask in masks.items()}
+    first = next(iter(only))
+    only[first][:] = True
+    write_tensors(tmp_path / "mask.safetensors", only)
+    result = erase(
+        str(listed),
+        "salun",
+        ["cat"],
+        out=tmp_path / "run",
+        steps=2,
+        mask=str(tmp_path / "mask.safetensors"),
+        **TINY,
+    )
+    assert list(result.edit.tensors) == [first]
+
+
+def test_a_mask_that_does_not_fit_is_refused(listed: Path, tmp_path: Path) -> None:
+    write_tensors(tmp_path / "mask.safetensors", {"unet.x": torch.ones(2, dtype=torch.bool)})
+    with pytest.raises(
+        SettingError, match=r"SalUn\.mask must hold a mask for every selected weight"
+    ):
+        erase(
+            str(listed),
+            "salun",
+            ["cat"],
+            out=tmp_path / "run",
+            steps=2,
+            mask=str(tmp_path / "mask.safetensors"),
+            **TINY,
+        )
+
+
+def test_images_from_a_folder_in_unlearncanvas_layout(listed: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for style in ("Photo", "Sketch"):
+        for name in ("cat", "dog", "tree"):
+            (tmp_path / "data" / style / name).mkdir(parents=True)
+            Image.new("RGB", (20, 24), (len(name) * 30, 80, 90)).save(
+                tmp_path / "data" / style / name / "1.jpg"
+            )
+    result = erase(
+        str(listed),
+        "salun",
+        ["cat"],
+        out=tmp_path / "run",
+        steps=2,
+        images=str(tmp_path / "data"),
+        **TINY,
+    )
+    assert result.edit.tensors
+    (tmp_path / "data" / "Sketch" / "cat" / "1.jpg").unlink()
+    with pytest.raises(SettingError, match="has no Sketch/cat"):
+        erase(
+            str(listed),
+            "salun",
+            ["cat"],
+            out=tmp_path / "run2",
+            steps=2,
+            images=str(tmp_path / "data"),
+            **TINY,
+        )
+
+
+def test_free_text_images_from_two_folders(sd1: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name in ("forget", "retain"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (16, 16), (i * 90, 80, 90)).save(tmp_path / "data" / name / f"{i}.png")
+    (tmp_path / "data" / "retain" / "metadata.csv").write_text(
+        "file_name,text\n0.png,a red house\n"
+    )
+    result = erase(
+        str(sd1),
+        "salun",
+        ["my cat"],
+        out=tmp_path / "run",
+        kind="object",
+        steps=2,
+        images=str(tmp_path / "data"),
+        **TINY,
+    )
+    assert json.loads((result.folder / "config.json").read_text())["settings"]["images"].endswith(
+        "data"
+    )
+    with pytest.raises(SettingError, match="must hold images in forget/"):
+        erase(
+            str(sd1),
+            "salun",
+            ["my cat"],
+            out=tmp_path / "run2",
+            kind="object",
+            images=str(tmp_path),
+            **TINY,
+        )

@@ -1,0 +1,84 @@
+"""UCE against a second solution: least squares by torch.linalg.lstsq, not the normal equations."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from erasure.erasing import erase
+from erasure.methods.diffusion.uce import last_position
+from erasure.models.load import load_model
+
+
+def test_last_position_is_the_concepts_last_token(sd1: Path) -> None:
+    model = load_model(str(sd1))
+    ids = model.tokenize(["an image of a jellyfish", "Van Gogh"])
+    words = model.pipeline.tokenizer.convert_ids_to_tokens(ids[0].tolist())
+    assert words[last_position(model, "an image of a jellyfish", "jellyfish")].startswith(
+        "jellyfish"
+    )
+    assert last_position(model, "A cat image in Van Gogh style.", "Van Gogh") > last_position(
+        model, "A cat image", "cat"
+    )
+    assert (
+        ids[0, last_position(model, "an image of a jellyfish", "") + 1]
+        == model.pipeline.tokenizer.eos_token_id
+    )
+
+
+@pytest.mark.parametrize("positions", ["last", "onward"])
+def test_weights_minimise_the_papers_objective(
+    listed: Path, tmp_path: Path, positions: str
+) -> None:
+    stay, erase_weight, preserve_weight = 0.7, 2.0, 0.3
+    result = erase(
+        str(listed), "uce", ["cat"], out=tmp_path / "run", stay=stay, erase_weight=erase_weight,
+        preserve_weight=preserve_weight, positions=positions,
+    )  # fmt: skip
+    model = load_model(str(listed))
+    sources, targets, kept = [], [], []
+    for style in ("Photo", "Sketch"):
+        prompt, anchor = f"A cat image in {style} style.", f"A dog image in {style} style."
+        start, other = last_position(model, prompt, "cat"), last_position(model, anchor, "dog")
+        hidden = model.encode([prompt, anchor]).double()
+        length = 1 if positions == "last" else 32 - max(start, other)
+        sources.append(hidden[0, start : start + length])
+        targets.append(hidden[1, other : other + length])
+        for name in ("dog", "tree"):
+            text = f"A {name} image in {style} style."
+            hidden = model.encode([text]).double()[0]
+            kept.append(
+                hidden[last_position(model, text, "")][None] if positions == "last" else hidden
+            )
+    c, c_star, c_kept = torch.cat(sources), torch.cat(targets), torch.cat(kept)
+    identity = torch.eye(32, dtype=torch.float64)
+    left = torch.cat([stay**0.5 * identity, erase_weight**0.5 * c, preserve_weight**0.5 * c_kept])
+    for name, got in result.edit.tensors.items():
+        old = model.parameters()[name].double()
+        right = torch.cat(
+            [
+                stay**0.5 * old.T,
+                erase_weight**0.5 * c_star @ old.T,
+                preserve_weight**0.5 * c_kept @ old.T,
+            ]
+        )
+        want = torch.linalg.lstsq(left, right).solution.T
+        assert torch.allclose(got.double(), want, atol=1e-4), name  # float32 storage
+
+
+def test_the_concept_now_reads_as_its_anchor(listed: Path, tmp_path: Path) -> None:
+    """With little to hold it back, keys of 'cat' become those of 'dog'."""
+    result = erase(
+        str(listed), "uce", ["cat"], out=tmp_path / "run", stay=1e-3, preserve_weight=0.0
+    )
+    model = load_model(str(listed))
+    hidden = model.encode(["A cat image in Photo style.", "A dog image in Photo style."]).double()
+    place = last_position(model, "A cat", "cat")
+    for name, new in result.edit.tensors.items():
+        old = model.parameters()[name].double()
+        wanted, before, after = (
+            old @ hidden[1, place],
+            old @ hidden[0, place],
+            new.double() @ hidden[0, place],
+        )
+        assert (after - wanted).norm() < 0.05 * (before - wanted).norm(), name

@@ -1,0 +1,214 @@
+"""Bad input: one line on standard error, exit code 2, nothing half-written."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from erasure.cli import main
+
+
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *arguments: object
+) -> tuple[int, str, str]:
+    """Run the command line in this process: (exit code, stdout, stderr)."""
+    monkeypatch.setattr(sys, "argv", ["erasure", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+BAD = [
+    (["erase", "salum", "--concept", "cat"], "there is no method 'salum'. Did you mean salun?"),
+    (["erase", "uce", "--concept", "catt"], "'catt'. Did you mean cat?"),
+    (["erase", "uce", "--concept", "cat", "--model", "no-such"], "model must be pocket"),
+    (["erase", "uce", "--concept", "cat", "--stai", "1"], "--stai"),
+    (["erase", "uce", "--concept", "cat", "--stay", "0"], "UCE.stay must be above 0; got 0.0."),
+    (
+        ["erase", "uce", "--concept", "cat", "--positions", "first"],
+        "UCE.positions must be one of last, onward; got 'first'.",
+    ),
+    (
+        ["erase", "esd", "--concept", "cat", "--select", "xatn"],
+        "select must match at least one weight; 'xatn' matched none.",
+    ),
+    (["erase", "uce", "--concept", "cat", "--concept", "CAT"], "concept names must differ"),
+    (
+        ["erase", "salun", "--concept", "cat", "--images", "/no/such/folder"],
+        "there is no folder /no/such/folder",
+    ),
+    (["erase", "uce"], "concept"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    tmp_path: Path,
+    listed: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
+    out = tmp_path / "run"
+    model = [] if "--model" in arguments else ["--model", listed]
+    code, _, err = call(monkeypatch, capsys, *arguments, *model, "--out", out)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1, err
+    assert not out.exists()
+
+
+def test_pickled_and_damaged_models(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path, listed: Path
+) -> None:
+    pickled = tmp_path / "model.ckpt"
+    pickled.write_bytes(b"x")
+    code, _, err = call(
+        monkeypatch,
+        capsys,
+        "erase",
+        "uce",
+        "--concept",
+        "cat",
+        "--model",
+        pickled,
+        "--out",
+        tmp_path / "a",
+    )
+    assert (code, "pickled checkpoint" in err) == (2, True)
+    damaged = shutil.copytree(listed, tmp_path / "damaged")
+    file = next((damaged / "unet").glob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:500])
+    code, _, err = call(
+        monkeypatch,
+        capsys,
+        "erase",
+        "uce",
+        "--concept",
+        "cat",
+        "--model",
+        damaged,
+        "--out",
+        tmp_path / "b",
+    )
+    assert (code, "could not load" in err, len(err.strip().splitlines())) == (2, True, 1)
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "b").exists()
+
+
+def test_erase_export_and_a_second_run_in_the_same_folder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path, listed: Path
+) -> None:
+    run = tmp_path / "run"
+    base = ("erase", "uce", "--model", listed, "--concept", "cat", "--out", run)
+    assert call(monkeypatch, capsys, *base)[0] == 0
+    before = (run / "edit.safetensors").read_bytes()
+    assert call(monkeypatch, capsys, *base)[0] == 0
+    code, _, err = call(monkeypatch, capsys, *base, "--stay", "2")
+    assert code == 2
+    assert "holds a different run: its settings.stay is 0.5, this one's is 2.0." in err
+    code, _, err = call(monkeypatch, capsys, *base[:4], "--concept", "dog", "--out", run)
+    assert (code, "holds a different run: its concepts is cat, this one's is dog" in err) == (
+        2,
+        True,
+    )
+    assert (run / "edit.safetensors").read_bytes() == before
+    code, _, err = call(monkeypatch, capsys, "export", run, tmp_path / "out", "--dtype", "int8")
+    assert (code, "dtype must be one of float32, float16" in err) == (2, True)
+    assert call(monkeypatch, capsys, "export", run, tmp_path / "out", "--dtype", "float16")[0] == 0
+    code, _, err = call(monkeypatch, capsys, "export", run, tmp_path / "out")
+    assert (code, "out must be a new folder" in err) == (2, True)
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path, listed: Path
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    code, _, err = call(
+        monkeypatch,
+        capsys,
+        "erase",
+        "uce",
+        "--model",
+        listed,
+        "--concept",
+        "cat",
+        "--out",
+        tmp_path,
+    )
+    assert (code, "is not a run of ours" in err) == (2, True)
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_underscores_are_accepted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path, listed: Path
+) -> None:
+    out = tmp_path / "run"
+    code, _, err = call(
+        monkeypatch,
+        capsys,
+        "erase",
+        "uce",
+        "--model",
+        listed,
+        "--concept",
+        "cat",
+        "--out",
+        out,
+        "--preserve_weight",
+        "0.5",
+    )
+    assert code == 0, err
+    assert (
+        json.loads((out / "config.json").read_text())["sources"]["preserve_weight"]
+        == "command line"
+    )
+
+
+@pytest.mark.parametrize("what", ["methods", "models", "concepts", "protocols"])
+def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, what: str) -> None:
+    code, out, _ = call(monkeypatch, capsys, "list", what)
+    assert code == 0
+    assert {"methods": "salun", "models": "pocket", "concepts": "Van Gogh", "protocols": "pocket"}[
+        what
+    ] in out
+
+
+def test_help_needs_no_torch() -> None:
+    """`erasure --help` and `erasure list methods` must not pay for torch."""
+    program = "import sys; sys.argv = ['erasure', 'list', 'methods']\n"
+    program += "try:\n import erasure.cli; erasure.cli.main()\n"
+    program += "except SystemExit: pass\nsys.exit('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stdout.split() == ["esd", "salun", "uce"]
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, listed: Path) -> None:
+    """RLIMIT_FSIZE stands for the disk: every write over 20 kB fails."""
+    out = tmp_path / "run"
+    program = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+sys.argv = ["erasure", "erase", "uce", "--model", {str(listed)!r}]
+sys.argv += ["--concept", "cat", "--out", {str(out)!r}]
+import erasure.cli; erasure.cli.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "could not write" in done.stderr.splitlines()[-1]
+    assert sorted(file.name for file in out.iterdir()) == ["config.json"]

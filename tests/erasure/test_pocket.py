@@ -1,0 +1,111 @@
+"""The built-in model in plain diffusers: none of our packages can be imported in that process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from erasure.erasing import erase
+from erasure.exporting import export, open_run
+from erasure.models.load import POCKET, load_model
+from erasure_datasets.images import read_image
+
+PLAIN = """
+import importlib.abc, sys
+class Block(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in ("erasure", "erasure_datasets", "classifiers", "evaluation"):
+            raise ImportError(f"{name} is blocked")
+sys.meta_path.insert(0, Block())
+sys.path[:] = [p for p in sys.path if p]
+import torch
+from diffusers import StableDiffusionPipeline
+pipeline = StableDiffusionPipeline.from_pretrained(sys.argv[1], safety_checker=None)
+pipeline.set_progress_bar_config(disable=True)
+for part in (pipeline.unet, pipeline.text_encoder):
+    assert {p.dtype for p in part.parameters()} == {torch.float32}
+noise = [torch.Generator().manual_seed(int(seed)) for seed in sys.argv[3].split(",")]
+prompts = sys.argv[4].split("|")
+images = pipeline(prompts, num_inference_steps=12, guidance_scale=3.0, generator=noise).images
+for number, image in enumerate(images):
+    image.save(f"{sys.argv[2]}/{number}.png")
+try:
+    import erasure
+except ImportError:
+    print("nothing of ours")
+"""
+PROMPTS = ["A cat image in Photo style.", "A tree image in Winter style."]
+SEEDS = [188064, 188249]
+
+
+def draw_plainly(model: Path, out: Path) -> torch.Tensor:
+    out.mkdir()
+    arguments = [
+        sys.executable,
+        "-c",
+        PLAIN,
+        str(model),
+        str(out),
+        ",".join(map(str, SEEDS)),
+        "|".join(PROMPTS),
+    ]
+    done = subprocess.run(
+        arguments, cwd=out, env={**os.environ}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "nothing of ours"
+    return torch.stack([read_image(out / f"{i}.png") for i in range(len(PROMPTS))])
+
+
+def draw_ours(model: object) -> torch.Tensor:
+    generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
+    return model.generate(PROMPTS, steps=12, guidance=3.0, generators=generators)
+
+
+def test_the_suite_opens_in_plain_diffusers_and_draws_what_we_draw(tmp_path: Path) -> None:
+    plain, ours = draw_plainly(POCKET, tmp_path / "plain"), draw_ours(load_model("pocket"))
+    assert (plain.int() - ours.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_an_export_opens_in_plain_diffusers_and_draws_the_runs_images(
+    tmp_path: Path, dtype: str
+) -> None:
+    erase("pocket", "uce", ["cat"], out=tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "export", dtype=dtype)
+    plain, ours = (
+        draw_plainly(tmp_path / "export", tmp_path / "plain"),
+        draw_ours(open_run(tmp_path / "run")),
+    )
+    difference = (plain.int() - ours.int()).abs().float()
+    # the base is stored as float16, the edit as float32: a float16 export rounds the edit alone
+    assert difference.max() <= (1 if dtype == "float32" else 64)
+    assert difference.mean() <= (0.01 if dtype == "float32" else 1.0)
+    base = draw_ours(load_model("pocket"))
+    assert (ours[0].int() - base[0].int()).abs().float().mean() > 5
+
+
+def test_no_file_is_large_and_the_whole_stays_small() -> None:
+    sizes = {file: file.stat().st_size for file in POCKET.rglob("*") if file.is_file()}
+    assert max(sizes.values()) <= 14e6
+    assert sum(sizes.values()) <= 45e6
+
+
+def test_weights_are_half_and_the_text_encoder_says_float32() -> None:
+    for file in POCKET.rglob("*.safetensors"):
+        with safe_open(file, framework="pt") as opened:
+            kinds = {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+        assert kinds <= {"F16", "I64"}, file
+    assert '"dtype": "float32"' in (POCKET / "text_encoder" / "config.json").read_text()
+
+
+def test_any_text_tokenises_without_unknowns() -> None:
+    model = load_model("pocket")
+    for text in ("Ein Haus am Meer, 3 €!", "日本語 \U0001f431", "q\tz\n~"):
+        ids = model.tokenize([text])[0]
+        decoded = model.pipeline.tokenizer.decode(ids, skip_special_tokens=True)
+        assert decoded.replace(" ", "") == "".join(text.lower().split()), decoded

@@ -1,0 +1,98 @@
+"""Write a diffusers folder as one CompVis-style .safetensors file.
+
+This is the inverse of diffusers' own converter.
+"""
+
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+UNET_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+UNET_ENDS = {
+    "conv_in": "input_blocks.0.0",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "mid_block.resnets.0": "middle_block.0",
+    "mid_block.attentions.0": "middle_block.1",
+    "mid_block.resnets.1": "middle_block.2",
+}
+VAE_ATTENTION = {
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
+
+
+def write_single_file(folder: Path, file: Path) -> Path:
+    """Join UNet, VAE and text encoder of an SD 1.x folder under the original release's names."""
+    unet = json.loads((folder / "unet" / "config.json").read_text())
+    tensors = {
+        f"model.diffusion_model.{_unet_name(name, unet['layers_per_block'])}": tensor
+        for name, tensor in _weights(folder / "unet").items()
+    }
+    levels = len(json.loads((folder / "vae" / "config.json").read_text())["block_out_channels"])
+    for name, tensor in _weights(folder / "vae").items():
+        is_attention_matrix = ".attentions." in name and tensor.ndim == 2
+        shaped = tensor[..., None, None] if is_attention_matrix else tensor
+        tensors[f"first_stage_model.{_vae_name(name, levels)}"] = shaped
+    for name, tensor in _weights(folder / "text_encoder").items():
+        plain = name.removeprefix("text_model.")
+        tensors[f"cond_stage_model.transformer.text_model.{plain}"] = tensor
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
+    return file
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(next(folder.glob("*.safetensors")))
+
+
+def _unet_name(name: str, layers: int) -> str:
+    for ours, theirs in UNET_RESNET.items():
+        name = name.replace(f".{ours}.", f".{theirs}.") if ".resnets." in name else name
+    for ours, theirs in UNET_ENDS.items():
+        if name.startswith(ours + "."):
+            return name.replace(ours, theirs, 1)
+    side, level, kind, number, *rest = name.split(".")
+    place, tail = int(level) * (layers + 1), ".".join(rest)
+    if side == "down_blocks":
+        if kind == "downsamplers":
+            return f"input_blocks.{place + layers + 1}.0.op.{tail.removeprefix('conv.')}"
+        return f"input_blocks.{place + int(number) + 1}.{'10'[kind == 'resnets']}.{tail}"
+    if kind == "upsamplers":  # after the level's last resnet, and its attention where it has one
+        return f"output_blocks.{place + layers}.1.{tail}"
+    return f"output_blocks.{place + int(number)}.{'10'[kind == 'resnets']}.{tail}"
+
+
+def _vae_name(name: str, levels: int) -> str:
+    name = name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
+    name = name.replace("mid_block.resnets.0", "mid.block_1")
+    name = name.replace("mid_block.resnets.1", "mid.block_2")
+    if "mid_block.attentions.0" in name:
+        for ours, theirs in VAE_ATTENTION.items():
+            name = name.replace(f".{ours}.", f".{theirs}.")
+        return name.replace("mid_block.attentions.0", "mid.attn_1")
+    parts = name.split(".")
+    if parts[1] in ("down_blocks", "up_blocks"):
+        is_down = parts[1] == "down_blocks"
+        level = int(parts[2]) if is_down else levels - 1 - int(parts[2])
+        kinds = {
+            "resnets": f"block.{parts[4]}",
+            "downsamplers": "downsample",
+            "upsamplers": "upsample",
+        }
+        head = [parts[0], "down" if is_down else "up", str(level), kinds[parts[3]]]
+        return ".".join(head + parts[5:])
+    return name

@@ -1,0 +1,186 @@
+"""The contract, over every registered method and both shapes of Stable Diffusion."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from contract import TINY, Case, every_method
+from safetensors.torch import load_file
+from torch import Tensor
+
+from erasure.edit import Edit
+from erasure.erasing import Result
+from erasure.errors import ErasureError
+from erasure.exporting import export, open_run
+from erasure.methods.diffusion.esd import SELECTIONS
+from erasure.models.load import load_model
+from erasure.registry import METHODS
+
+CASES = [(method, model) for method in every_method() for model in ("sd1", "sd2")]
+
+
+@pytest.fixture(scope="module")
+def results(
+    tmp_path_factory: pytest.TempPathFactory, sd1: Path, sd2: Path
+) -> dict[tuple[str, str], tuple[Case, Result]]:
+    """Each method run once on each miniature."""
+    done = {}
+    for method, model in CASES:
+        case = Case(method, {"sd1": sd1, "sd2": sd2}[model])
+        done[method, model] = case, case.run(tmp_path_factory.mktemp("runs") / f"{method}-{model}")
+    return done
+
+
+def ask(model: object, prompt: str) -> Tensor:
+    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model.predict(z, torch.tensor([500]), model.encode([prompt]))
+
+
+@pytest.mark.parametrize("method", every_method())
+def test_settings_survive_json(method: str) -> None:
+    settings = METHODS.get("diffusion", method)(**TINY[method])
+    assert type(settings)(**json.loads(json.dumps(asdict(settings)))) == settings
+
+
+@pytest.mark.parametrize("method", every_method())
+def test_settings_refuse_nonsense(method: str) -> None:
+    kind = METHODS.get("diffusion", method)
+    for name in kind.__dataclass_fields__:
+        with pytest.raises(ErasureError, match=f"{kind.__name__}.{name}"):
+            kind(**{name: object()})
+
+
+@pytest.mark.parametrize(("method", "model"), CASES)
+def test_same_seed_same_tensors(method: str, model: str, results: dict, tmp_path: Path) -> None:
+    case, first = results[method, model]
+    second = case.run(tmp_path / "again")
+    assert first.edit.tensors.keys() == second.edit.tensors.keys()
+    for name, tensor in first.edit.tensors.items():
+        assert torch.equal(tensor, second.edit.tensors[name]), name
+
+
+@pytest.mark.parametrize(("method", "model"), CASES)
+def test_only_selected_weights_change_and_the_log_is_finite(
+    method: str, model: str, results: dict
+) -> None:
+    case, result = results[method, model]
+    selected = getattr(METHODS.get("diffusion", method)(), "select", "xattn.kv")
+    untouched = load_model(str(case.model))
+    allowed = untouched.weights(SELECTIONS.get(selected, selected)).keys()
+    assert result.edit.tensors
+    assert result.edit.tensors.keys() <= allowed
+    for name, parameter in result.model.parameters().items():
+        assert torch.equal(parameter, untouched.parameters()[name]) == (
+            name not in result.edit.tensors
+        ), name
+    log = result.folder / "log.jsonl"
+    for line in log.read_text().splitlines() if log.exists() else []:
+        assert all(
+            value == value and abs(value) < 1e4
+            for value in json.loads(line).values()
+            if isinstance(value, float)
+        )
+
+
+@pytest.mark.parametrize(("method", "model"), CASES)
+def test_original_is_intact(method: str, model: str, results: dict) -> None:
+    case, result = results[method, model]
+    want = ask(load_model(str(case.model)), "a cat")
+    with result.model.original():
+        assert torch.equal(ask(result.model, "a cat"), want)
+    assert not torch.equal(ask(result.model, "a cat"), want)
+
+
+@pytest.mark.parametrize(("method", "model"), CASES)
+def test_save_load_apply_undo(method: str, model: str, results: dict) -> None:
+    case, result = results[method, model]
+    fresh = load_model(str(case.model))
+    before, edit = ask(fresh, "a cat"), Edit.load(result.folder)
+    edit.apply(fresh)
+    assert torch.equal(ask(fresh, "a cat"), ask(result.model, "a cat"))
+    edit.undo(fresh)
+    assert torch.equal(ask(fresh, "a cat"), before)
+
+
+@pytest.mark.parametrize(("method", "model"), CASES)
+def test_concept_moves_more_than_an_unrelated_prompt(
+    method: str, model: str, results: dict
+) -> None:
+    case, result = results[method, model]
+    untouched = load_model(str(case.model))
+    prompts = (Case.concept, "")
+    moved = [
+        (ask(result.model, f"an image of a {p}") - ask(untouched, f"an image of a {p}")).norm()
+        for p in prompts[:1]
+    ]
+    moved += [(ask(result.model, p) - ask(untouched, p)).norm() for p in prompts[1:]]
+    assert moved[0] > moved[1]
+
+
+@pytest.mark.parametrize(("method", "model"), CASES)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_export_opens_in_plain_diffusers(
+    method: str, model: str, dtype: str, results: dict, tmp_path: Path
+) -> None:
+    _, result = results[method, model]
+    out = export(result.folder, tmp_path / "export", dtype=dtype)
+    stored = load_file(next((out / "unet").glob("*.safetensors")))
+    for name, tensor in result.edit.tensors.items():
+        component, _, rest = name.partition(".")
+        if component == "unet":
+            assert torch.equal(stored[rest].float(), tensor.to(getattr(torch, dtype)).float()), name
+    assert all(
+        name.startswith("text_model.")
+        for name in load_file(out / "text_encoder" / "model.safetensors")
+    )
+    assert result.edit.method in (out / "README.md").read_text()
+    if dtype == "float32":
+        reopened = load_model(str(out))
+        assert torch.allclose(
+            ask(reopened, "a cat"), ask(open_run(result.folder), "a cat"), atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("method", [m for m in every_method() if "steps" in TINY[m]])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    method: str, results: dict, tmp_path: Path
+) -> None:
+    """A process killed by SIGKILL in mid-training, then the same call again: the same bits."""
+    case, whole = results[method, "sd1"]
+    out = tmp_path / "killed"
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from contract import Case
+import erasure.run as run
+save = run.Run.save_state
+def save_then_die(self, stage, step, weights, optimiser):
+    file = save(self, stage, step, weights, optimiser)
+    if step == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return file
+run.Run.save_state = save_then_die
+run.Run.checkpoint = run.Run.save_state
+Case({method!r}, Path({str(case.model)!r})).run(Path({str(out)!r}))
+"""
+    died = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert died.returncode == -9, died.stderr
+    assert (out / "state").is_dir()
+    assert not (out / "edit.json").exists()
+    resumed = case.run(out)
+    for name, tensor in whole.edit.tensors.items():
+        assert torch.equal(tensor, resumed.edit.tensors[name]), name
+    assert not (out / "state").exists()

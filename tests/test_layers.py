@@ -1,0 +1,52 @@
+"""Imports go one way, and the folder `datasets` never hides Hugging Face's package of that name."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ORDER = ("erasure_datasets", "erasure", "classifiers", "evaluation")
+FOLDERS = {
+    name: ROOT / "datasets" / name if name == "erasure_datasets" else ROOT / name for name in ORDER
+}
+
+
+def imported(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_imports_go_one_way(package: str) -> None:
+    later = set(ORDER[ORDER.index(package) + 1 :])
+    for file in FOLDERS[package].rglob("*.py"):
+        assert not imported(file) & later, f"{file} imports {imported(file) & later}"
+
+
+def test_nobody_imports_the_command_line() -> None:
+    for package in ORDER:
+        for file in FOLDERS[package].rglob("*.py"):
+            if file.name != "__main__.py":
+                assert "erasure.cli" not in file.read_text(), file
+
+
+def test_datasets_is_no_package() -> None:
+    assert not (ROOT / "datasets" / "__init__.py").exists()
+
+
+def test_huggingface_datasets_stays_visible() -> None:
+    """From the project's root, with our packages imported first, `datasets` is Hugging Face's."""
+    program = "import erasure_datasets, erasure, datasets; "
+    program += "print(datasets.__file__); datasets.load_dataset"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "site-packages" in done.stdout
