@@ -1,6 +1,7 @@
 """Images to forget and to keep, as latents: from Pocket Canvas, a folder, or the model itself."""
 
 import csv
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from erasure.errors import SettingError
 from erasure.models.diffusion import DiffusionModel
 from erasure.run import Run
 from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, render
-from erasure_datasets.concept import Concept, retain_prompts
+from erasure_datasets.concept import Catalogue, Concept, retain_prompts
 from erasure_datasets.images import find_images, read_image
 
 GENERATION_BATCH = 16
+ImageOf = Callable[[str, str, int], Tensor]  # (object, style, number) -> uint8 (3, h, w)
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,10 @@ def gather(
     model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run
 ) -> tuple[Pictures, Pictures]:
     """Pictures to forget and to keep. SettingError if the source cannot give them."""
-    is_canvas = model.catalogue is not None and (
-        model.catalogue.objects,
-        model.catalogue.styles,
-    ) == (OBJECTS, STYLES)
-    if plan.images == "auto" and is_canvas and plan.retain_file is None:
-        return _from_pairs(model, concepts, plan, _canvas_images)
+    catalogue = model.catalogue if plan.retain_file is None else None
+    is_canvas = catalogue and (catalogue.objects, catalogue.styles) == (OBJECTS, STYLES)
+    if catalogue and is_canvas and plan.images == "auto":
+        return _from_pairs(catalogue, model, concepts, plan, run, _canvas_image)
     if plan.images in ("auto", "generated"):
         return _generated(model, concepts, plan, run)
     folder = Path(plan.images)
@@ -58,13 +58,9 @@ def gather(
         raise SettingError(
             f"images must be auto, generated or a folder; there is no folder {folder}."
         )
-    if model.catalogue is not None and plan.retain_file is None:
-        return _from_pairs(
-            model,
-            concepts,
-            plan,
-            lambda pairs: _folder_images(folder, pairs, model.resolution),
-        )
+    if catalogue:
+        image = _image_from(folder, model.resolution)
+        return _from_pairs(catalogue, model, concepts, plan, run, image)
     return _from_two_folders(model, concepts, folder, plan)
 
 
@@ -75,62 +71,49 @@ def forget_prompts(concepts: list[Concept]) -> list[tuple[str, str]]:
 
 
 def _from_pairs(
-    model: DiffusionModel, concepts: list[Concept], plan: Plan, source: object
-) -> tuple[Pictures, Pictures]:
-    catalogue = model.catalogue
-    assert catalogue is not None
+    catalogue: Catalogue, model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run,
+    image: ImageOf,
+) -> tuple[Pictures, Pictures]:  # fmt: skip
+    """Each pair with a concept, and each without, in turn, in an order drawn once."""
     kept = catalogue.kept_pairs(concepts)
     gone = [pair for pair in catalogue.pairs() if pair not in set(kept)]
-    sets = []
+    sets, generator = [], run.generator_for("pairs")
     for pairs, count in ((gone, plan.forget_count), (kept, plan.retain_count)):
-        chosen = [
-            pairs[i * len(pairs) // count % len(pairs)]
-            if count < len(pairs)
-            else pairs[i % len(pairs)]
-            for i in range(count)
-        ]
-        images = source(chosen)  # type: ignore[operator]
+        order = torch.randperm(len(pairs), generator=generator).tolist()
+        chosen = [(*pairs[order[i % len(pairs)]], i // len(pairs)) for i in range(count)]
+        images = torch.stack([image(*choice) for choice in chosen])
         latents = torch.cat([model.to_latents(part) for part in images.split(GENERATION_BATCH)])
-        prompts = [catalogue.prompt(*pair) for pair in chosen]
-        anchors = [catalogue.prompt(*_with_anchor(pair, concepts)) for pair in chosen]
+        prompts = [catalogue.prompt(name, style) for name, style, _ in chosen]
+        anchors = [_anchor_prompt(catalogue, name, style, concepts) for name, style, _ in chosen]
         sets.append(Pictures(latents.cpu(), prompts, anchors))
     return sets[0], sets[1]
 
 
-def _with_anchor(pair: tuple[str, str], concepts: list[Concept]) -> tuple[str, str]:
+def _anchor_prompt(catalogue: Catalogue, name: str, style: str, concepts: list[Concept]) -> str:
+    """The pair's prompt with every concept replaced by its anchor; "" where an anchor is none."""
     anchors = {concept.name: concept.anchor for concept in concepts}
-    return anchors.get(pair[0], pair[0]), anchors.get(pair[1], pair[1])
+    words = anchors.get(name, name), anchors.get(style, style)
+    return catalogue.prompt(*words) if all(words) else ""
 
 
-def _canvas_images(pairs: list[tuple[str, str]]) -> Tensor:
-    """uint8 (n, 3, 64, 64): each pair's next training image in turn."""
-    seen: dict[tuple[str, str], int] = {}
-    images = []
-    for name, style in pairs:
-        number = seen.get((name, style), 0)
-        seen[name, style] = number + 1
-        index = SPLITS["train"][number % len(SPLITS["train"])]
-        images.append(
-            torch.from_numpy(render(OBJECTS.index(name), STYLES.index(style), index)).permute(
-                2, 0, 1
-            )
-        )
-    return torch.stack(images)
+def _canvas_image(name: str, style: str, number: int) -> Tensor:
+    """uint8 (3, 64, 64): a pair's training image."""
+    index = SPLITS["train"][number % len(SPLITS["train"])]
+    image = render(OBJECTS.index(name), STYLES.index(style), index)
+    return torch.from_numpy(image).permute(2, 0, 1)
 
 
-def _folder_images(folder: Path, pairs: list[tuple[str, str]], size: int) -> Tensor:
-    seen: dict[tuple[str, str], int] = {}
-    images = []
-    for name, style in pairs:
-        files = find_images(folder / style.replace(" ", "_") / name)
+def _image_from(folder: Path, size: int) -> ImageOf:
+    """Images of a folder in UnlearnCanvas' layout, {style}/{object}/{n}.jpg, taken in turn."""
+
+    def image(name: str, style: str, number: int) -> Tensor:
+        place = f"{style.replace(' ', '_')}/{name}"
+        files = find_images(folder / place)
         if not files:
-            raise SettingError(
-                f"images: {folder} has no {style.replace(' ', '_')}/{name}/*.jpg or *.png."
-            )
-        number = seen.get((name, style), 0)
-        seen[name, style] = number + 1
-        images.append(read_image(files[number % len(files)], size))
-    return torch.stack(images)
+            raise SettingError(f"images: {folder} has no {place}/*.jpg or *.png.")
+        return read_image(files[number % len(files)], size)
+
+    return image
 
 
 def _from_two_folders(

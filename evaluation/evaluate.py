@@ -13,7 +13,6 @@ from erasure.erasing import find_concepts
 from erasure.errors import SettingError
 from erasure.exporting import open_run
 from erasure.models.load import load_model
-
 from evaluation.pictures import before_and_after
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from erasure.models.diffusion import DiffusionModel
 from erasure_datasets.concept import Concept
-
 from evaluation.generate import draw
 from evaluation.grid import grid
 from evaluation.protocols import pocket

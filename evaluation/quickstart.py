@@ -1,4 +1,4 @@
-"""The main job in one call: erase a concept from the built-in model, judge it, export it, show it."""
+"""The main job in one call: erase a concept from the built-in model, judge, export, show."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import Any
 
 from erasure.erasing import erase
 from erasure.exporting import export
-
 from evaluation.evaluate import evaluate
 from evaluation.page import write_page
 

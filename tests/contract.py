@@ -1,6 +1,6 @@
 """What every method must do on every model it supports: one table, no skip list."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from erasure.config import Value
@@ -19,6 +19,13 @@ TINY: dict[str, dict[str, Value]] = {
     },
     "esd": {"steps": 6, "batch_size": 2, "learning_rate": 1e-3, "paths": 2, "sampling_steps": 3},
     "uce": {},
+}
+# on top of pocket's presets, for those methods that have these settings
+POCKET_FEW: dict[str, Value] = {
+    "steps": 15,
+    "forget_images": 32,
+    "retain_images": 60,
+    "paths": 8,
 }
 
 
@@ -48,3 +55,8 @@ def every_method() -> list[str]:
     missing = set(names) - set(TINY)
     assert not missing, f"tests/contract.py has no tiny settings for {missing}"
     return names
+
+
+def settings_of(method: str) -> set[str]:
+    """The names of a method's settings."""
+    return {field.name for field in fields(METHODS.get("diffusion", method))}
