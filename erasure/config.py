@@ -77,8 +77,8 @@ def resolve(
     SettingError.
     """
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
-    for origin, values in (("setting", given), ("preset", presets)):
-        for name in values:
+    for origin, offered in (("setting", given), ("preset", presets)):
+        for name in offered:
             if name not in known:
                 raise SettingError(
                     f"{kind.__name__} has no {origin} {name!r}. {nearest(name, list(known))}"

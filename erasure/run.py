@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from torch import Tensor, nn
 
 from erasure.errors import RunError, SettingError
-from erasure.storage import atomic, read_tensors, write_json, write_tensors
+from erasure.storage import append_line, atomic, read_tensors, write_json, write_tensors
 
 Precision = Literal["no", "bf16"]
 VERSIONS = ("torch", "diffusers", "transformers", "accelerate", "erasure-toolkit")
@@ -82,6 +82,7 @@ class Run:
 
         RunError if the folder holds anything else, naming the first difference.
         """
+        self._started = time.monotonic()
         file = self.folder / "config.json"
         new = json.loads(json.dumps(dict(record)))
         if file.is_file():
@@ -93,7 +94,10 @@ class Run:
                 ) from error
             for key in SAME_RUN:
                 _compare(self.folder, key, old.get(key), new.get(key))
-            return (self.folder / "edit.json").is_file()
+            is_finished = (self.folder / "edit.json").is_file()
+            if is_finished and "seconds" not in old:  # killed between the edit and the end
+                self.finish()
+            return is_finished
         if self.folder.exists() and (not self.folder.is_dir() or _holds_files(self.folder)):
             raise RunError(f"{self.folder} exists and is not a run of ours; name another --out.")
         self.accelerator.wait_for_everyone()
@@ -107,7 +111,7 @@ class Run:
             self.accelerator.init_trackers(
                 "erasure", config={"command": str(record.get("command", ""))}
             )
-        self._started, self._is_new = time.monotonic(), True
+        self._is_new = True
         return False
 
     def withdraw(self) -> None:
@@ -159,19 +163,15 @@ class Run:
         if self.accelerator.num_processes > 1:
             for parameter in weights.values():
                 if parameter.grad is not None:
-                    parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+                    mean: Any = self.accelerator.reduce(parameter.grad, reduction="mean")
+                    parameter.grad = mean
 
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Append a line to log.jsonl and tell the trackers."""
         if not self.is_main:
             return
-        with (self.folder / "log.jsonl").open("a") as file:
-            file.write(
-                json.dumps(
-                    {"stage": stage, "step": step, **{k: round(v, 6) for k, v in values.items()}}
-                )
-                + "\n"
-            )
+        rounded = {name: round(value, 6) for name, value in values.items()}
+        append_line(self.folder / "log.jsonl", {"stage": stage, "step": step, **rounded})
         if self._trackers:
             self.accelerator.log(
                 {f"{stage}/{name}": value for name, value in values.items()}, step=step

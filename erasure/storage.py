@@ -43,6 +43,15 @@ def write_json(file: Path, record: object) -> None:
         temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
+def append_line(file: Path, record: object) -> None:
+    """Add one line of JSON; a reader must bear a last line that a kill has cut off."""
+    try:
+        with file.open("a") as stream:
+            stream.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise StorageError(f"could not write {file}: {error}.") from error
+
+
 def write_tensors(
     file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:

@@ -80,7 +80,8 @@ def _from_pairs(
     sets, generator = [], run.generator_for("pairs")
     for pairs, count in ((gone, plan.forget_count), (kept, plan.retain_count)):
         order = torch.randperm(len(pairs), generator=generator).tolist()
-        chosen = [(*pairs[order[i % len(pairs)]], i // len(pairs)) for i in range(count)]
+        places = [(pairs[order[i % len(pairs)]], i // len(pairs)) for i in range(count)]
+        chosen = [(name, style, number) for (name, style), number in places]
         images = torch.stack([image(*choice) for choice in chosen])
         latents = torch.cat([model.to_latents(part) for part in images.split(GENERATION_BATCH)])
         prompts = [catalogue.prompt(name, style) for name, style, _ in chosen]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from erasure_datasets.styles import STYLE_FILTERS
 
-FloatImage = NDArray[np.float32]
+FloatImage = NDArray[np.floating]
 Split = Literal["train", "validation", "test"]
 
 # characters per object; names with more than one entry draw one of them at random

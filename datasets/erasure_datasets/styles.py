@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-FloatImage = NDArray[np.float32]
+FloatImage = NDArray[np.floating]
 Filter = Callable[[FloatImage, FloatImage, FloatImage, np.random.Generator], FloatImage]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -129,7 +130,7 @@ class StableDiffusion(DiffusionModel):
     def sample_path(
         self, condition: Condition, *, steps: int, guidance: float, generator: torch.Generator
     ) -> tuple[Float[Tensor, "s1 b c h w"], Int[Tensor, " s"]]:
-        scheduler = DDIMScheduler.from_config(
+        scheduler: Any = DDIMScheduler.from_config(
             self.pipeline.scheduler.config, prediction_type="epsilon", clip_sample=False
         )
         scheduler.set_timesteps(steps, device=self.device)
@@ -152,11 +153,11 @@ class StableDiffusion(DiffusionModel):
         guidance: float,
         generators: Sequence[torch.Generator],
     ) -> UInt8[Tensor, "b 3 h w"]:
-        images = self.pipeline(
+        drawn: Any = self.pipeline(
             list(prompts),
             num_inference_steps=steps,
             guidance_scale=guidance,
             generator=list(generators),
             output_type="pt",
-        ).images
-        return images.mul(255).round().to(torch.uint8).cpu()
+        )
+        return drawn.images.mul(255).round().to(torch.uint8).cpu()

@@ -1,11 +1,12 @@
 """CLIP score: cosine between an image and its prompt."""
 
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 from erasure.storage import read_tensors
@@ -18,7 +19,7 @@ class PocketClip:
 
     def __init__(self, suite: Path) -> None:
         open_clip.add_model_config(suite / "clip" / "pocket-clip.json")
-        self.model: nn.Module = open_clip.create_model("pocket-clip").eval()
+        self.model: Any = open_clip.create_model("pocket-clip").eval()
         tensors, _ = read_tensors(suite / "clip" / "model.safetensors")
         self.model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         self.tokenizer = CLIPTokenizer.from_pretrained(suite / "tokenizer")
