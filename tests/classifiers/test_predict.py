@@ -37,7 +37,7 @@ def test_train_save_and_load(tmp_path: Path) -> None:
     labels = torch.arange(64) % 2
     images[labels == 1] = 200
     model = new_vit(2, size=16, width=16, depth=1)
-    losses = train_classifier(model, images, labels, steps=30, batch_size=16)
+    losses = train_classifier(model, images, labels, steps=150, batch_size=16, learning_rate=3e-3)
     assert losses[-1] < 0.1 < losses[0]
     arguments = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 4}
     save_classifier(
