@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import resource
 import shutil
@@ -48,7 +49,10 @@ class Run:
         report_to: str | None = None, checkpoint_seconds: float = 15.0,
     ) -> None:  # fmt: skip
         self.folder, self.seed, self.checkpoint_seconds = folder, seed, checkpoint_seconds
+        # without a GPU, several processes must be told to meet over gloo; alone each would be the main one
+        is_cpu_group = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
         self.accelerator = Accelerator(
+            cpu=is_cpu_group,
             mixed_precision=mixed_precision,
             log_with=report_to,
             project_dir=str(folder) if report_to else None,
@@ -128,7 +132,7 @@ class Run:
             return
         file = self.folder / "config.json"
         record = json.loads(file.read_text())
-        record["seconds"] = round(self._seconds(), 1)
+        record["seconds"] = round(self._seconds(), 2)
         record["peak_memory_gb"] = round(self._peak_memory() / 1e9, 2)
         write_json(file, record)
         shutil.rmtree(self.folder / "state", ignore_errors=True)
