@@ -49,7 +49,7 @@ class Run:
         report_to: str | None = None, checkpoint_seconds: float = 15.0,
     ) -> None:  # fmt: skip
         self.folder, self.seed, self.checkpoint_seconds = folder, seed, checkpoint_seconds
-        # without a GPU, several processes must be told to meet over gloo; alone each would be the main one
+        # without a GPU several processes must be told to meet, or each would be the main one
         is_cpu_group = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
         self.accelerator = Accelerator(
             cpu=is_cpu_group,

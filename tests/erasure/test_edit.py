@@ -31,7 +31,7 @@ def test_config_records_where_values_came_from(run: Path) -> None:
     assert record["sources"]["stay"] == "default"
     assert record["seconds"] > 0
     assert record["peak_memory_gb"] > 0
-    assert record["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(record["versions"]["torch"])
 
 
 def test_it_does_not_go_into_a_model_of_another_shape(run: Path, pocket: object) -> None:
