@@ -55,7 +55,10 @@ def open_run(
 
 
 def _save_pipeline(model: StableDiffusion, folder: Path, dtype: torch.dtype) -> None:
-    pipeline = model.pipeline.to(dtype=dtype)
+    pipeline = model.pipeline
+    if dtype == torch.float16:
+        for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+            module.half()
     pipeline.save_pretrained(folder, safe_serialization=True)
     encoder = folder / "text_encoder"
     config = json.loads((encoder / "config.json").read_text())

@@ -3,6 +3,8 @@
 It is conditioned on the pocket text encoder.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from diffusers import (
@@ -160,9 +162,11 @@ def train(minutes: float, *, learning_rate: float = 2e-3, resume: bool = False) 
         {"minutes": minutes, "steps": budget.step, "loss": round(float(np.mean(losses[-500:])), 4)},
     )
     write_pipeline()
+    sheet(WORK / "unet.png")
+    log.info("unet: samples in %s", WORK / "unet.png")
 
 
-def save(average: Average, folder: object) -> None:
+def save(average: Average, folder: Path) -> None:
     copy = new_unet()
     average.copy_to(copy)
     copy.half().save_pretrained(folder)
@@ -184,7 +188,7 @@ def write_pipeline() -> None:
 
 @torch.no_grad()
 def sheet(
-    file: str, folder: object = SUITE / "unet", styles: int = 16, seed: int = 188, steps: int = 12
+    file: Path, folder: Path = SUITE / "unet", styles: int = 16, seed: int = 188, steps: int = 12
 ) -> Image.Image:
     """Draw every object (down) in the first `styles` styles (across) by the protocol's sampler."""
     unet = UNet2DConditionModel.from_pretrained(folder, dtype=torch.float32)

@@ -17,7 +17,6 @@ if __name__ == "__main__":
     parser.add_argument(
         "--resume", action="store_true", help="start from the suite's present weights"
     )
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, help="CPU threads")
     settings = parser.parse_args()
     if settings.threads:

@@ -1,5 +1,6 @@
 """CLIP score: cosine between an image and its prompt."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ class PocketClip:
 
     def __init__(self, suite: Path) -> None:
         open_clip.add_model_config(suite / "clip" / "pocket-clip.json")
-        self.model: Any = open_clip.create_model("pocket-clip").eval()
+        logging.disable(logging.WARNING)  # open_clip warns that it loads no weights; we do, below
+        try:
+            self.model: Any = open_clip.create_model("pocket-clip").eval()
+        finally:
+            logging.disable(logging.NOTSET)
         tensors, _ = read_tensors(suite / "clip" / "model.safetensors")
         self.model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
         self.tokenizer = CLIPTokenizer.from_pretrained(suite / "tokenizer")
