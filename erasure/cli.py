@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from typer.core import TyperGroup
 
+from erasure.config import choices, module_names, nearest
 from erasure.errors import ErasureError, SettingError
 
 CONTEXT = {
@@ -43,8 +44,6 @@ class _MethodGroup(TyperGroup):
         name = cmd_name.replace("_", "-")
         if name in self.list_commands(ctx):
             return _erase_command(name)
-        from erasure.config import nearest
-
         raise SettingError(f"there is no method {name!r}. {nearest(name, self.list_commands(ctx))}")
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -54,10 +53,8 @@ class _MethodGroup(TyperGroup):
 
 
 def _method_names(kind: str) -> list[str]:
-    import pkgutil
-
-    folder = Path(__file__).parent / "methods" / kind
-    return sorted(found.name.replace("_", "-") for found in pkgutil.iter_modules([str(folder)]))
+    """The registry's names, without the torch that importing it costs."""
+    return module_names(Path(__file__).parent / "methods" / kind)
 
 
 def _common_options() -> list[inspect.Parameter]:
@@ -93,11 +90,10 @@ def _option(name: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
 
 def _erase_command(name: str) -> Any:
     """A command with the common options and one option per field of the method's dataclass."""
-    from erasure.config import choices
-
     method = _load("erasure.registry:METHODS").get("diffusion", name)
     hints = get_type_hints(method)
     options = _common_options()
+    common = {option.name for option in options}
     for item in dataclasses.fields(method):
         words = choices(hints[item.name])
         plain = str if words else hints[item.name]
@@ -107,7 +103,6 @@ def _erase_command(name: str) -> Any:
             + f" [default: {item.default!r}]"
         )
         options.append(_option(item.name, plain | None, None, text))
-    common = {option.name for option in _common_options()}
 
     def command(**values: Any) -> None:
         given = {
@@ -214,7 +209,7 @@ def list_(
             "(any Stable Diffusion 1.x or 2.x: a diffusers folder, a Hub id, a .safetensors file)",
         ]
     elif what == "protocols":
-        lines = ["pocket"]
+        lines = module_names(Path(__file__).parents[1] / "evaluation" / "protocols")
     elif what == "concepts":
         folder = Path(__file__).parent / "models" / "pocket" if model == "pocket" else Path(model)
         if not (folder / "concepts.json").is_file():

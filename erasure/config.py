@@ -1,8 +1,10 @@
 """Settings: frozen dataclasses whose fields carry help and valid ranges; where values came from."""
 
 import difflib
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, field, fields
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from erasure.errors import SettingError
@@ -59,6 +61,11 @@ def _check_one(owner: str, item: Field[Any], hint: object, value: Value) -> None
         ):
             if wrong:
                 raise SettingError(f"{name} must be {words_}; got {value}.")
+
+
+def module_names(folder: Path) -> list[str]:
+    """The words for a folder's modules: their stems with hyphens. Nothing is imported."""
+    return sorted(found.name.replace("_", "-") for found in pkgutil.iter_modules([str(folder)]))
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -4,11 +4,10 @@ A method is a module under erasure/methods/<kind>/, found by its file's stem.
 """
 
 import importlib
-import pkgutil
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
-from erasure.config import nearest
+from erasure.config import module_names, nearest
 from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.models.diffusion import DiffusionModel
@@ -42,8 +41,7 @@ class Registry:
 
     def names(self, kind: Kind) -> list[str]:
         """Every method's name, found without importing any."""
-        folder = Path(__file__).parent / "methods" / kind
-        return sorted(found.name.replace("_", "-") for found in pkgutil.iter_modules([str(folder)]))
+        return module_names(Path(__file__).parent / "methods" / kind)
 
     def get(self, kind: Kind, name: str) -> type[Method]:
         """Import and return one method's class; SettingError lists near names if there is none."""

@@ -33,7 +33,6 @@ SAME_RUN = (
     "seed",
     "mixed_precision",
     "processes",
-    "retain_prompts",
 )
 
 

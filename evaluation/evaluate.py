@@ -2,12 +2,11 @@
 
 import importlib
 import json
-import pkgutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from erasure.config import nearest
+from erasure.config import module_names, nearest
 from erasure.edit import Edit
 from erasure.erasing import find_concepts
 from erasure.errors import SettingError
@@ -18,8 +17,7 @@ from evaluation.pictures import before_and_after
 
 def protocols() -> list[str]:
     """Every protocol's name."""
-    folder = Path(__file__).parent / "protocols"
-    return sorted(found.name.replace("_", "-") for found in pkgutil.iter_modules([str(folder)]))
+    return module_names(Path(__file__).parent / "protocols")
 
 
 def evaluate(
