@@ -31,30 +31,59 @@ def _load(where: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-class _MethodGroup(TyperGroup):
-    """`erasure erase METHOD`: one command per method file.
+class _LazyGroup(TyperGroup):
+    """One command per file of a folder, built from the file's dataclass when it is asked for."""
 
-    A command is built from the method's dataclass when it is asked for.
-    """
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return _method_names("diffusion")
+    noun = ""
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         name = cmd_name.replace("_", "-")
         if name in self.list_commands(ctx):
-            return _erase_command(name)
-        raise SettingError(f"there is no method {name!r}. {nearest(name, self.list_commands(ctx))}")
+            return self.build(name)
+        raise SettingError(
+            f"there is no {self.noun} {name!r}. {nearest(name, self.list_commands(ctx))}"
+        )
+
+    def build(self, name: str) -> Any:
+        raise NotImplementedError
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """List the names without importing the methods."""
-        with formatter.section("Methods"):
+        """List the names without importing the files."""
+        with formatter.section(f"{self.noun.title()}s"):
             formatter.write_text(", ".join(self.list_commands(ctx)))
+
+
+class _MethodGroup(_LazyGroup):
+    """`erasure erase METHOD`."""
+
+    noun = "method"
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return _method_names("diffusion")
+
+    def build(self, name: str) -> Any:
+        return _erase_command(name)
+
+
+class _AttackGroup(_LazyGroup):
+    """`erasure attack ATTACK`."""
+
+    noun = "attack"
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*_attack_names(), "all"]
+
+    def build(self, name: str) -> Any:
+        return _attack_command(name)
 
 
 def _method_names(kind: str) -> list[str]:
     """The registry's names, without the torch that importing it costs."""
     return module_names(Path(__file__).parent / "methods" / kind)
+
+
+def _attack_names() -> list[str]:
+    return module_names(Path(__file__).parents[1] / "evaluation" / "attacks")
 
 
 def _common_options() -> list[inspect.Parameter]:
@@ -88,13 +117,10 @@ def _option(name: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
     )
 
 
-def _erase_command(name: str) -> Any:
-    """A command with the common options and one option per field of the method's dataclass."""
-    method = _load("erasure.registry:METHODS").get("diffusion", name)
-    hints = get_type_hints(method)
-    options = _common_options()
-    common = {option.name for option in options}
-    for item in dataclasses.fields(method):
+def _setting_options(kind: type) -> list[inspect.Parameter]:
+    """One option per field of a settings dataclass; None where the user is silent."""
+    hints, options = get_type_hints(kind), []
+    for item in dataclasses.fields(kind):
         words = choices(hints[item.name])
         plain = str if words else hints[item.name]
         text = (
@@ -103,17 +129,37 @@ def _erase_command(name: str) -> Any:
             + f" [default: {item.default!r}]"
         )
         options.append(_option(item.name, plain | None, None, text))
+    return options
+
+
+def _built(name: str, command: Any, options: list[inspect.Parameter], text: str | None) -> Any:
+    """A click command with these options around a function that takes them all by name."""
+    command.__signature__ = inspect.Signature(options)
+    command.__annotations__ = {option.name: option.annotation for option in options}
+    command.__doc__ = text
+    single = typer.Typer(add_completion=False, context_settings=CONTEXT, rich_markup_mode=None)
+    single.command(name, context_settings=CONTEXT)(command)
+    return typer.main.get_command(single)
+
+
+def _given(values: dict[str, Any], common: list[inspect.Parameter]) -> dict[str, Any]:
+    """The settings that the user named."""
+    known = {option.name for option in common}
+    return {name: v for name, v in values.items() if name not in known and v is not None}
+
+
+def _erase_command(name: str) -> Any:
+    """A command with the common options and one option per field of the method's dataclass."""
+    method = _load("erasure.registry:METHODS").get("diffusion", name)
+    common = _common_options()
 
     def command(**values: Any) -> None:
-        given = {
-            key: value for key, value in values.items() if key not in common and value is not None
-        }
         erase = _load("erasure.erasing:erase")
         result = erase(
             values["model"], name, values["concept"], out=values["out"], kind=values["kind"],
             anchor=values["anchor"], config=values["config"], seed=values["seed"],
             quick=values["quick"], mixed_precision=values["mixed_precision"],
-            report_to=values["report_to"], **given,
+            report_to=values["report_to"], **_given(values, common),
         )  # fmt: skip
         record = json.loads((result.folder / "config.json").read_text())
         typer.echo(
@@ -121,12 +167,49 @@ def _erase_command(name: str) -> Any:
             f"{record.get('seconds', 0):.0f} s"
         )
 
-    command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
-    command.__annotations__ = {option.name: option.annotation for option in options}
-    command.__doc__ = inspect.getdoc(inspect.getmodule(method))
-    single = typer.Typer(add_completion=False, context_settings=CONTEXT, rich_markup_mode=None)
-    single.command(name, context_settings=CONTEXT)(command)
-    return typer.main.get_command(single)
+    text = inspect.getdoc(inspect.getmodule(method))
+    return _built(name, command, [*common, *_setting_options(method)], text)
+
+
+def _attack_command(name: str) -> Any:
+    """A command with the options of every attack and one per field of this one's dataclass."""
+    run = inspect.Parameter(
+        "run", inspect.Parameter.KEYWORD_ONLY,
+        annotation=Annotated[Path, typer.Argument(help="a run's folder")],
+    )  # fmt: skip
+    texts: list[tuple[str, Any, Any, str]] = [
+        ("concept", list[str] | None, None, "attack these concepts instead of the run's own"),
+        (
+            "criterion", str, "judge",
+            "what counts as drawn: judge, judge=FOLDER, clip, clip=NAME:PRETRAINED, "
+            "file.py:function, or several joined by +",
+        ),
+        ("prompts", int, 16, "prompts per concept"),
+        ("seeds", str, "188,288", "comma-separated: 188,288,588,688,888"),
+        ("budget", float | None, None, "seconds at most for each concept"),
+        ("seed", int, 0, "seed of the search"),
+        ("quick", bool, False, "the attack's smoke-run values"),
+    ]  # fmt: skip
+    common = [run, *(_option(*line) for line in texts)]
+    kind = None if name == "all" else _load("evaluation.attacks:find_attack")(name)
+
+    def command(**values: Any) -> None:
+        options = {key: values[key] for key in ("criterion", "prompts", "budget", "seed", "quick")}
+        options |= {"concepts": values["concept"], "seeds": _numbers(values["seeds"])}
+        if name == "all":
+            record = _load("evaluation.attacking:attack_all")(values["run"], **options)
+        else:
+            record = _load("evaluation.attacking:attack")(
+                values["run"], name, **options, **_given(values, common)
+            )
+        _print_scores(record)
+        typer.echo(f"{values['run'] / 'attacks' / name}.json written, {record['seconds']:.0f} s")
+
+    text = "Every attack in turn, and the worst case of each prompt."
+    if kind is None:
+        return _built(name, command, common, text)
+    text = inspect.getdoc(inspect.getmodule(kind))
+    return _built(name, command, [*common, *_setting_options(kind)], text)
 
 
 app = typer.Typer(
@@ -146,6 +229,21 @@ app.add_typer(
 @erase_app.callback()
 def _erase() -> None:
     """Erase concepts from a text-to-image model; `METHOD --help` lists a method's settings."""
+
+
+attack_app = typer.Typer(
+    cls=_AttackGroup, no_args_is_help=True, context_settings=CONTEXT, rich_markup_mode=None
+)
+app.add_typer(
+    attack_app,
+    name="attack",
+    help="Try to bring an erased concept back: erasure attack ATTACK RUN.",
+)
+
+
+@attack_app.callback()
+def _attack() -> None:
+    """Attack a run's model; `ATTACK --help` lists an attack's settings, `all` runs every one."""
 
 
 @app.command(context_settings=CONTEXT)
@@ -185,22 +283,20 @@ def evaluate(
 def export(
     run: Annotated[Path, typer.Argument(help="a run's folder")],
     out: Annotated[Path, typer.Argument(help="the new folder")],
-    to: Annotated[str, typer.Option(help="diffusers or delta")] = "diffusers",
+    to: Annotated[str, typer.Option(help="diffusers, text-encoder or delta")] = "diffusers",
     dtype: Annotated[str, typer.Option(help="float32 or float16")] = "float32",
 ) -> None:
     """Write a run's model as a folder that plain diffusers opens, or only what changed."""
-    if to not in ("diffusers", "delta"):
-        raise SettingError(f"to must be diffusers or delta; got {to!r}.")
     _load("erasure.exporting:export")(run, out, to=to, dtype=dtype)
     typer.echo(f"{out} written ({to}, {dtype})")
 
 
 @app.command("list", context_settings=CONTEXT)
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, models, concepts or protocols")],
+    what: Annotated[str, typer.Argument(help="methods, models, concepts, attacks or protocols")],
     model: Annotated[str, typer.Option(help="whose concepts")] = "pocket",
 ) -> None:
-    """List methods, models, a model's concepts, or protocols."""
+    """List methods, models, a model's concepts, attacks, or protocols."""
     if what == "methods":
         lines = _method_names("diffusion")
     elif what == "models":
@@ -210,13 +306,17 @@ def list_(
         ]
     elif what == "protocols":
         lines = module_names(Path(__file__).parents[1] / "evaluation" / "protocols")
+    elif what == "attacks":
+        lines = _attack_names()
     elif what == "concepts":
         folder = Path(__file__).parent / "models" / "pocket" if model == "pocket" else Path(model)
         if not (folder / "concepts.json").is_file():
             raise SettingError(f"{model} has no list of concepts; any text can be erased from it.")
         lines = _load("erasure_datasets.concept:Catalogue").load(folder / "concepts.json").targets()
     else:
-        raise SettingError(f"list takes methods, models, concepts or protocols; got {what!r}.")
+        raise SettingError(
+            f"list takes methods, models, concepts, attacks or protocols; got {what!r}."
+        )
     typer.echo("\n".join(lines))
 
 

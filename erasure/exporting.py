@@ -1,25 +1,33 @@
-"""Hand an edited model back: a full diffusers folder, or the small delta alone."""
+"""Hand an edited model back: a full diffusers folder, its text encoder, or the small delta."""
 
 import json
 import shutil
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from erasure.edit import Edit
-from erasure.errors import ModelError, SettingError
+from erasure.errors import EditError, ModelError, SettingError
 from erasure.models.load import load_model
 from erasure.models.stable_diffusion import StableDiffusion
 from erasure.storage import atomic
 
-Form = Literal["diffusers", "delta"]
+Form = Literal["diffusers", "text-encoder", "delta"]
+FORMS: tuple[Form, ...] = get_args(Form)
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 def export(run: Path, out: Path, *, to: Form = "diffusers", dtype: str = "float32") -> Path:
-    """Write a run's result to `out`, a new folder, which appears whole or not at all."""
+    """Write a run's result to `out`, a new folder, which appears whole or not at all.
+
+    `to`: "diffusers" for a folder that StableDiffusionPipeline opens, "text-encoder" for one that
+    CLIPTextModel opens (EditError if the edit changes anything else), "delta" for the changed
+    tensors alone.
+    """
+    if to not in FORMS:
+        raise SettingError(f"to must be one of {', '.join(FORMS)}; got {to!r}.")
     if dtype not in DTYPES:
         raise SettingError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
     if out.exists():
@@ -28,6 +36,19 @@ def export(run: Path, out: Path, *, to: Form = "diffusers", dtype: str = "float3
     if to == "delta":
         with atomic(out) as temporary:
             edit.save(temporary)
+            (temporary / "README.md").write_text(model_card(run, edit, to))
+        return out
+    if to == "text-encoder":
+        elsewhere = [name for name in edit.tensors if not name.startswith("text_encoder.")]
+        if elsewhere:
+            raise EditError(
+                f"{edit.method} changed {elsewhere[0]} and {len(elsewhere) - 1} other tensors "
+                "outside the text encoder; export to diffusers or delta."
+            )
+        model = open_run(run)
+        with atomic(out) as temporary:
+            model.pipeline.text_encoder.to(DTYPES[dtype]).save_pretrained(temporary)
+            _rename_for_publishing(temporary)
             (temporary / "README.md").write_text(model_card(run, edit, to))
         return out
     model = open_run(run)
@@ -60,7 +81,13 @@ def _save_pipeline(model: StableDiffusion, folder: Path, dtype: torch.dtype) -> 
         for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             module.half()
     pipeline.save_pretrained(folder, safe_serialization=True)
-    encoder = folder / "text_encoder"
+    _rename_for_publishing(folder / "text_encoder")
+    if not any((folder / "unet").glob("*.safetensors")):
+        raise ModelError(f"{folder} was written without UNet weights.")
+
+
+def _rename_for_publishing(encoder: Path) -> None:
+    """Name a saved text encoder's tensors `text_model.…`, as published folders and old tools do."""
     config = json.loads((encoder / "config.json").read_text())
     # diffusers loads the UNet as float32 whatever its file holds; transformers goes by this word
     config["dtype"] = "float32"
@@ -70,15 +97,14 @@ def _save_pipeline(model: StableDiffusion, folder: Path, dtype: torch.dtype) -> 
         if not any(name.startswith("text_model.") for name in tensors):
             tensors = {f"text_model.{name}": tensor for name, tensor in tensors.items()}
             save_file(tensors, file, {"format": "pt"})
-    if not any((folder / "unet").glob("*.safetensors")):
-        raise ModelError(f"{folder} was written without UNet weights.")
 
 
 def model_card(run: Path, edit: Edit, form: Form) -> str:
     """A README.md with Hub front matter: base, method, concepts, settings, scores."""
     names = ", ".join(concept.name for concept in edit.concepts)
     lines = [
-        "---", "library_name: diffusers", "pipeline_tag: text-to-image",
+        "---", f"library_name: {'transformers' if form == 'text-encoder' else 'diffusers'}",
+        "pipeline_tag: text-to-image",
         f"base_model: {edit.base}",
         "tags: [text-to-image, diffusers, machine-unlearning, unlearned-diffusion-model]", "---",
         "", f"# {edit.base} without {names}", "",
@@ -90,6 +116,13 @@ def model_card(run: Path, edit: Edit, form: Form) -> str:
             "```python", "from diffusers import StableDiffusionPipeline", "",
             "pipeline = StableDiffusionPipeline.from_pretrained("
             '"<this folder>", safety_checker=None)',
+            "```", "",
+        ]  # fmt: skip
+    elif form == "text-encoder":
+        lines += [
+            "Only the text encoder: it erases in front of any UNet of this model's family.", "",
+            "```python", "from transformers import CLIPTextModel", "",
+            'pipeline.text_encoder = CLIPTextModel.from_pretrained("<this folder>")',
             "```", "",
         ]  # fmt: skip
     else:

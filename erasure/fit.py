@@ -26,15 +26,17 @@ def trainable(weights: Mapping[str, nn.Parameter]) -> Iterator[None]:
 def fit(
     loss: Callable[[int], dict[str, Tensor]], weights: Mapping[str, nn.Parameter], *, steps: int,
     learning_rate: float, run: Run, stage: str = "fit", masks: Mapping[str, Tensor] | None = None,
+    carried: Mapping[str, Tensor] | None = None,
 ) -> None:  # fmt: skip
     """Minimise the sum of the loss's terms over `weights` by Adam, resuming an interrupted run.
 
     `loss(step)` gives named scalar terms, means over this process's share of the batch. `masks`
     (bool, one per weight) multiply the gradients, so a masked weight keeps its value exactly.
+    `carried` are tensors that `loss` changes in place from step to step; they resume as well.
     DivergedError if a loss or gradient is not finite; the state before that step is kept and named.
     """
     optimiser = torch.optim.Adam(list(weights.values()), lr=learning_rate)
-    start = run.restore(stage, weights, optimiser)
+    start = run.restore(stage, weights, optimiser, carried)
     with trainable(weights), run.progress(stage, steps, start) as bar:
         for step in range(start, steps):
             with run.autocast():
@@ -44,7 +46,7 @@ def fit(
             total.backward()
             run.average_gradients(weights)
             if not _is_finite(total, weights):
-                file = run.save_state(stage, step, weights, optimiser)
+                file = run.save_state(stage, step, weights, optimiser, carried)
                 raise DivergedError(
                     f"{stage} met a loss or gradient that is not finite at step {step} "
                     f"(loss {total.item():.4g}); the last good state is kept in {file}. "
@@ -58,9 +60,9 @@ def fit(
             values = {name: term.item() for name, term in terms.items()}
             run.log(stage, step, values)
             bar.advance(f"loss {sum(values.values()):.4f}")
-            run.checkpoint(stage, step + 1, weights, optimiser)
+            run.checkpoint(stage, step + 1, weights, optimiser, carried)
         if start < steps:
-            run.save_state(stage, steps, weights, optimiser)
+            run.save_state(stage, steps, weights, optimiser, carried)
 
 
 def _is_finite(total: Tensor, weights: Mapping[str, nn.Parameter]) -> bool:

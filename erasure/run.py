@@ -161,6 +161,11 @@ class Run:
         part = len(batch) // count
         return batch[index * part : (index + 1) * part].to(self.device)
 
+    def gather(self, part: Tensor) -> Tensor:
+        """The global batch from every process's part: what `shard` took apart."""
+        whole: Any = self.accelerator.gather(part.contiguous())
+        return whole
+
     def average_gradients(self, weights: Mapping[str, nn.Parameter]) -> None:
         """Replace each gradient by its mean over the processes."""
         if self.accelerator.num_processes > 1:
@@ -197,11 +202,13 @@ class Run:
         step: int,
         weights: Mapping[str, nn.Parameter],
         optimiser: torch.optim.Optimizer,
+        carried: Mapping[str, Tensor] | None = None,
     ) -> Path:
         """Write everything needed to go on from `step` in the same bits."""
         file = self.folder / "state" / f"{stage}.safetensors"
         if self.is_main:
             tensors = {f"weight.{name}": parameter for name, parameter in weights.items()}
+            tensors |= {f"carried.{name}": value for name, value in (carried or {}).items()}
             for number, slots in optimiser.state_dict()["state"].items():
                 tensors |= {f"optimiser.{number}.{slot}": value for slot, value in slots.items()}
             write_tensors(
@@ -218,13 +225,18 @@ class Run:
         step: int,
         weights: Mapping[str, nn.Parameter],
         optimiser: torch.optim.Optimizer,
+        carried: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Save the state if the last one is old enough."""
         if time.monotonic() - self._saved >= self.checkpoint_seconds:
-            self.save_state(stage, step, weights, optimiser)
+            self.save_state(stage, step, weights, optimiser, carried)
 
     def restore(
-        self, stage: str, weights: Mapping[str, nn.Parameter], optimiser: torch.optim.Optimizer
+        self,
+        stage: str,
+        weights: Mapping[str, nn.Parameter],
+        optimiser: torch.optim.Optimizer,
+        carried: Mapping[str, Tensor] | None = None,
     ) -> int:
         """Load a stage's state, if there is one; the step to go on from, 0 for a fresh start."""
         file = self.folder / "state" / f"{stage}.safetensors"
@@ -234,6 +246,8 @@ class Run:
         with torch.no_grad():
             for name, parameter in weights.items():
                 parameter.copy_(tensors[f"weight.{name}"])
+            for name, value in (carried or {}).items():
+                value.copy_(tensors[f"carried.{name}"])
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             kind, _, rest = name.partition(".")

@@ -19,6 +19,17 @@ TINY: dict[str, dict[str, Value]] = {
     },
     "esd": {"steps": 6, "batch_size": 2, "learning_rate": 1e-3, "paths": 2, "sampling_steps": 3},
     "uce": {},
+    "advunlearn": {
+        "steps": 6,
+        "batch_size": 2,
+        "retain_batch_size": 2,
+        "learning_rate": 1e-3,
+        "paths": 2,
+        "sampling_steps": 3,
+        "warmup": 2,
+        "attack_every": 2,
+        "attack_steps": 2,
+    },
 }
 # on top of pocket's presets, for those methods that have these settings
 POCKET_FEW: dict[str, Value] = {
@@ -26,6 +37,7 @@ POCKET_FEW: dict[str, Value] = {
     "forget_images": 32,
     "retain_images": 60,
     "paths": 8,
+    "warmup": 5,
 }
 
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from erasure.models.select import select_names
+from erasure.models.slots import Slotted
 from erasure_datasets.concept import Catalogue
 
 Condition = Float[Tensor, "b n d"]
@@ -46,6 +47,31 @@ class DiffusionModel(ABC):
         """
 
     @abstractmethod
+    def open_slots(self, parts: Sequence[tuple[str, str]], count: int) -> Slotted:
+        """Prompts given as (text before, text after) with `count` free slots between.
+
+        SettingError if one does not fit into the text window with them.
+        """
+
+    @abstractmethod
+    def encode_slots(self, slotted: Slotted, vectors: Float[Tensor, "b k w"]) -> Condition:
+        """As `encode`, with these token embeddings in the slots; they may ask for gradients."""
+
+    @property
+    @abstractmethod
+    def token_table(self) -> Float[Tensor, "v w"]:
+        """The edited text encoder's token embeddings, one row per entry of the vocabulary."""
+
+    @property
+    @abstractmethod
+    def special_tokens(self) -> list[int]:
+        """Entries of the vocabulary that are no text: start, end, padding."""
+
+    @abstractmethod
+    def decode(self, tokens: Int[Tensor, " k"]) -> str:
+        """The text of these tokens."""
+
+    @abstractmethod
     def predict(
         self, z_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], condition: Condition
     ) -> Float[Tensor, "b c h w"]:
@@ -67,13 +93,13 @@ class DiffusionModel(ABC):
     @abstractmethod
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str] | Condition,
         *,
         steps: int,
         guidance: float,
         generators: Sequence[torch.Generator],
     ) -> UInt8[Tensor, "b 3 h w"]:
-        """Images in [0, 255] by the model's own scheduler.
+        """Images in [0, 255] by the model's own scheduler, of prompts or of encoded ones.
 
         Each image's noise is from its own CPU generator.
         """
@@ -81,6 +107,10 @@ class DiffusionModel(ABC):
     @abstractmethod
     def use_scheduler(self, name: str) -> None:
         """Sample with the diffusers scheduler of this class name."""
+
+    @abstractmethod
+    def gradient_checkpointing(self, on: bool) -> AbstractContextManager[None]:
+        """Within it, the UNet keeps few activations for the backward pass, if `on`."""
 
     @property
     @abstractmethod

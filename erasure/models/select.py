@@ -13,24 +13,38 @@ SELECTIONS: dict[str, str] = {
     "noxattn": r"^unet\.(?!time_embedding)(?!.*\battn2\.)",
     "selfattn": r"^unet\..*\battn1\.",
     "text": r"^text_encoder\.",
+    "text.layers": r"^text_encoder\..*\b(layers\.\d+|final_layer_norm)\.",
     "text.mlp": r"^text_encoder\..*\bmlp\.",
 }
+TEXT_LAYER = re.compile(r"^text\.layer\.(\d+)$")
 
 
 def select_names(select: str, known: Sequence[str]) -> list[str]:
     """The names a selection matches, in model order.
 
-    `select` is one of SELECTIONS or a pattern with `*` over full names ("unet.mid_block.*").
-    SettingError if it is neither, or matches nothing.
+    `select` is one of SELECTIONS, `text.layer.N` (exactly that layer of the text encoder), a
+    pattern with `*` over full names ("unet.mid_block.*"), or several of these with commas between.
+    SettingError if a part is none of them, or matches nothing.
     """
-    if select in SELECTIONS:
-        rule = re.compile(SELECTIONS[select])
-        names = [name for name in known if rule.search(name)]
+    chosen: set[str] = set()
+    for word in select.split(","):
+        names = _one(word.strip(), known)
+        if not names:
+            raise SettingError(
+                f"select must match at least one weight; {word.strip()!r} matched none. "
+                f"Known: {', '.join(SELECTIONS)}, text.layer.N, a pattern such as "
+                "'unet.mid_block.*', or several with commas."
+            )
+        chosen.update(names)
+    return [name for name in known if name in chosen]
+
+
+def _one(word: str, known: Sequence[str]) -> list[str]:
+    layer = TEXT_LAYER.match(word)
+    if layer:
+        rule = re.compile(rf"^text_encoder\..*\blayers\.{int(layer[1])}\.")
+    elif word in SELECTIONS:
+        rule = re.compile(SELECTIONS[word])
     else:
-        names = [name for name in known if fnmatch.fnmatchcase(name, select)]
-    if not names:
-        raise SettingError(
-            f"select must match at least one weight; {select!r} matched none. "
-            f"Known: {', '.join(SELECTIONS)}, or a pattern such as 'unet.mid_block.*'."
-        )
-    return names
+        return [name for name in known if fnmatch.fnmatchcase(name, word)]
+    return [name for name in known if rule.search(name)]

@@ -1,6 +1,7 @@
 """Stable Diffusion 1.x and 2.x (epsilon and v-prediction), through diffusers' own pipeline."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from erasure.errors import ModelError
+from erasure.errors import ModelError, SettingError
 from erasure.models.diffusion import Condition, DiffusionModel
+from erasure.models.slots import Slotted, fill, lay_out
 from erasure_datasets.concept import Catalogue
 
 
@@ -55,6 +57,16 @@ class StableDiffusion(DiffusionModel):
                 self.pipeline.scheduler.config
             )
 
+    @contextmanager
+    def gradient_checkpointing(self, on: bool) -> Iterator[None]:
+        unet = self.pipeline.unet
+        if on:
+            unet.enable_gradient_checkpointing()
+        try:
+            yield
+        finally:
+            unet.disable_gradient_checkpointing()
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         config = self.pipeline.unet.config
@@ -88,18 +100,21 @@ class StableDiffusion(DiffusionModel):
 
     def tokenize(self, prompts: Sequence[str]) -> Int[Tensor, "b n"]:
         """Token ids as the pipeline makes them: padded and cut to the encoder's positions."""
-        tokenizer = self.pipeline.tokenizer
-        length = min(
-            tokenizer.model_max_length, self.pipeline.text_encoder.config.max_position_embeddings
-        )
-        encoded = tokenizer(
+        encoded = self.pipeline.tokenizer(
             list(prompts),
             padding="max_length",
             truncation=True,
-            max_length=length,
+            max_length=self._text_window,
             return_tensors="pt",
         )
         return encoded.input_ids.to(self.device)
+
+    @property
+    def _text_window(self) -> int:
+        return min(
+            self.pipeline.tokenizer.model_max_length,
+            self.pipeline.text_encoder.config.max_position_embeddings,
+        )
 
     def token_count(self, text: str) -> int:
         """Tokens of a text without the end token and padding: the index of its last token.
@@ -108,8 +123,48 @@ class StableDiffusion(DiffusionModel):
         """
         return min(
             len(self.pipeline.tokenizer(text).input_ids) - 2,
-            self.pipeline.text_encoder.config.max_position_embeddings - 2,
+            self._text_window - 2,
         )
+
+    def open_slots(self, parts: Sequence[tuple[str, str]], count: int) -> Slotted:
+        tokenizer = self.pipeline.tokenizer
+
+        def ids(text: str) -> list[int]:
+            return tokenizer(text, add_special_tokens=False).input_ids if text else []
+
+        try:
+            slotted = lay_out(
+                [(ids(before), ids(after)) for before, after in parts],
+                count,
+                ends=(tokenizer.bos_token_id, tokenizer.eos_token_id),
+                padding=tokenizer.pad_token_id,
+                length=self._text_window,
+            )
+        except ValueError as error:
+            raise SettingError(f"tokens must be fewer: {error}.") from error
+        return Slotted(slotted.ids.to(self.device), slotted.places.to(self.device))
+
+    def encode_slots(self, slotted: Slotted, vectors: Float[Tensor, "b k w"]) -> Condition:
+        # a hook, because every release of transformers reads the embeddings from this module
+        table = self.pipeline.text_encoder.get_input_embeddings()
+        hook = table.register_forward_hook(
+            lambda _module, _inputs, embedded: fill(embedded, slotted.places, vectors)
+        )
+        try:
+            return self._call("text_encoder", (slotted.ids,), {}).last_hidden_state  # type: ignore[attr-defined]
+        finally:
+            hook.remove()
+
+    @property
+    def token_table(self) -> Float[Tensor, "v w"]:
+        return self.pipeline.text_encoder.get_input_embeddings().weight
+
+    @property
+    def special_tokens(self) -> list[int]:
+        return sorted(set(self.pipeline.tokenizer.all_special_ids))
+
+    def decode(self, tokens: Int[Tensor, " k"]) -> str:
+        return self.pipeline.tokenizer.decode(tokens.tolist())
 
     def predict(
         self, z_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], condition: Condition
@@ -147,14 +202,18 @@ class StableDiffusion(DiffusionModel):
     @torch.no_grad()
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str] | Condition,
         *,
         steps: int,
         guidance: float,
         generators: Sequence[torch.Generator],
     ) -> UInt8[Tensor, "b 3 h w"]:
+        if isinstance(prompts, Tensor):
+            asked: dict[str, Any] = {"prompt_embeds": prompts}
+        else:
+            asked = {"prompt": list(prompts)}
         drawn: Any = self.pipeline(
-            list(prompts),
+            **asked,
             num_inference_steps=steps,
             guidance_scale=guidance,
             generator=list(generators),

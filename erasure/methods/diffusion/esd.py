@@ -20,9 +20,7 @@ Choices
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,23 +28,12 @@ from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.fit import fit
 from erasure.models.diffusion import DiffusionModel
+from erasure.paths import Paths, PushFrom, draw_paths, points, push_rows
 from erasure.registry import METHODS
 from erasure.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
 
 SELECTIONS = {"x": "xattn", "u": "noxattn", "all": "full", "x-strict": "xattn.kv"}
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Points (s, n, c, h, w) of the untouched model's sampling paths.
-
-    Their timesteps are (s); each path has its prompts.
-    """
-
-    latents: Tensor
-    timesteps: Tensor
-    prompts: list[tuple[str, ...]]
 
 
 @METHODS.register
@@ -58,9 +45,7 @@ class ESD:
     learning_rate: float = setting(5e-5, help="Adam's learning rate", above=0)
     batch_size: int = setting(1, help="path points per step", at_least=1)
     push: float = setting(2.0, help="negative guidance (eta in the paper)", at_least=0)
-    push_from: Literal["prompt", "anchor", "concept"] = setting(
-        "prompt", help="what the target starts from and pushes away"
-    )
+    push_from: PushFrom = setting("prompt", help="what the target starts from and pushes away")
     select: str = setting("x", help="x, u, all, x-strict, or any selection of weights")
     guidance: float = setting(3.0, help="guidance of the paths", at_least=0)
     sampling_steps: int = setting(50, help="DDIM steps of a path", at_least=2)
@@ -76,12 +61,12 @@ class ESD:
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
         weights = model.weights(SELECTIONS.get(self.select, self.select))
         model.remember(list(weights))
-        forget = self._draw_paths(model, self._forget_prompts(concepts), "forget", run)
+        forget = self._paths(model, push_rows(concepts, self.push_from), "forget", run)
         retain = None
         if self.retain_weight > 0:
             file = Path(self.retain_prompts) if self.retain_prompts else None
             kept = [(prompt,) for prompt in retain_prompts(concepts, model.catalogue, file)]
-            retain = self._draw_paths(model, kept, "retain", run)
+            retain = self._paths(model, kept, "retain", run)
 
         def loss(_step: int) -> dict[str, Tensor]:
             z_t, t, prompts = points(forget, self.batch_size, run)
@@ -103,46 +88,10 @@ class ESD:
         fit(loss, weights, steps=self.steps, learning_rate=self.learning_rate, run=run)
         return Edit.between(model, concepts, "esd", asdict(self))
 
-    def _forget_prompts(self, concepts: list[Concept]) -> list[tuple[str, ...]]:
-        """(c, c_from, e, '') for every concept and template."""
-        rows = []
-        for concept in concepts:
-            for prompt, anchor in zip(concept.prompts(), concept.anchor_prompts(), strict=True):
-                starts = {
-                    "prompt": (prompt, prompt),
-                    "anchor": (anchor, prompt),
-                    "concept": (prompt, concept.name),
-                }
-                rows.append((prompt, *starts[self.push_from], ""))
-        return rows
-
-    @torch.no_grad()
-    def _draw_paths(
+    def _paths(
         self, model: DiffusionModel, rows: list[tuple[str, ...]], name: str, run: Run
     ) -> Paths:
-        """Guided paths towards each row's first prompt, by the untouched model."""
-        generator = run.generator_for(f"{name} paths")
-        order = torch.randperm(len(rows), generator=generator).tolist()
-        chosen = [rows[order[i % len(order)]] for i in range(self.paths)]
-        parts, timesteps = [], torch.empty(0)
-        with run.progress(f"paths to {name}", -(-self.paths // 16)) as bar, model.original():
-            for first in range(0, self.paths, 16):
-                condition = model.encode([row[0] for row in chosen[first : first + 16]])
-                path, timesteps = model.sample_path(
-                    condition,
-                    steps=self.sampling_steps,
-                    guidance=self.guidance,
-                    generator=generator,
-                )
-                parts.append(path[:-1].cpu())
-                bar.advance()
-        return Paths(torch.cat(parts, dim=1), timesteps.cpu(), chosen)
-
-
-def points(paths: Paths, batch: int, run: Run) -> tuple[Tensor, Tensor, list[list[str]]]:
-    """This process's part of a random batch of points: latents, timesteps, prompts by column."""
-    step = run.shard(torch.randint(len(paths.timesteps), (batch,), generator=run.generator)).cpu()
-    path = run.shard(torch.randint(len(paths.prompts), (batch,), generator=run.generator)).cpu()
-    rows = [paths.prompts[i] for i in path.tolist()]
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    return paths.latents[step, path].to(run.device), paths.timesteps[step].to(run.device), columns
+        return draw_paths(
+            model, rows, name=name, count=self.paths, steps=self.sampling_steps,
+            guidance=self.guidance, run=run,
+        )  # fmt: skip

@@ -3,17 +3,14 @@ from pathlib import Path
 import torch
 
 from erasure.erasing import erase
-from erasure.methods.diffusion.esd import ESD
 from erasure.models.load import load_model
+from erasure.paths import push_rows
 from erasure_datasets.concept import Concept
 
 
 def test_prompts_by_what_is_pushed() -> None:
     concept = [Concept("cat", "object", ("a {name} on a mat",), anchor="dog")]
-    rows = {
-        kind: ESD(push_from=kind)._forget_prompts(concept)[0]
-        for kind in ("prompt", "anchor", "concept")
-    }
+    rows = {kind: push_rows(concept, kind)[0] for kind in ("prompt", "anchor", "concept")}
     cat, dog = "a cat on a mat", "a dog on a mat"
     assert rows == {
         "prompt": (cat, cat, cat, ""),

@@ -1,0 +1,181 @@
+"""AdvUnlearn: train the text encoder against prompts that bring the concept back.
+
+Zhang, Chen, Jia, Zhang, Fan, Liu, Hong, Ding, Liu, "Defensive Unlearning with Adversarial Training
+for Robust Concept Erasure in Diffusion Models" (NeurIPS 2024), https://arxiv.org/abs/2405.15234.
+
+    outer  mean (eps(x_t, t, [d; c]) - target)^2
+               + gamma * mean (eps(x_r, t, c_r) - eps_0(x_r, t, c_r))^2
+    target eps_0(x_t, t, c_from) - push (eps_0(x_t, t, e) - eps_0(x_t, t, ''))
+    inner  d = argmin mean (eps(x_t, t, [d; c]) - eps_0(x_t, t, c))^2
+    x_t    a point of the untouched model's guided path towards c; eps_0 the untouched model;
+           d holds `tokens` free vectors among the prompt's token embeddings
+
+Choices
+- The outer target is ESD's, in the terms of esd.py: `push=2, push_from=prompt` is the published one
+  with eta = 1. The trained weights are the text encoder's layers and final norm by default, without
+  its embeddings, as published; any selection of text or UNet weights may be named.
+- The authors sample fresh latents at every inner step. Ours come from `paths` paths kept for the
+  run, and the inner steps of one attack share their latents and the frozen predictions there.
+- The authors' inner loop never clears the gradient of d, so that it adds up over the steps (and
+  with signs, sign of the last plus the new). We clear it; `accumulate` does as their code does.
+- Their signed attack takes Adam steps on the sign; `attack=sign` takes plain signed steps, and
+  `attack=fast` one signed step as long as all `attack_steps` together.
+- Their layer options match by prefix, so that layer 1 trains 10 and 11 too; `text.layer.1` is that
+  layer alone, and `text.layer.1,text.layer.10,text.layer.11` what they trained.
+- They find the concept by counting words; the slots here lie between tokens (models/slots.py).
+- `attack_shared` makes one d for a whole batch of points, prompts and timesteps, which is nearer
+  to what an attacker types; the published batch holds one point, where both are the same.
+- Retention is the summed form ("reg"); separate retain steps are not offered.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from erasure.config import check, setting
+from erasure.edit import Edit
+from erasure.fit import fit
+from erasure.models.diffusion import DiffusionModel
+from erasure.models.slots import Placement, Slotted, place
+from erasure.paths import Paths, PushFrom, draw_paths, points, push_rows
+from erasure.registry import METHODS
+from erasure.run import Run
+from erasure_datasets.concept import Concept, retain_prompts
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class AdvUnlearn:
+    """Adversarial unlearning of the text encoder."""
+
+    steps: int = setting(1000, quick=60, help="optimiser steps", at_least=1)
+    learning_rate: float = setting(1e-5, help="Adam's learning rate", above=0)
+    batch_size: int = setting(1, help="path points to forget per step", at_least=1)
+    retain_batch_size: int = setting(5, help="path points to keep per step", at_least=1)
+    retain_weight: float = setting(0.5, help="weight of the retain loss (gamma)", at_least=0)
+    push: float = setting(2.0, help="negative guidance (1 + eta in the paper)", at_least=0)
+    push_from: PushFrom = setting("prompt", help="what the target starts from and pushes away")
+    select: str = setting(
+        "text.layers", help="which weights: text.layers, text.layer.N, text.mlp, xattn, full, ..."
+    )
+    warmup: int = setting(200, quick=20, help="first steps without an attack", at_least=0)
+    attack: Literal["adam", "sign", "fast"] = setting("adam", help="how the attack steps")
+    attack_steps: int = setting(30, quick=3, help="inner steps of an attack", at_least=1)
+    attack_rate: float = setting(1e-3, help="length of an inner step", above=0)
+    attack_every: int = setting(1, help="outer steps that one attack serves", at_least=1)
+    attack_init: Literal["latest", "random"] = setting(
+        "latest", help="start an attack from the last one, or from random tokens"
+    )
+    attack_shared: bool = setting(False, help="one attack for the batch instead of one per point")
+    accumulate: bool = setting(False, help="let inner gradients add up, as the authors' code does")
+    tokens: int = setting(1, help="free token vectors (k in the paper)", at_least=1)
+    placement: Placement = setting("prefix", help="where the free tokens stand in the prompt")
+    guidance: float = setting(3.0, help="guidance of the paths", at_least=0)
+    sampling_steps: int = setting(50, quick=12, help="DDIM steps of a path", at_least=2)
+    paths: int = setting(64, quick=32, help="paths drawn at the start", at_least=1)
+    retain_prompts: str = setting("", help="CSV with a 'prompt' column: what to keep")
+    gradient_checkpointing: bool = setting(
+        False, help="compute the UNet's activations twice instead of keeping them"
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
+        weights = model.weights(self.select)
+        model.remember(list(weights))
+        rows = push_rows(concepts, self.push_from)
+        self._slots(model, [row[0] for row in rows])  # refuses prompts that leave no room
+        file = Path(self.retain_prompts) if self.retain_prompts else None
+        kept = [(prompt,) for prompt in retain_prompts(concepts, model.catalogue, file)]
+        forget = self._paths(model, rows, "forget", run)
+        retain = self._paths(model, kept, "retain", run)
+        width = model.token_table.shape[1]
+        latest = torch.zeros(self.batch_size, self.tokens, width, device=run.device)
+
+        def loss(step: int) -> dict[str, Tensor]:
+            z_t, t, prompts = points(forget, self.batch_size, run)
+            asked, start, pushed, none = _untouched(model, z_t, t, prompts)
+            if step < self.warmup:
+                condition = model.encode(prompts[0])
+            else:
+                slotted = self._slots(model, prompts[0])
+                if (step - self.warmup) % self.attack_every == 0:
+                    first = step == self.warmup
+                    found = self._attack(
+                        model, slotted, z_t, t, asked, None if first else latest, run
+                    )
+                    latest.copy_(run.gather(found))
+                condition = model.encode_slots(slotted, run.shard(latest))
+            wanted = start - self.push * (pushed - none)
+            erase = F.mse_loss(model.predict(z_t, t, condition), wanted)
+            z_t, t, prompts = points(retain, self.retain_batch_size, run)
+            (wanted,) = _untouched(model, z_t, t, prompts)
+            kept = F.mse_loss(model.predict(z_t, t, model.encode(prompts[0])), wanted)
+            return {"erase": erase, "retain": self.retain_weight * kept}
+
+        with model.gradient_checkpointing(self.gradient_checkpointing):
+            fit(
+                loss, weights, steps=self.steps, learning_rate=self.learning_rate, run=run,
+                carried={"latest": latest},
+            )  # fmt: skip
+        return Edit.between(model, concepts, "advunlearn", asdict(self))
+
+    def _attack(
+        self, model: DiffusionModel, slotted: Slotted, z_t: Tensor, t: Tensor, asked: Tensor,
+        latest: Tensor | None, run: Run,
+    ) -> Tensor:  # fmt: skip
+        """Vectors (b, k, w) under which the edited model predicts what the untouched one did."""
+        if latest is None or self.attack_init == "random":
+            words = [i for i in range(len(model.token_table)) if i not in model.special_tokens]
+            shape = (self.batch_size, self.tokens)
+            chosen = torch.tensor(words)[torch.randint(len(words), shape, generator=run.generator)]
+            start = model.token_table[run.shard(chosen)]
+        else:
+            start = run.shard(latest)
+        vectors = (start[:1] if self.attack_shared else start).detach().clone().requires_grad_(True)
+        optimiser = torch.optim.Adam([vectors], lr=self.attack_rate)
+        held = torch.zeros_like(vectors)
+        for _ in range(1 if self.attack == "fast" else self.attack_steps):
+            condition = model.encode_slots(slotted, vectors.expand(len(slotted), -1, -1))
+            distance = (model.predict(z_t, t, condition) - asked).square().flatten(1).mean(1).sum()
+            (gradient,) = torch.autograd.grad(distance, [vectors])
+            gradient = gradient + held if self.accumulate else gradient
+            if self.attack == "adam":
+                vectors.grad = gradient
+                optimiser.step()
+            else:
+                gradient = gradient.sign()
+                length = self.attack_rate * (self.attack_steps if self.attack == "fast" else 1)
+                vectors.data.sub_(length * gradient)
+            held = gradient
+        return vectors.detach().expand(len(slotted), -1, -1)
+
+    def _slots(self, model: DiffusionModel, prompts: Sequence[str]) -> Slotted:
+        parts = [place(prompt, self.placement) for prompt in prompts]
+        return model.open_slots(parts, self.tokens)
+
+    def _paths(
+        self, model: DiffusionModel, rows: list[tuple[str, ...]], name: str, run: Run
+    ) -> Paths:
+        return draw_paths(
+            model, rows, name=name, count=self.paths, steps=self.sampling_steps,
+            guidance=self.guidance, run=run,
+        )  # fmt: skip
+
+
+def _untouched(
+    model: DiffusionModel, z_t: Tensor, t: Tensor, columns: list[list[str]]
+) -> list[Tensor]:
+    """The untouched model's prediction under each column of prompts, equal columns asked once."""
+    said: dict[tuple[str, ...], Tensor] = {}
+    with model.original():
+        for texts in map(tuple, columns):
+            if texts not in said:
+                said[texts] = model.predict(z_t, t, model.encode(texts))
+    return [said[tuple(texts)] for texts in columns]

@@ -1,0 +1,78 @@
+"""Prompts with free places, which hold vectors of an attack instead of a word's embedding."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+Placement = Literal["prefix", "suffix", "middle"]
+
+
+@dataclass(frozen=True)
+class Slotted:
+    """Token ids of prompts, padded as the model's own, and the places of their free slots."""
+
+    ids: Int[Tensor, "b n"]
+    places: Int[Tensor, "b k"]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, chosen: Int[Tensor, " m"]) -> "Slotted":
+        """Some of the prompts, in the order asked."""
+        return Slotted(self.ids[chosen], self.places[chosen])
+
+    def filled(self, tokens: Int[Tensor, "b k"]) -> Int[Tensor, "b n"]:
+        """The ids with real tokens in the slots."""
+        return self.ids.scatter(1, self.places, tokens.to(self.ids.device))
+
+
+def place(prompt: str, placement: Placement) -> tuple[str, str]:
+    """A prompt as (text before the slots, text after them); "middle" parts it between two words."""
+    if placement == "prefix":
+        return "", prompt
+    if placement == "suffix":
+        return prompt, ""
+    words = prompt.split()
+    return " ".join(words[: len(words) // 2]), " ".join(words[len(words) // 2 :])
+
+
+def around(prompt: str, name: str) -> tuple[str, str]:
+    """A prompt as (text before a name, text after it); ValueError if it does not name it."""
+    before, found, after = prompt.partition(name)
+    if not found:
+        raise ValueError(f"the prompt {prompt!r} does not hold {name!r}.")
+    return before.strip(), after.strip()
+
+
+def fill(
+    embedded: Tensor, places: Int[Tensor, "b k"], vectors: Tensor
+) -> Tensor:  # (b, n, w), (b, k, w)
+    """Token embeddings with the vectors in the slots."""
+    index = places[..., None].expand(-1, -1, embedded.shape[-1])
+    return embedded.scatter(1, index, vectors.to(embedded))
+
+
+def lay_out(
+    parts: Sequence[tuple[Sequence[int], Sequence[int]]], count: int, *, ends: tuple[int, int],
+    padding: int, length: int,
+) -> Slotted:  # fmt: skip
+    """Ids of (tokens before, tokens after) with `count` slots between, start and end tokens around.
+
+    ValueError if a prompt does not fit into `length` with its slots.
+    """
+    rows, places = [], []
+    for before, after in parts:
+        row = [ends[0], *before, *[padding] * count, *after, ends[1]]
+        if len(row) > length:
+            raise ValueError(
+                f"{count} tokens more than the prompt's {len(before) + len(after)} do not fit "
+                f"into the text encoder's {length} (start and end included)"
+            )
+        first = 1 + len(before)
+        places.append(list(range(first, first + count)))
+        rows.append(row + [padding] * (length - len(row)))
+    return Slotted(torch.tensor(rows), torch.tensor(places, dtype=torch.long))

@@ -1,0 +1,64 @@
+"""Paraphrases: ask for the concept in other words that the erasure did not train on.
+
+Synonyms, descriptions and templates from datasets/erasure_datasets/paraphrases.py, or a CSV's.
+A case is won if any of them draws the concept with its noise.
+"""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from erasure.config import check, setting
+from erasure.errors import SettingError
+from erasure.models.slots import around
+from erasure_datasets.concept import Concept
+from erasure_datasets.paraphrases import paraphrases
+from evaluation.scene import Case, Found, Scene
+
+
+@dataclass(frozen=True)
+class Paraphrase:
+    """Other words for the same thing."""
+
+    count: int = setting(12, quick=3, help="paraphrases tried per prompt", at_least=1)
+    file: str = setting("", help="CSV with a 'prompt' column to use instead of the built-in ones")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def control(self, prompt: str, concept: Concept) -> tuple[tuple[str, str], int]:
+        return around(prompt, concept.name), 2  # about as long as a synonym
+
+    def attack(self, scene: Scene, cases: Sequence[Case]) -> list[Found]:
+        asked = [self._texts(scene, case)[: self.count] for case in cases]
+        found = [Found(False, 0, case.prompt) for case in cases]
+        with scene.progress("paraphrase", self.count) as bar:
+            for number in range(max(map(len, asked))):
+                left = [
+                    i
+                    for i, result in enumerate(found)
+                    if not result.success and number < len(asked[i])
+                ]
+                if not left or scene.is_over:
+                    break
+                texts = [asked[i][number] for i in left]
+                won = scene.wins(texts, [cases[i] for i in left], "images")
+                for i, text, success in zip(left, texts, won.tolist(), strict=True):
+                    found[i] = Found(success, number + 1, text)
+                bar.advance(f"{len(left)} left")
+        return found
+
+    def _texts(self, scene: Scene, case: Case) -> list[str]:
+        if not self.file:
+            return paraphrases(scene.concept, case.prompt, scene.model.catalogue)
+        if not Path(self.file).is_file():
+            raise SettingError(f"file must be a CSV with a 'prompt' column; {self.file} is none.")
+        with Path(self.file).open(newline="") as stream:
+            texts = [row["prompt"] for row in csv.DictReader(stream) if row.get("prompt")]
+        if not texts:
+            raise SettingError(f"{self.file} must have a 'prompt' column and at least one row.")
+        return texts
+
+
+ATTACK = Paraphrase

@@ -1,0 +1,115 @@
+"""Relearning: fine-tune the erased model on a few images of the concept, and count the steps.
+
+The plain noise-prediction loss on `images` pictures; every `every` steps all cases are drawn, and
+it ends once half of them show the concept, or after `steps`. What the weights still hold comes back
+in fewer steps than what they never knew: `random_steps` in the report is the same count for the
+same network with random weights.
+
+Choices
+- The pictures are latents that the model from before the erasure draws for the concept's prompts.
+- The weights are those of `select`; they are put back afterwards.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from erasure.config import check, setting
+from erasure.fit import trainable
+from erasure_datasets.concept import Concept
+from evaluation.scene import Case, Found, Scene
+
+
+@dataclass(frozen=True)
+class Relearn:
+    """Fine-tuning on a few images."""
+
+    images: int = setting(8, help="pictures of the concept", at_least=1)
+    steps: int = setting(100, quick=4, help="steps at most", at_least=1)
+    every: int = setting(10, quick=2, help="steps between drawings", at_least=1)
+    learning_rate: float = setting(1e-5, help="Adam's learning rate", above=0)
+    batch_size: int = setting(4, help="pictures per step", at_least=1)
+    select: str = setting("full", help="which weights learn: full, xattn, text, or a pattern")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def control(self, prompt: str, concept: Concept) -> None:
+        """None: no tokens are added; random weights are the control."""
+
+    def attack(self, scene: Scene, cases: Sequence[Case]) -> list[Found]:
+        weights = scene.model.weights(self.select)
+        before = {name: weight.detach().clone() for name, weight in weights.items()}
+        latents, prompts = self._pictures(scene)
+        try:
+            won, step = self._learn(scene, cases, latents, prompts, "images")
+        finally:
+            with torch.no_grad():
+                for name, weight in weights.items():
+                    weight.copy_(before[name])
+        return [
+            Found(success, step, case.prompt)
+            for success, case in zip(won.tolist(), cases, strict=True)
+        ]
+
+    def random_steps(self, scene: Scene, cases: Sequence[Case]) -> int | None:
+        """The same count with the weights of `select` shuffled; None if it never got there."""
+        weights = scene.model.weights(self.select)
+        before = {name: weight.detach().clone() for name, weight in weights.items()}
+        latents, prompts = self._pictures(scene)
+        generator = scene.generator("random weights")
+        try:
+            with torch.no_grad():
+                for weight in weights.values():
+                    if weight.dim() > 1:
+                        order = torch.randperm(weight.numel(), generator=generator)
+                        weight.copy_(weight.flatten()[order.to(weight.device)].view_as(weight))
+            won, step = self._learn(scene, cases, latents, prompts, None)
+            return step if won.float().mean() >= 0.5 else None
+        finally:
+            with torch.no_grad():
+                for name, weight in weights.items():
+                    weight.copy_(before[name])
+
+    def _pictures(self, scene: Scene) -> tuple[Tensor, list[str]]:
+        asked = scene.concept.prompts()
+        prompts = [asked[i * len(asked) // self.images % len(asked)] for i in range(self.images)]
+        return scene.latents(prompts, "relearning images"), prompts
+
+    def _learn(
+        self, scene: Scene, cases: Sequence[Case], latents: Tensor, prompts: list[str],
+        kept_as: str | None,
+    ) -> tuple[Tensor, int]:  # fmt: skip
+        """(which cases show the concept at the last drawing, steps taken)."""
+        model, generator = scene.model, scene.generator("relearning")
+        weights = model.weights(self.select)
+        optimiser = torch.optim.Adam(list(weights.values()), lr=self.learning_rate)
+        won, step = torch.zeros(len(cases), dtype=torch.bool), 0
+        with scene.progress("relearn", self.steps) as bar:
+            while step < self.steps and not scene.is_over:
+                with trainable(weights):
+                    for _ in range(min(self.every, self.steps - step)):
+                        rows = torch.randint(self.images, (self.batch_size,), generator=generator)
+                        noise = torch.randn(latents[rows].shape, generator=generator)
+                        t = torch.randint(
+                            len(model.alphas_cumprod), rows.shape, generator=generator
+                        )
+                        noise, t = noise.to(model.device), t.to(model.device)
+                        z_t = model.add_noise(latents[rows], noise, t)
+                        condition = model.encode([prompts[i] for i in rows.tolist()])
+                        loss = F.mse_loss(model.predict(z_t, t, condition), noise)
+                        optimiser.zero_grad()
+                        loss.backward()
+                        optimiser.step()
+                        step += 1
+                        bar.advance(f"loss {loss.item():.4f}")
+                won = scene.wins([case.prompt for case in cases], cases, kept_as)
+                if won.float().mean() >= 0.5:
+                    break
+        return won, step
+
+
+ATTACK = Relearn

@@ -1,0 +1,99 @@
+"""Concept inversion: learn a new word on images of the concept, by the erased model's own loss.
+
+Pham, Marshall, Cohen, Mittal, Hegde, "Circumventing Concept Erasure Methods For Text-to-Image
+Generative Models" (ICLR 2024), https://arxiv.org/abs/2308.01508, with the textual inversion of
+Gal et al. 2022, https://arxiv.org/abs/2208.01618.
+
+    v* = argmin mean (noise - eps(z_t, t, prompt with v* in the concept's place))^2
+
+It needs the weights, so it shows what they still hold rather than what a user could type.
+
+Choices
+- Images are latents that the model from before the erasure draws for the concept's own prompts.
+- `init` is the word that v* starts from, the concept's own name if it is empty (the mean of its
+  tokens' embeddings, where they are several).
+- One learned word serves all cases; each is drawn once, with v* in the place of the name.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from erasure.config import check, setting
+from erasure.models.diffusion import DiffusionModel
+from erasure.models.slots import around
+from erasure.storage import read_tensors, write_tensors
+from erasure_datasets.concept import Concept
+from evaluation.scene import Case, Found, Scene
+
+WORD = "*"
+
+
+@dataclass(frozen=True)
+class TextualInversion:
+    """A learned token embedding."""
+
+    steps: int = setting(1000, quick=20, help="optimiser steps", at_least=1)
+    learning_rate: float = setting(5e-3, help="AdamW's learning rate", above=0)
+    batch_size: int = setting(4, help="images per step", at_least=1)
+    images: int = setting(64, quick=8, help="images of the concept to learn from", at_least=1)
+    tokens: int = setting(1, help="vectors of the new word")
+    init: str = setting("", help="word to start from; empty: the concept's own name")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def control(self, prompt: str, concept: Concept) -> tuple[tuple[str, str], int]:
+        return around(prompt, concept.name), self.tokens
+
+    def attack(self, scene: Scene, cases: Sequence[Case]) -> list[Found]:
+        file = scene.folder / "vectors.safetensors"
+        if file.is_file():
+            vectors = read_tensors(file)[0]["vectors"].to(scene.model.device)
+        else:
+            vectors = self.learn(scene)
+            write_tensors(file, {"vectors": vectors})
+        parts = [around(case.prompt, scene.concept.name) for case in cases]
+        slotted = scene.model.open_slots(parts, self.tokens)
+        with torch.no_grad():
+            condition = scene.model.encode_slots(slotted, vectors.expand(len(cases), -1, -1))
+        won = scene.wins(condition, cases, "images")
+        texts = [" ".join(filter(None, (before, WORD, after))) for before, after in parts]
+        return [Found(success, 1, text) for success, text in zip(won.tolist(), texts, strict=True)]
+
+    def learn(self, scene: Scene) -> Tensor:
+        """The new word's vectors, (k, w)."""
+        model, generator = scene.model, scene.generator("textual inversion")
+        prompts = scene.concept.prompts()
+        chosen = [prompts[i % len(prompts)] for i in range(self.images)]
+        latents = scene.latents(chosen, "inversion images")
+        slotted = model.open_slots([around(p, scene.concept.name) for p in chosen], self.tokens)
+        vectors = _embedding(model, self.init or scene.concept.name).repeat(self.tokens, 1)
+        vectors.requires_grad_()
+        optimiser = torch.optim.AdamW([vectors], lr=self.learning_rate)
+        with scene.progress("textual-inversion", self.steps) as bar:
+            for _ in range(self.steps):
+                rows = torch.randint(self.images, (self.batch_size,), generator=generator)
+                noise = torch.randn(latents[rows].shape, generator=generator).to(model.device)
+                t = torch.randint(len(model.alphas_cumprod), (len(rows),), generator=generator)
+                z_t = model.add_noise(latents[rows], noise, t.to(model.device))
+                condition = model.encode_slots(
+                    slotted.rows(rows.to(model.device)), vectors.expand(len(rows), -1, -1)
+                )
+                loss = F.mse_loss(model.predict(z_t, t.to(model.device), condition), noise)
+                (vectors.grad,) = torch.autograd.grad(loss, [vectors])
+                optimiser.step()
+                bar.advance(f"loss {loss.item():.4f}")
+        return vectors.detach()
+
+
+def _embedding(model: DiffusionModel, word: str) -> Tensor:
+    """The mean token embedding of a word, (1, w)."""
+    ids = model.open_slots([("", word)], 0).ids[0, 1 : 1 + model.token_count(word)]
+    return model.token_table[ids].detach().mean(0, keepdim=True).clone()
+
+
+ATTACK = TextualInversion

@@ -1,0 +1,174 @@
+"""What counts as drawing the concept: a judge's label, CLIP's choice among names, or a function."""
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Bool, UInt8
+from torch import Tensor
+
+from classifiers.predict import Classifier, load_classifier
+from erasure.errors import SettingError
+from erasure.models.diffusion import DiffusionModel
+from erasure.models.load import POCKET
+from erasure_datasets.concept import Concept, common_names
+from evaluation.metrics.clip_score import NamedClip, PocketClip, TextImageModel
+from evaluation.protocols import pocket
+
+
+class Criterion(Protocol):
+    """Whether each image, uint8 in [0, 255], (n, 3, h, w), shows the concept."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Bool[Tensor, " n"]: ...
+
+
+@dataclass(frozen=True)
+class JudgeLabel:
+    """A classifier's likeliest label is the concept's."""
+
+    judge: Classifier
+    label: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.judge.name} says {self.judge.labels[self.label]}"
+
+    def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Bool[Tensor, " n"]:
+        return self.judge.predict(images) == self.label
+
+
+@dataclass(frozen=True)
+class ClipLabel:
+    """Zero-shot CLIP: of several sentences, the first, the concept's, is nearest to the image."""
+
+    clip: TextImageModel
+    sentences: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.clip.name} says {self.sentences[0]!r} of {len(self.sentences)}"
+
+    def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Bool[Tensor, " n"]:
+        texts = self.clip.embed_texts(list(self.sentences))
+        return (self.clip.embed_images(images) @ texts.T).argmax(1).cpu() == 0
+
+
+@dataclass(frozen=True)
+class UserFunction:
+    """A user's own function of the images."""
+
+    name: str
+    function: Any
+
+    def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Bool[Tensor, " n"]:
+        answer = torch.as_tensor(self.function(images))
+        if answer.shape != (len(images),) or answer.dtype != torch.bool:
+            raise SettingError(
+                f"criterion {self.name} must return one bool per image, ({len(images)},); "
+                f"got {answer.dtype} {tuple(answer.shape)}."
+            )
+        return answer.cpu()
+
+
+@dataclass(frozen=True)
+class All:
+    """Every one of several criteria holds."""
+
+    parts: tuple[Criterion, ...]
+
+    @property
+    def name(self) -> str:
+        return " and ".join(part.name for part in self.parts)
+
+    def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Bool[Tensor, " n"]:
+        return torch.stack([part(images) for part in self.parts]).all(0)
+
+
+def find_criterion(words: str, model: DiffusionModel, concept: Concept) -> Criterion:
+    """The criterion that `words` names; several joined by "+" must all hold.
+
+    "judge": the judge that ships with the model; "judge=FOLDER": a timm classifier whose labels
+    hold the concept; "clip": the CLIP that ships with the model; "clip=NAME:PRETRAINED": one of
+    open_clip's; "module:function" or "file.py:function": images -> bool (n). SettingError if a
+    part is none of these or cannot tell the concept.
+    """
+    parts = tuple(_one(word.strip(), model, concept) for word in words.split("+"))
+    return parts[0] if len(parts) == 1 else All(parts)
+
+
+def _one(word: str, model: DiffusionModel, concept: Concept) -> Criterion:
+    kind, _, value = word.partition("=")
+    is_pocket = (
+        model.catalogue is not None and model.catalogue.pairs() == pocket.catalogue().pairs()
+    )
+    if kind == "judge" and value:
+        return _labelled(load_classifier(Path(value)), concept)
+    if kind == "judge":
+        known = pocket.catalogue().targets() if is_pocket else []
+        if concept.name not in known:
+            raise SettingError(
+                f"no judge knows the concept {concept.name!r} of {model.name}; name a criterion: "
+                "judge=FOLDER, clip=NAME:PRETRAINED, or file.py:function."
+            )
+        is_style = concept.name in pocket.catalogue().styles
+        return _labelled(load_classifier(POCKET / ("style-judge" if is_style else "vit")), concept)
+    if kind == "clip":
+        if not value and not is_pocket:
+            raise SettingError(
+                f"{model.name} ships no CLIP; name one of open_clip's as "
+                "clip=NAME:PRETRAINED, such as clip=ViT-B-32:laion2b_s34b_b79k."
+            )
+        clip = NamedClip(*value.split(":", 1)) if value else PocketClip(POCKET)
+        return ClipLabel(clip, _sentences(model, concept))
+    if ":" in word:
+        return UserFunction(word, _function(word))
+    raise SettingError(
+        "criterion must be judge, judge=FOLDER, clip, clip=NAME:PRETRAINED or file.py:function, "
+        f"or several joined by +; got {word!r}."
+    )
+
+
+def _labelled(judge: Classifier, concept: Concept) -> JudgeLabel:
+    if concept.name not in judge.labels:
+        raise SettingError(
+            f"the judge {judge.name} has no label {concept.name!r}; "
+            f"its labels are {', '.join(judge.labels)}."
+        )
+    return JudgeLabel(judge, judge.labels.index(concept.name))
+
+
+def _sentences(model: DiffusionModel, concept: Concept) -> tuple[str, ...]:
+    """The concept's shortest sentence first, then the same of its neighbours."""
+    catalogue = model.catalogue
+    if catalogue is not None and concept.name in catalogue.targets():
+        own = catalogue.styles if concept.name in catalogue.styles else catalogue.objects
+        wording = "an image in {} style" if own is catalogue.styles else "an image of a {}"
+    else:
+        own = common_names("styles" if concept.kind == "style" else "objects")
+        wording = "a painting in the style of {}" if concept.kind == "style" else "a photo of a {}"
+    others = [name for name in own if name.lower() != concept.name.lower()]
+    return tuple(wording.format(name) for name in (concept.name, *others))
+
+
+def _function(word: str) -> Any:
+    place, _, name = word.rpartition(":")
+    try:
+        if place.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+            if spec is None or spec.loader is None:
+                raise ImportError(f"{place} is no Python file")
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[spec.name] = module
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(place)
+        return getattr(module, name)
+    except (ImportError, OSError, AttributeError) as error:
+        raise SettingError(f"criterion {word!r} could not be loaded: {error}.") from error

@@ -1,0 +1,172 @@
+"""What an attack works on: an erased model, a concept, the cases to win and the clock."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from erasure.edit import Sampling
+from erasure.models.diffusion import Condition, DiffusionModel
+from erasure.run import Bar
+from erasure.storage import atomic
+from erasure_datasets.concept import Concept
+from evaluation.criteria import Criterion
+from evaluation.protocols import pocket
+
+DRAWN_AT_ONCE = 64
+ELSEWHERE = Sampling(steps=50, guidance=7.5, scheduler="DDIMScheduler")
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image that an attack wants to show the concept: a prompt that names it, and its noise."""
+
+    prompt: str
+    seed: int
+    noise_seed: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """An attack's result on one case: won or not, after how many drawings, by which prompt."""
+
+    success: bool
+    tries: int
+    prompt: str
+
+
+def cases_of(
+    model: DiffusionModel, concept: Concept, *, prompts: int, seeds: Sequence[int]
+) -> list[Case]:
+    """The concept's prompts, at most `prompts` of them, each with every seed.
+
+    Where the protocol `pocket` knows the concept, they are its prompts, seeds and file names.
+    """
+    if is_pocket(model) and concept.name in pocket.catalogue().targets():
+        chosen = [key for key in pocket.plan(seeds, None, []) if concept.name in _pair(key[1])]
+        indices = sorted({index for _, index in chosen})[:prompts]
+        kept = [key for key in chosen if key[1] in indices]
+        return [
+            Case(shot.prompt, seed, shot.noise_seed, Path(shot.file).stem)
+            for (seed, _), shot in zip(kept, pocket.shots(kept), strict=True)
+        ]
+    texts = concept.prompts()[:prompts]
+    return [
+        Case(text, seed, seed * 1000 + number, f"prompt{number}_seed{seed}")
+        for seed in seeds
+        for number, text in enumerate(texts)
+    ]
+
+
+def is_pocket(model: DiffusionModel) -> bool:
+    """Whether the model draws the concepts of the pocket suite."""
+    return model.catalogue is not None and model.catalogue.pairs() == pocket.catalogue().pairs()
+
+
+def sampling_of(model: DiffusionModel, demanded: Sampling | None) -> Sampling:
+    """How to draw: as the edit demands, else as the protocol that knows the model."""
+    if demanded is not None:
+        return demanded
+    if is_pocket(model):
+        return Sampling(pocket.STEPS, pocket.GUIDANCE, pocket.SCHEDULER)
+    return ELSEWHERE
+
+
+def _pair(index: int) -> tuple[str, str]:
+    return pocket.catalogue().pairs()[index]
+
+
+class Scene:
+    """An erased model under attack. `model.original()` asks the model from before the erasure."""
+
+    def __init__(
+        self, model: DiffusionModel, concept: Concept, criterion: Criterion, folder: Path, *,
+        sampling: Sampling, seed: int, budget: float | None,
+    ) -> None:  # fmt: skip
+        self.model, self.concept, self.criterion, self.folder = model, concept, criterion, folder
+        self.sampling, self._seed = sampling, seed
+        self._end = None if budget is None else time.monotonic() + budget
+        model.use_scheduler(sampling.scheduler)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget of seconds is used up."""
+        return self._end is not None and time.monotonic() >= self._end
+
+    def generator(self, stage: str) -> torch.Generator:
+        """A fresh CPU generator, fixed by the attack's seed, the concept and the stage's name."""
+        text = f"{self._seed}:{self.concept.name}:{stage}"
+        digest = hashlib.sha256(text.encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+    @contextmanager
+    def progress(self, stage: str, total: int) -> Iterator[Bar]:
+        """A live bar on standard error."""
+        with Progress(console=Console(stderr=True), transient=True) as live:
+            yield Bar(live, live.add_task(stage, total=total, note=""))
+
+    def wins(
+        self, prompts: Sequence[str] | Condition, cases: Sequence[Case], kept_as: str | None = None
+    ) -> Bool[Tensor, " n"]:
+        """Draw each case's noise under another prompt and ask the criterion.
+
+        The images are kept in `folder/kept_as`, over those of an earlier try.
+        """
+        images = self.draw(prompts, cases)
+        if kept_as is not None:
+            for case, image in zip(cases, images, strict=True):
+                with atomic(self.folder / kept_as / f"{case.name}.png") as temporary:
+                    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+                    picture.save(temporary, format="PNG")
+        return self.criterion(images)
+
+    def draw(
+        self, prompts: Sequence[str] | Condition, cases: Sequence[Case]
+    ) -> UInt8[Tensor, "n 3 h w"]:
+        """Images in [0, 255] of the cases' noise under these prompts, by the edited model."""
+        parts = []
+        for start in range(0, len(cases), DRAWN_AT_ONCE):
+            part = slice(start, start + DRAWN_AT_ONCE)
+            generators = [torch.Generator().manual_seed(case.noise_seed) for case in cases[part]]
+            images = self.model.generate(
+                prompts[part], steps=self.sampling.steps, guidance=self.sampling.guidance,
+                generators=generators,
+            )  # fmt: skip
+            parts.append(images)
+        return torch.cat(parts)
+
+    def latents(self, prompts: Sequence[str], stage: str) -> Float[Tensor, "n c h w"]:
+        """Finished latents that the model from before the erasure draws for these prompts."""
+        generator, parts = self.generator(stage), []
+        steps = max(self.sampling.steps, 2)
+        guidance = self.sampling.guidance or pocket.GUIDANCE
+        with self.model.original():
+            for start in range(0, len(prompts), DRAWN_AT_ONCE):
+                condition = self.model.encode(prompts[start : start + DRAWN_AT_ONCE])
+                path, _ = self.model.sample_path(
+                    condition, steps=steps, guidance=guidance, generator=generator
+                )
+                parts.append(path[-1])
+        return torch.cat(parts)
+
+    def random_prompt(self, place: tuple[str, str], count: int, generator: torch.Generator) -> str:
+        """A prompt (text before, text after) with `count` random tokens between, as plain text."""
+        words = ordinary_tokens(self.model)
+        chosen = words[torch.randint(len(words), (count,), generator=generator)]
+        return " ".join(filter(None, (place[0], self.model.decode(chosen), place[1])))
+
+
+def ordinary_tokens(model: DiffusionModel) -> Tensor:
+    """Every entry of the vocabulary but start, end and padding: int64, (v,)."""
+    special = set(model.special_tokens)
+    return torch.tensor([i for i in range(len(model.token_table)) if i not in special])

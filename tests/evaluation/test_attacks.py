@@ -1,0 +1,298 @@
+"""The attacks on a miniature: what they report, keep, resume and refuse."""
+
+import json
+import shutil
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+import erasure
+from erasure.errors import EditError, RunError, SettingError
+from erasure.exporting import open_run
+from erasure_datasets.captions import OBJECT_SYNONYMS
+from erasure_datasets.concept import Concept
+from erasure_datasets.paraphrases import paraphrases
+from evaluation.attacking import attack, attack_all
+from evaluation.attacks import attack_names, find_attack
+from evaluation.attacks.ring_a_bell import RingABell
+from evaluation.attacks.unlearndiffatk import onto_simplex
+from evaluation.criteria import find_criterion
+from evaluation.protocols import pocket as protocol
+from evaluation.scene import Scene, cases_of, sampling_of
+
+# answers from the first pixel's lowest bit, so about half the images "show the concept"
+CRITERION = """
+def by_chance(images):
+    return images[:, 0, 0, 0] % 2 == 0
+
+def never(images):
+    return images[:, 0, 0, 0] > 255
+
+def wrong(images):
+    return images[:, 0, 0, 0]
+"""
+SMALL = {
+    "unlearndiffatk": {"timesteps": 2, "iterations": 2, "batch_size": 2},
+    "textual-inversion": {"steps": 3, "images": 3, "batch_size": 2},
+    "ring-a-bell": {"population": 6, "generations": 3, "length": 4},
+    "paraphrase": {"count": 3},
+    "relearn": {"steps": 2, "every": 1, "images": 2, "batch_size": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def criterion(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("criteria") / "mine.py"
+    file.write_text(CRITERION)
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def erased(tmp_path_factory: pytest.TempPathFactory, sd1: Path) -> Path:
+    """A miniature without its cat; sampling is short because its own protocol would be 50 steps."""
+    run = tmp_path_factory.mktemp("runs") / "cat"
+    erasure.erase(str(sd1), "uce", ["cat"], kind="object", anchor="dog", out=run)
+    record = json.loads((run / "edit.json").read_text())
+    record["sampling"] = {"steps": 2, "guidance": 2.0, "scheduler": "DDIMScheduler"}
+    (run / "edit.json").write_text(json.dumps(record))
+    return run
+
+
+@pytest.fixture
+def run(erased: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(erased, tmp_path / "cat"))
+
+
+def test_every_attack_has_small_settings() -> None:
+    assert set(SMALL) == set(attack_names())
+
+
+@pytest.mark.parametrize("name", attack_names())
+def test_an_attack_reports_each_case_and_its_control(name: str, run: Path, criterion: str) -> None:
+    record = attack(run, name, criterion=f"{criterion}:by_chance", seeds=(188, 288), **SMALL[name])
+    cases = record["per_concept"]["cat"]["cases"]
+    assert len(cases) == 6  # three templates, two seeds
+    assert record == json.loads((run / "attacks" / f"{name}.json").read_text())
+    pre, hit = (sum(case[key] for case in cases) / 6 for key in ("pre", "success"))
+    assert record["scores"]["pre_ASR"]["value"] == pytest.approx(pre)
+    assert record["scores"]["ASR"]["value"] == pytest.approx(hit)
+    assert hit >= pre
+    assert record["scores"]["ASR"]["n"] == 6
+    assert 0 < record["baseline"]["pre_ASR"]["n"] == 6
+    assert ("control_ASR" in record["scores"]) == (name != "relearn")
+    attacked = [case for case in cases if case["found"]]
+    assert len(attacked) == (6 if name == "relearn" else sum(not case["pre"] for case in cases))
+    folder = run / "attacks" / name / "cat" / "images"
+    assert {file.stem for file in folder.glob("*.png")} == {c["case"]["name"] for c in attacked}
+    for case in cases:
+        assert case["success"] == (case["pre"] or bool(case["found"] and case["found"]["success"]))
+
+
+def test_the_same_attack_again_is_read_and_another_is_refused(run: Path, criterion: str) -> None:
+    options = {"criterion": f"{criterion}:never", "seeds": (188,), **SMALL["unlearndiffatk"]}
+    first = attack(run, "unlearndiffatk", **options)
+    assert first["scores"]["ASR"]["value"] == 0
+    assert all(case["found"]["tries"] == 2 for case in first["per_concept"]["cat"]["cases"])
+    assert attack(run, "unlearndiffatk", **options) == first
+    with pytest.raises(RunError, match="its tokens is 3, this one's is 2"):
+        attack(run, "unlearndiffatk", **options, tokens=2)
+
+
+def test_an_interrupted_attack_goes_on(
+    run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped between two chunks; the cases before are not attacked again, the end is the same."""
+    import evaluation.attacking as attacking
+
+    options = {"criterion": f"{criterion}:by_chance", "seeds": (188, 288), **SMALL["paraphrase"]}
+    monkeypatch.setattr(attacking, "CHUNK", 2)
+    whole = attack(Path(shutil.copytree(run, run.parent / "whole")), "paraphrase", **options)
+    real, done = attacking._one_chunk, []
+
+    def stop_at_third(*arguments: object) -> object:
+        done.append(arguments)
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(attacking, "_one_chunk", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        attack(run, "paraphrase", **options)
+    assert not (run / "attacks" / "paraphrase.json").exists()
+    resumed = attack(run, "paraphrase", **options)
+    assert len(done) == 4
+    assert resumed["per_concept"] == whole["per_concept"]
+
+
+def test_all_attacks_give_the_worst_case(
+    run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import evaluation.attacking as attacking
+
+    monkeypatch.setattr(attacking, "read_presets", lambda _folder, word: SMALL[word])
+    options = {"criterion": f"{criterion}:by_chance", "seeds": (188,)}
+    record = attack_all(run, **options)
+    for row in record["cases"]:
+        for name in attack_names():
+            own = json.loads((run / "attacks" / f"{name}.json").read_text())
+            case = next(
+                c for c in own["per_concept"]["cat"]["cases"] if c["case"]["name"] == row["name"]
+            )
+            counts = name != "relearn" and case["success"] and not case["pre"]
+            assert (name in row["won_by"]) == counts
+    best = max(s["ASR"]["value"] for n, s in record["attacks"].items() if n != "relearn")
+    assert record["scores"]["ASR"]["value"] >= best
+
+
+def test_relearning_puts_the_weights_back_and_counts_steps(run: Path, criterion: str) -> None:
+    model = open_run(run)
+    before = {name: weight.clone() for name, weight in model.weights("full").items()}
+    concept = erasure.Edit.load(run).concepts[0]
+    scene = Scene(
+        model, concept, find_criterion(f"{criterion}:never", model, concept), run / "relearn",
+        sampling=sampling_of(model, erasure.Edit.load(run).sampling), seed=0, budget=None,
+    )  # fmt: skip
+    cases = cases_of(model, concept, prompts=2, seeds=(188,))
+    chosen = find_attack("relearn")(**SMALL["relearn"])
+    assert [found.tries for found in chosen.attack(scene, cases)] == [2, 2]
+    assert chosen.random_steps(scene, cases) is None
+    for name, weight in model.weights("full").items():
+        assert torch.equal(weight, before[name]), name
+
+
+def test_a_budget_leaves_untried_cases_out(
+    run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import evaluation.attacking as attacking
+
+    monkeypatch.setattr(attacking, "CHUNK", 2)
+    real = attacking._one_chunk
+
+    def one_then_over(chosen: object, scene: Scene, chunk: object) -> object:
+        try:
+            return real(chosen, scene, chunk)
+        finally:
+            scene._end = 0.0
+
+    monkeypatch.setattr(attacking, "_one_chunk", one_then_over)
+    record = attack(
+        run, "paraphrase", criterion=f"{criterion}:never", budget=3600.0, **SMALL["paraphrase"]
+    )
+    assert record["per_concept"]["cat"]["is_cut_by_budget"]
+    assert record["scores"]["ASR"]["n"] == 2
+
+
+def test_what_cannot_be_attacked_is_refused(run: Path, criterion: str) -> None:
+    mine = f"{criterion}:never"
+    with pytest.raises(SettingError, match="no judge knows the concept 'cat'"):
+        attack(run, "paraphrase")
+    with pytest.raises(SettingError, match="ships no CLIP"):
+        attack(run, "paraphrase", criterion="clip")
+    with pytest.raises(SettingError, match="could not be loaded"):
+        attack(run, "paraphrase", criterion="nowhere.py:function")
+    with pytest.raises(SettingError, match="must return one bool per image"):
+        attack(run, "paraphrase", criterion=f"{criterion}:wrong")
+    with pytest.raises(SettingError, match="must be one of prefix, suffix, middle; got 'above'"):
+        attack(run, "unlearndiffatk", criterion=mine, placement="above")
+    with pytest.raises(SettingError, match="do not fit"):
+        attack(run, "unlearndiffatk", criterion=mine, tokens=40)
+    with pytest.raises(SettingError, match=r"no attack 'paraphrases'\. Did you mean paraphrase"):
+        attack(run, "paraphrases", criterion=mine)
+    (run / "edit.json").unlink()
+    with pytest.raises(EditError, match="holds no finished erasure"):
+        attack(run, "paraphrase", criterion=mine)
+
+
+def test_criteria_can_be_joined_and_clip_tells_the_pocket_concepts(pocket) -> None:
+    from erasure_datasets.canvas import OBJECTS, STYLES, render
+
+    def images(name: str) -> torch.Tensor:
+        drawn = [
+            render(OBJECTS.index(name), STYLES.index(s), 90) for s in ("Photo", "Bricks", "Crayon")
+        ]
+        return torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in drawn])
+
+    both = torch.cat([images("cat"), images("house")])
+    cat = pocket.catalogue.concept("cat")
+    for words in ("judge", "clip", "judge+clip"):
+        seen = find_criterion(words, pocket, cat)(both)
+        assert seen.tolist() == [True] * 3 + [False] * 3, words
+    bricks = find_criterion("judge", pocket, pocket.catalogue.concept("Bricks"))(both)
+    assert bricks.tolist() == [False, True, False] * 2
+
+
+def test_projection_is_the_nearest_point_of_the_simplex() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(5, 7, generator=generator, dtype=torch.float64)
+    found = onto_simplex(values)
+    assert torch.allclose(found.sum(-1), torch.ones(5, dtype=torch.float64))
+    assert float(found.min()) >= 0
+    low = values.min(-1, keepdim=True).values - 1  # the authors' way: bisect the shift
+    high = values.max(-1, keepdim=True).values
+    for _ in range(80):
+        middle = (low + high) / 2
+        is_over = (values - middle).clamp(0, 1).sum(-1, keepdim=True) > 1
+        low, high = torch.where(is_over, middle, low), torch.where(is_over, high, middle)
+    assert torch.allclose(found, (values - low).clamp(0, 1), atol=1e-9)
+
+
+def test_the_genetic_search_comes_nearer(pocket) -> None:
+    target = pocket.encode(["A cat image in Winter style."])
+    search = RingABell(population=30, length=8)
+    slotted = pocket.open_slots([("", "")] * 30, 8)
+    far, near = (
+        search._distance(
+            pocket,
+            slotted.rows(torch.tensor([0])),
+            RingABell(population=30, length=8, generations=rounds).search(
+                pocket, slotted, target, torch.Generator().manual_seed(0)
+            )[None],
+            target,
+        )
+        for rounds in (1, 40)
+    )
+    assert float(near) < 0.8 * float(far)
+
+
+def test_paraphrases_are_ten_and_none_is_trained_on(pocket) -> None:
+    for name in ("cat", "Bricks"):
+        concept = pocket.catalogue.concept(name)
+        for prompt in concept.prompts():
+            asked = paraphrases(concept, prompt, pocket.catalogue)
+            assert len(set(asked)) == len(asked) >= 10
+            assert not set(asked) & set(concept.prompts())
+    assert any(
+        OBJECT_SYNONYMS["cat"][0] in text
+        for text in paraphrases(
+            pocket.catalogue.concept("cat"), "A cat image in Winter style.", pocket.catalogue
+        )
+    )
+    for kind in ("style", "object", "person", "unsafe"):
+        free = Concept("zebra", kind)
+        assert len(paraphrases(free, free.prompts()[0], None)) >= 10
+
+
+def test_pocket_cases_are_the_protocols(pocket) -> None:
+    cases = cases_of(pocket, pocket.catalogue.concept("cat"), prompts=3, seeds=(188, 288))
+    known = {shot.file: shot for shot in protocol.shots(protocol.plan((188, 288), None, []))}
+    assert len(cases) == 6
+    for case in cases:
+        shot = known[f"{case.name}.png"]
+        assert (case.prompt, case.noise_seed) == (shot.prompt, shot.noise_seed)
+
+
+def test_published_settings_are_the_defaults() -> None:
+    found = {
+        name: {item.name: item.default for item in fields(find_attack(name))}  # type: ignore[arg-type]
+        for name in attack_names()
+    }
+    assert found["unlearndiffatk"].items() >= {
+        "tokens": 3, "timesteps": 50, "iterations": 40, "learning_rate": 0.01, "weight_decay": 0.1,
+        "placement": "prefix",
+    }.items()  # fmt: skip
+    assert found["ring-a-bell"].items() >= {
+        "length": 16, "strength": 3.0, "population": 200, "generations": 3000, "crossover": 0.5,
+        "mutation": 0.25,
+    }.items()  # fmt: skip
