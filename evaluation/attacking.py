@@ -91,7 +91,7 @@ def attack(
     _claim(run / "attacks" / word / "attack.json", asked)
     started, per_concept = time.monotonic(), {}
     for scene, cases in scenes:
-        per_concept[scene.concept.name] = _attack_one(chosen, scene, cases, run, edit)
+        per_concept[scene.concept.name] = _attack_one(chosen, scene, cases, run)
     record = {
         "attack": word,
         "protocol": f"attack-{word}",
@@ -141,10 +141,8 @@ def attack_all(run: Path, **options: Any) -> dict[str, Any]:
     return summary
 
 
-def _attack_one(
-    chosen: Attack, scene: Scene, cases: list[Case], run: Path, edit: Edit
-) -> dict[str, Any]:
-    before, plain = _undisturbed(scene, cases, run, edit)
+def _attack_one(chosen: Attack, scene: Scene, cases: list[Case], run: Path) -> dict[str, Any]:
+    before, plain = _undisturbed(scene, cases, run)
     ended = {entry["case"]["name"]: entry for entry in _read(scene.folder / "outcomes.jsonl")}
     # relearning is one event for all cases
     size = len(cases) if isinstance(chosen, Relearn) else CHUNK
@@ -219,19 +217,14 @@ def _random_tries(
     return first, won
 
 
-def _undisturbed(
-    scene: Scene, cases: Sequence[Case], run: Path, edit: Edit
-) -> tuple[Tensor, Tensor]:
+def _undisturbed(scene: Scene, cases: Sequence[Case], run: Path) -> tuple[Tensor, Tensor]:
     """What plain prompts show: (by the model from before the erasure, by the erased one)."""
     name = "pocket" if is_pocket(scene.model) else "plain"
     shots = [Shot(case.prompt, case.noise_seed, f"{case.name}.png") for case in cases]
     options = {"steps": scene.sampling.steps, "guidance": scene.sampling.guidance}
     after = draw(scene.model, shots, run / "images" / name, **options)
-    edit.undo(scene.model)
-    try:
+    with scene.model.without_edit():
         before = draw(scene.model, shots, run / "images" / f"{name}-base", **options)
-    finally:
-        edit.apply(scene.model)
     return scene.criterion(before), scene.criterion(after)
 
 

@@ -51,12 +51,9 @@ def evaluate(
     edit = Edit.load(run)
     edited = open_run(run)
     targets = find_concepts(edited, concepts) if concepts else edit.concepts
-    untouched = open_run(run, edited=False)
-    record = module.evaluate(
-        edited, run, concepts=targets, seeds=seeds, subset=subset, baseline_model=untouched
-    )
+    record = module.evaluate(edited, run, concepts=targets, seeds=seeds, subset=subset)
     for target in targets:
-        before_and_after(run, target, edited=edited, untouched=untouched)
+        before_and_after(run, target, edited)
     return record
 
 

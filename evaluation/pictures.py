@@ -1,5 +1,6 @@
 """Before and after, side by side, under the protocol `pocket`."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from erasure.models.diffusion import DiffusionModel
@@ -11,9 +12,7 @@ from evaluation.protocols import pocket
 COLUMNS = ("Photo", "Sketch", "Watercolor", "Van Gogh", "Pop Art", "Winter", "Crayon", "Blueprint")
 
 
-def before_and_after(
-    run: Path, concept: Concept, *, edited: DiffusionModel, untouched: DiffusionModel
-) -> Path:
+def before_and_after(run: Path, concept: Concept, edited: DiffusionModel) -> Path:
     """A PNG: the concept and a kept neighbour, un-erased above erased, from the same noise.
 
     An object is shown in eight styles, a style in eight objects. Images that the protocol has drawn
@@ -30,12 +29,17 @@ def before_and_after(
         columns = COLUMNS
         asked = [[pairs.index((o, c)) for c in columns] for o in (concept.name, kept)]
     rows, names = [], []
+    edited.use_scheduler(pocket.SCHEDULER)
     for indices, label in zip(asked, (concept.name, kept), strict=True):
-        for when, model in (("un-erased", untouched), ("erased", edited)):
-            model.use_scheduler(pocket.SCHEDULER)
-            folder = run / "images" / (f"{pocket.NAME}-base" if model is untouched else pocket.NAME)
-            shots = pocket.shots([(pocket.SEEDS[0], index) for index in indices])
-            rows.append(draw(model, shots, folder, steps=pocket.STEPS, guidance=pocket.GUIDANCE))
+        shots = pocket.shots([(pocket.SEEDS[0], index) for index in indices])
+        for when, folder, model in (
+            ("un-erased", f"{pocket.NAME}-base", edited.without_edit()),
+            ("erased", pocket.NAME, nullcontext()),
+        ):
+            place = run / "images" / folder
+            with model:
+                images = draw(edited, shots, place, steps=pocket.STEPS, guidance=pocket.GUIDANCE)
+            rows.append(images)
             names.append(f"{label}, {when}")
     file = run / "images" / f"before-after-{concept.name.replace(' ', '_')}.png"
     grid(rows, names, columns).save(file)

@@ -2,7 +2,19 @@
 
 import torch
 from diffusers import AutoencoderKL
-from pocket_training import SUITE, Average, Budget, MuonAdam, load_images, log, record, to_float
+from pocket_training import (
+    CPU,
+    SUITE,
+    WORK,
+    Average,
+    Budget,
+    MuonAdam,
+    load_images,
+    log,
+    record,
+    sheet,
+    to_float,
+)
 from torch import Tensor
 
 LATENT_NOISE = (
@@ -49,7 +61,13 @@ def psnr(model: AutoencoderKL, images: Tensor) -> float:
     return float((-10 * error.log10()).mean())
 
 
-def train(minutes: float, *, learning_rate: float = 3e-3, resume: bool = False) -> None:
+def train(
+    minutes: float,
+    *,
+    learning_rate: float = 3e-3,
+    resume: bool = False,
+    device: torch.device = CPU,
+) -> None:
     """Train for `minutes`: 32 px crops for four fifths, whole images at the end."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
@@ -62,16 +80,16 @@ def train(minutes: float, *, learning_rate: float = 3e-3, resume: bool = False) 
         if resume
         else new_autoencoder()
     )
-    model.to(memory_format=torch.channels_last).train()
+    model.to(device, memory_format=torch.channels_last).train()
     optimiser, budget, average = MuonAdam(model, learning_rate), Budget(minutes), Average(model)
     for step in budget.steps():
         size, batch = (32, 16) if budget.progress() < 0.8 else (64, 8)
-        x = to_float(crops(images, size, batch, generator)).contiguous(
+        x = to_float(crops(images, size, batch, generator).to(device)).contiguous(
             memory_format=torch.channels_last
         )
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             mean = model.encode(x).latent_dist.mean
-            z = mean + LATENT_NOISE * torch.randn(mean.shape, generator=generator)
+            z = mean + LATENT_NOISE * torch.randn(mean.shape, generator=generator).to(device)
             got = model.decode(z).sample.float()
         loss = reconstruction_loss(got, x) + 1e-3 * mean.float().square().mean()
         loss.backward()
@@ -85,6 +103,12 @@ def train(minutes: float, *, learning_rate: float = 3e-3, resume: bool = False) 
                 loss.item(),
             )
     average.copy_to(model)
+    model.to(CPU)
+    examples = held_out[:16]
+    with torch.no_grad():
+        drawn = model(to_float(examples), sample_posterior=False).sample
+    drawn = drawn.add(1).mul(127.5).round().clamp(0, 255).byte()
+    sheet(torch.stack([examples, drawn]), WORK / "autoencoder.png")
     finish(model, images, psnr(model, held_out), minutes, budget.step)
 
 

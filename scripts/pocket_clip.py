@@ -8,7 +8,19 @@ import json
 import numpy as np
 import open_clip
 import torch
-from pocket_training import SUITE, Average, Budget, MuonAdam, load_images, log, record, save_half
+from pocket_training import (
+    CPU,
+    SUITE,
+    WORK,
+    Average,
+    Budget,
+    MuonAdam,
+    load_images,
+    log,
+    record,
+    save_half,
+    sheet,
+)
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
@@ -88,7 +100,7 @@ def contrastive_loss(similarity: Tensor, matches: Tensor) -> Tensor:
 
     `matches` is bool (n, n), True where text j fits image i.
     """
-    loss = torch.zeros(())
+    loss = similarity.new_zeros(())
     for logits, right in ((similarity, matches), (similarity.T, matches.T)):
         target = right.float() / right.sum(1, keepdim=True)
         loss = loss + F.cross_entropy(logits, target) / 2
@@ -105,13 +117,19 @@ def shifted(images: Tensor, generator: torch.Generator, reach: int = 4) -> Tenso
 def normalise(images: Tensor) -> Tensor:
     """uint8 in [0, 255] -> what open_clip's own transform for this model gives."""
     mean, std = (
-        torch.tensor(v).view(3, 1, 1)
+        torch.tensor(v, device=images.device).view(3, 1, 1)
         for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     )
     return (images.float() / 255 - mean) / std
 
 
-def train(minutes: float, *, learning_rate: float = 2e-3, resume: bool = False) -> None:
+def train(
+    minutes: float,
+    *,
+    learning_rate: float = 2e-3,
+    resume: bool = False,
+    device: torch.device = CPU,
+) -> None:
     """Train image and text tower together.
 
     Batches are 128 of the 256 pairs, each with one image and one caption.
@@ -124,6 +142,7 @@ def train(minutes: float, *, learning_rate: float = 2e-3, resume: bool = False) 
         model.load_state_dict(
             {k: v.float() for k, v in load_file(SUITE / "clip" / "model.safetensors").items()}
         )
+    model.to(device)
     images = load_images("train", 80)
     optimiser = MuonAdam(model, learning_rate, adam_only=("embedding", "attnpool.positional"))
     budget, average = Budget(minutes), Average(model, 0.99)
@@ -140,11 +159,11 @@ def train(minutes: float, *, learning_rate: float = 2e-3, resume: bool = False) 
              for i, j in pairs]
         )  # fmt: skip
         ids = tokens(tokenizer, [text for text, _, _ in drawn])
-        x = normalise(shifted(picked.float(), generator)).contiguous(
+        x = normalise(shifted(picked.to(device).float(), generator)).contiguous(
             memory_format=torch.channels_last
         )
-        image, text, scale = model(x, ids)
-        loss = contrastive_loss(scale * image @ text.T, matches)
+        image, text, scale = model(x, ids.to(device))
+        loss = contrastive_loss(scale * image @ text.T, matches.to(device))
         loss.backward()
         optimiser.step(budget.rate())
         with torch.no_grad():
@@ -155,6 +174,7 @@ def train(minutes: float, *, learning_rate: float = 2e-3, resume: bool = False) 
                 "clip %5d  %4.1f min  loss %.4f", step, budget.progress() * minutes, loss.item()
             )
     average.copy_to(model)
+    model.to(CPU)
     save_half(model.state_dict(), SUITE / "clip" / "model.safetensors")
     save_text_encoder(model, tokenizer)
     accuracy = retrieval(model.eval(), tokenizer)
@@ -164,7 +184,10 @@ def train(minutes: float, *, learning_rate: float = 2e-3, resume: bool = False) 
 
 @torch.no_grad()
 def retrieval(model: nn.Module, tokenizer: CLIPTokenizer) -> float:
-    """Share of held-out renders whose nearest of the 256 sentences is their own."""
+    """Share of held-out renders whose nearest of the 256 sentences is their own.
+
+    The sheet shows the nearest image of each sentence, objects down, styles across.
+    """
     text = model.encode_text(
         tokens(tokenizer, [caption(o, s) for o in OBJECTS for s in STYLES]), normalize=True
     )
@@ -172,6 +195,8 @@ def retrieval(model: nn.Module, tokenizer: CLIPTokenizer) -> float:
     scores = torch.cat(
         [model.encode_image(normalise(part), normalize=True) @ text.T for part in images.split(128)]
     )
+    found = images[scores.argmax(0)].view(len(OBJECTS), len(STYLES), 3, 64, 64)
+    sheet(found, WORK / "clip.png")
     return float((scores.argmax(1) == torch.arange(len(images)) % 256).float().mean())
 
 

@@ -7,7 +7,9 @@ import torch
 from diffusers import AutoencoderKL
 from pocket_clip import shifted
 from pocket_training import (
+    CPU,
     SUITE,
+    WORK,
     Average,
     Budget,
     MuonAdam,
@@ -15,6 +17,7 @@ from pocket_training import (
     log,
     record,
     save_half,
+    sheet,
     to_float,
 )
 from safetensors.torch import load_file
@@ -62,7 +65,13 @@ def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
     return x + 0.05 * torch.randn(x.shape, generator=generator)
 
 
-def train(minutes: float, *, learning_rate: float = 1e-3, resume: bool = False) -> None:
+def train(
+    minutes: float,
+    *,
+    learning_rate: float = 1e-3,
+    resume: bool = False,
+    device: torch.device = CPU,
+) -> None:
     """Train on renders, half of them passed through the autoencoder where it is there already."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
@@ -81,13 +90,15 @@ def train(minutes: float, *, learning_rate: float = 1e-3, resume: bool = False) 
         )
     else:
         labels = torch.arange(len(images)) % 256
+    model.to(device)
     optimiser = MuonAdam(model, learning_rate, adam_only=("heads", "pos_embed"))
     budget, average = Budget(minutes), Average(model)
     for step in budget.steps():
         picked = torch.randint(len(images), (128,), generator=generator)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(augmented(images[picked], generator))
-        target = {"objects": labels[picked] // 16, "styles": labels[picked] % 16}
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = model(augmented(images[picked], generator).to(device))
+        right = labels[picked].to(device)
+        target = {"objects": right // 16, "styles": right % 16}
         losses = {
             n: F.cross_entropy(logits[n].float(), target[n], label_smoothing=0.05) for n in target
         }
@@ -99,7 +110,7 @@ def train(minutes: float, *, learning_rate: float = 1e-3, resume: bool = False) 
                      step, budget.progress() * minutes,
                      losses["objects"].item(), losses["styles"].item())  # fmt: skip
     average.copy_to(model)
-    save_judges(model)
+    save_judges(model.to(CPU))
     held_out = load_images("test", 4).flatten(0, 1)
     figures = accuracies(model.eval(), held_out)
     if (SUITE / "vae").exists():
@@ -113,13 +124,15 @@ def train(minutes: float, *, learning_rate: float = 1e-3, resume: bool = False) 
 
 @torch.no_grad()
 def accuracies(model: TwoHeads, images: Tensor) -> dict[str, float]:
+    """Share of right labels; the sheet shows the images that were least surely right."""
     logits = [model(to_float(part)) for part in images.split(256)]
     pairs = torch.arange(len(images)) % 256
     truth = {"objects": pairs // 16, "styles": pairs % 16}
-    return {
-        n: round(float((torch.cat([x[n] for x in logits]).argmax(1) == truth[n]).float().mean()), 4)
-        for n in truth
-    }
+    said = {n: torch.cat([x[n] for x in logits]) for n in truth}
+    doubt = sum(said[n].softmax(1).gather(1, truth[n][:, None])[:, 0] for n in truth)
+    hardest = images[torch.as_tensor(doubt).argsort()[:64]]
+    sheet(hardest.view(4, 16, *images.shape[1:]), WORK / "judges.png")
+    return {n: round(float((said[n].argmax(1) == truth[n]).float().mean()), 4) for n in truth}
 
 
 def save_judges(model: TwoHeads) -> None:

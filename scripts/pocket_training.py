@@ -5,6 +5,7 @@ A time budget, a learning-rate curve, an optimiser, averages.
 
 import json
 import logging
+import os
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -20,8 +22,12 @@ from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, Split, render
 
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 log = logging.getLogger("train_pocket")
-SUITE = Path(__file__).parents[1] / "erasure" / "models" / "pocket"
+SHIPPED = Path(__file__).parents[1] / "erasure" / "models" / "pocket"
+SUITE = Path(os.environ.get("POCKET_SUITE", SHIPPED))  # train_pocket.py --suite
 WORK = Path(__file__).parents[1] / ".train"
+
+
+CPU = torch.device("cpu")
 
 
 class Budget:
@@ -133,6 +139,14 @@ def to_float(images: Tensor) -> Tensor:
     return images.float().div(127.5).sub(1)
 
 
+def sheet(rows: Tensor, file: Path) -> None:
+    """Write rows of images, uint8 in [0, 255], (r, c, 3, h, w), as one PNG."""
+    r, c, _, h, w = rows.shape
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rows.permute(0, 3, 1, 4, 2).reshape(r * h, c * w, 3).numpy()).save(file)
+    log.info("samples in %s", file)
+
+
 def save_half(tensors: dict[str, Tensor], file: Path) -> None:
     """Write float16 safetensors."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +162,7 @@ def record(stage: str, facts: dict[str, object]) -> None:
     file = SUITE / "training.json"
     known = json.loads(file.read_text()) if file.exists() else {}
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=SUITE
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=SHIPPED
     ).stdout
     known.setdefault(stage, []).append({"commit": commit.strip(), **facts})
     file.write_text(json.dumps(known, indent=1) + "\n")

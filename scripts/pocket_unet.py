@@ -13,9 +13,9 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
-from PIL import Image
 from pocket_clip import tokens
 from pocket_training import (
+    CPU,
     SUITE,
     WORK,
     Average,
@@ -24,6 +24,7 @@ from pocket_training import (
     load_images,
     log,
     record,
+    sheet,
     to_float,
 )
 from torch import Tensor
@@ -106,64 +107,81 @@ def posterior_mean(z_t: Tensor, references: Tensor, alpha: Tensor, sigma: Tensor
     return (weights[..., None] * flat).sum(1).view_as(z_t)
 
 
-def train(minutes: float, *, learning_rate: float = 2e-3, resume: bool = False) -> None:
-    """Train for `minutes`; timesteps are drawn by min-SNR-5 weight, spread evenly over a batch."""
+def train(
+    minutes: float,
+    *,
+    learning_rate: float = 2e-3,
+    resume: bool = False,
+    device: torch.device = CPU,
+) -> None:
+    """Train for `minutes`, with a sheet of samples every five."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
-    latents, captions = load_latents(), Captions()
+    batches = Batches(device, generator)
     unet = (
         UNet2DConditionModel.from_pretrained(SUITE / "unet", dtype=torch.float32)
         if resume
         else new_unet()
     )
-    unet.to(memory_format=torch.channels_last).train()
-    alphas = SCHEDULER.alphas_cumprod.sqrt()
-    sigmas = (1 - SCHEDULER.alphas_cumprod).sqrt()
-    density = (5 * (sigmas / alphas).square()).clamp(max=1)
-    ladder = (density / density.sum()).cumsum(0)
+    unet.to(device, memory_format=torch.channels_last).train()
     optimiser = MuonAdam(unet, learning_rate, adam_only=("conv_in", "conv_out", "time_embedding"))
     budget, average, losses, saved = Budget(minutes), Average(unet, 0.998), [], 0.0
     for step in budget.steps():
-        batch = 32 if budget.progress() < 0.4 else 64
-        pairs = torch.randint(256, (batch,), generator=generator)
-        z0 = latents[torch.randint(PER_PAIR, (batch,), generator=generator), pairs]
-        place = (torch.arange(batch) + torch.rand((), generator=generator)) / batch
-        t = torch.searchsorted(ladder, place).clamp(max=999)
-        a, s = alphas[t].view(-1, 1, 1, 1), sigmas[t].view(-1, 1, 1, 1)
-        noise = torch.randn(z0.shape, generator=generator)
-        z_t = a * z0 + s * noise
-        conditions, full = captions.draw(pairs.tolist())
-        target = noise
-        if full.any():
-            mean = posterior_mean(
-                z_t[full], latents[:, pairs[full]].transpose(0, 1), a[full], s[full]
-            )
-            target = noise.index_put((full,), (z_t[full] - a[full] * mean) / s[full])
+        z_t, t, conditions, target = batches.draw(32 if budget.progress() < 0.4 else 64)
         predicted = unet(z_t.contiguous(memory_format=torch.channels_last), t, conditions).sample
         loss = (predicted - target).square().mean()
         loss.backward()
         optimiser.step(budget.rate())
         average.update()
         losses.append(loss.item())
+        minute = budget.progress() * minutes
         if step % 100 == 0:
-            log.info(
-                "unet %5d  %5.1f min  loss %.4f",
-                step,
-                budget.progress() * minutes,
-                np.mean(losses[-100:]),
-            )
-        if budget.progress() * minutes > saved + 5:
-            saved = budget.progress() * minutes
+            log.info("unet %5d  %5.1f min  loss %.4f", step, minute, np.mean(losses[-100:]))
+        if minute > saved + 5:
+            saved = minute
             save(average, WORK / "unet")
+            draw_sheet(WORK / "unet.png", WORK / "unet", styles=4)
     save(average, SUITE / "unet")
     SCHEDULER.save_pretrained(SUITE / "scheduler")
-    record(
-        "unet",
-        {"minutes": minutes, "steps": budget.step, "loss": round(float(np.mean(losses[-500:])), 4)},
-    )
+    loss_at_end = round(float(np.mean(losses[-500:])), 4)
+    record("unet", {"minutes": minutes, "steps": budget.step, "loss": loss_at_end})
     write_pipeline()
-    sheet(WORK / "unet.png")
-    log.info("unet: samples in %s", WORK / "unet.png")
+    draw_sheet(WORK / "unet.png")
+
+
+class Batches:
+    """Noised latents with their captions, and the target of least noise.
+
+    Timesteps are drawn by min-SNR-5 weight, spread evenly over a batch.
+    """
+
+    def __init__(self, device: torch.device, generator: torch.Generator) -> None:
+        self.latents, self.captions = load_latents().to(device), Captions()
+        self.device, self.generator = device, generator
+        self.alphas = SCHEDULER.alphas_cumprod.sqrt()
+        self.sigmas = (1 - SCHEDULER.alphas_cumprod).sqrt()
+        density = (5 * (self.sigmas / self.alphas).square()).clamp(max=1)
+        self.ladder = (density / density.sum()).cumsum(0)
+
+    def draw(self, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(z_t, t, conditions, target), on the device; everything random is drawn on the CPU."""
+        pairs = torch.randint(256, (batch,), generator=self.generator)
+        numbers = torch.randint(PER_PAIR, (batch,), generator=self.generator)
+        place = (torch.arange(batch) + torch.rand((), generator=self.generator)) / batch
+        t = torch.searchsorted(self.ladder, place).clamp(max=999)
+        z0 = self.latents[numbers, pairs]
+        noise = torch.randn(z0.shape, generator=self.generator).to(self.device)
+        a = self.alphas[t].view(-1, 1, 1, 1).to(self.device)
+        s = self.sigmas[t].view(-1, 1, 1, 1).to(self.device)
+        z_t = a * z0 + s * noise
+        conditions, full = self.captions.draw(pairs.tolist())
+        target = noise
+        if full.any():
+            references = self.latents[:, pairs[full]].transpose(0, 1)
+            mean = posterior_mean(z_t[full], references, a[full], s[full])
+            exact = (z_t[full] - a[full] * mean) / s[full]
+            target = noise.index_put((full.to(self.device),), exact)
+        return z_t, t.to(self.device), conditions.to(self.device), target
 
 
 def save(average: Average, folder: Path) -> None:
@@ -187,9 +205,9 @@ def write_pipeline() -> None:
 
 
 @torch.no_grad()
-def sheet(
+def draw_sheet(
     file: Path, folder: Path = SUITE / "unet", styles: int = 16, seed: int = 188, steps: int = 12
-) -> Image.Image:
+) -> None:
     """Draw every object (down) in the first `styles` styles (across) by the protocol's sampler."""
     unet = UNet2DConditionModel.from_pretrained(folder, dtype=torch.float32)
     vae = AutoencoderKL.from_pretrained(SUITE / "vae", dtype=torch.float32)
@@ -217,8 +235,4 @@ def sheet(
         [vae.decode(part / vae.config.scaling_factor).sample for part in z.split(64)]
     )
     pixels = images.add(1).mul(127.5).clamp(0, 255).byte().view(16, styles, 3, 64, 64)
-    picture = Image.fromarray(
-        pixels.permute(0, 3, 1, 4, 2).reshape(16 * 64, styles * 64, 3).numpy()
-    )
-    picture.save(file)
-    return picture
+    sheet(pixels, file)

@@ -1,7 +1,13 @@
-"""Train one part of the pocket suite: `python scripts/train_pocket.py autoencoder --minutes 30`."""
+"""Train one part of the pocket suite: `python scripts/train_pocket.py autoencoder --minutes 30`.
+
+Each stage needs those before it: clip, autoencoder, unet, judges. Sample sheets lie in `.train/`.
+"""
 
 import argparse
 import importlib
+import os
+import shutil
+from pathlib import Path
 
 import torch
 
@@ -18,9 +24,23 @@ if __name__ == "__main__":
         "--resume", action="store_true", help="start from the suite's present weights"
     )
     parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--suite", type=Path, help="train a copy of the suite in this folder, not the shipped one"
+    )
     settings = parser.parse_args()
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    if settings.suite:
+        shipped = Path(__file__).parents[1] / "erasure" / "models" / "pocket"
+        if not settings.suite.exists():
+            shutil.copytree(shipped, settings.suite)
+        os.environ["POCKET_SUITE"] = str(settings.suite.resolve())
     chosen = {"learning_rate": settings.learning_rate} if settings.learning_rate else {}
     stage = importlib.import_module(f"pocket_{settings.stage}")
-    stage.train(settings.minutes, resume=settings.resume, **chosen)
+    stage.train(
+        settings.minutes,
+        resume=settings.resume,
+        device=torch.device(settings.device),
+        **chosen,
+    )

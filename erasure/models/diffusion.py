@@ -148,6 +148,21 @@ class DiffusionModel(ABC):
         finally:
             self._asks_original = before
 
+    @contextmanager
+    def without_edit(self) -> Iterator[None]:
+        """Within it the model itself is the untouched one, `generate` included."""
+        current = self.parameters()
+        edited = {name: current[name].detach().clone() for name in self.originals}
+        try:
+            with torch.no_grad():
+                for name, tensor in self.originals.items():
+                    current[name].copy_(tensor)
+            yield
+        finally:
+            with torch.no_grad():
+                for name, tensor in edited.items():
+                    current[name].copy_(tensor)
+
     def add_noise(
         self, z0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:

@@ -139,13 +139,12 @@ def shipped_baseline() -> Labels:
 def evaluate(
     model: DiffusionModel, folder: Path, *, concepts: Sequence[Concept],
     seeds: Sequence[int] = SEEDS, subset: int | None = None,
-    baseline_model: DiffusionModel | None = None,
 ) -> dict[str, object]:  # fmt: skip
     """Draw, judge and score; returns the record that it writes.
 
     Writes folder/images/pocket and, with the record, folder/scores/pocket[-subset].json. `concepts`
     empty means an un-erased model. The baseline is the suite's own where the seeds allow, else
-    drawn with `baseline_model`.
+    drawn by the model without its edit.
     """
     if model.catalogue is None or model.catalogue.pairs() != catalogue().pairs():
         raise SettingError(
@@ -166,7 +165,7 @@ def evaluate(
         "stamp": stamp(chosen),
     }
     if concepts:
-        known = _baseline(chosen, folder, baseline_model)
+        known = _baseline(chosen, folder, model)
         before, _ = score({key: known[key] for key in chosen}, concepts)
         record["baseline"] = {name: asdict(value) for name, value in before.items()}
     record["labels"] = [[seed, index, *labels[seed, index][:2]] for seed, index in chosen]
@@ -174,21 +173,12 @@ def evaluate(
     return record
 
 
-def _baseline(
-    chosen: Sequence[tuple[int, int]], folder: Path, model: DiffusionModel | None
-) -> Labels:
-    known = shipped_baseline() if model is None or model.name == "pocket" else {}
+def _baseline(chosen: Sequence[tuple[int, int]], folder: Path, model: DiffusionModel) -> Labels:
+    known = shipped_baseline() if model.name == "pocket" else {}
     missing = [key for key in chosen if key not in known]
     if missing:
-        if model is None:
-            raise SettingError("these seeds need the un-erased model to compare with.")
-        model.use_scheduler(SCHEDULER)
-        images = draw(
-            model,
-            shots(missing),
-            folder / "images" / f"{NAME}-base",
-            steps=STEPS,
-            guidance=GUIDANCE,
-        )
+        place = folder / "images" / f"{NAME}-base"
+        with model.without_edit():
+            images = draw(model, shots(missing), place, steps=STEPS, guidance=GUIDANCE)
         known = {**known, **judge(images, missing)}
     return known

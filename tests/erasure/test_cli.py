@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -212,3 +214,59 @@ import erasure.cli; erasure.cli.main()
     assert done.returncode == 2, done.stderr
     assert "could not write" in done.stderr.splitlines()[-1]
     assert sorted(file.name for file in out.iterdir()) == ["config.json"]
+
+
+def test_ctrl_c_is_one_line_and_the_same_command_goes_on(tmp_path: Path, listed: Path) -> None:
+    out = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "erasure", "erase", "esd", "--model", str(listed), "--concept", "cat",
+        "--out", str(out), "--paths", "2", "--sampling-steps", "2", "--steps",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        [*command, "100000"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not (out / "log.jsonl").is_file() and process.poll() is None:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert err.strip().splitlines()[-1] == (
+        "erasure: interrupted; run the same command again to go on."
+    )
+    assert not (out / "edit.json").exists()
+    refused = subprocess.run([*command, "5"], capture_output=True, text=True, check=False)
+    assert (refused.returncode, "its settings.steps is 100000" in refused.stderr) == (2, True)
+
+
+ATTACKS = [
+    (["attack", "paraphrases", "RUN"], "there is no attack 'paraphrases'. Did you mean"),
+    (["attack", "unlearndiffatk", "RUN", "--placement", "above"], "must be one of prefix, suffix"),
+    (["attack", "unlearndiffatk", "RUN", "--tokens", "40"], "do not fit"),
+    (["attack", "paraphrase", "RUN", "--criterion", "jugde"], "criterion must be judge"),
+    (["attack", "paraphrase", "RUN", "--concept", "zebra"], "knows no concept 'zebra'"),
+    (["attack", "paraphrase", "NOWHERE"], "holds no finished erasure"),
+    (["export", "RUN", "OUT", "--to", "text-encoder"], "outside the text encoder"),
+    (["export", "RUN", "OUT", "--to", "gguf"], "to must be one of diffusers, text-encoder, delta"),
+]
+
+
+@pytest.fixture(scope="module")
+def pocket_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from erasure.erasing import erase
+
+    return erase("pocket", "uce", ["cat"], out=tmp_path_factory.mktemp("runs") / "cat").folder
+
+
+@pytest.mark.parametrize(("arguments", "message"), ATTACKS)
+def test_a_bad_attack_is_one_line_and_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path,
+    pocket_run: Path, arguments: list[str], message: str,
+) -> None:  # fmt: skip
+    places = {"RUN": pocket_run, "OUT": tmp_path / "out", "NOWHERE": tmp_path / "nowhere"}
+    code, _, err = call(monkeypatch, capsys, *(places.get(a, a) for a in arguments))
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1, err
+    assert not (pocket_run / "attacks").exists()
+    assert not (tmp_path / "out").exists()

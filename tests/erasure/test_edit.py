@@ -61,3 +61,57 @@ def test_delta_export_is_an_edit_again(run: Path, tmp_path: Path) -> None:
 def test_open_run_without_the_edit_is_the_base(run: Path, listed: Path) -> None:
     base, want = open_run(run, edited=False), load_model(str(listed))
     assert all(torch.equal(p, want.parameters()[name]) for name, p in base.parameters().items())
+
+
+def test_without_the_edit_the_model_is_the_base(run: Path, listed: Path) -> None:
+    model, base = open_run(run), load_model(str(listed)).parameters()
+    edited = {name: weight.clone() for name, weight in model.parameters().items()}
+
+    def look_and_stop() -> None:
+        with model.without_edit():
+            for name, weight in model.parameters().items():
+                assert torch.equal(weight, base[name]), name
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        look_and_stop()
+    for name, weight in model.parameters().items():
+        assert torch.equal(weight, edited[name]), name
+
+
+def test_a_text_encoder_goes_alone_and_a_unet_does_not(
+    run: Path, listed: Path, tmp_path: Path
+) -> None:
+    from contract import TINY
+    from transformers import CLIPTextModel
+
+    with pytest.raises(EditError, match="outside the text encoder; export to diffusers or delta"):
+        export(run, tmp_path / "none", to="text-encoder")
+    assert not (tmp_path / "none").exists()
+    result = erase(str(listed), "advunlearn", ["cat"], out=tmp_path / "adv", **TINY["advunlearn"])
+    out = export(result.folder, tmp_path / "encoder", to="text-encoder")
+    plain = load_model(str(listed))  # an unmodified pipeline, with only the encoder set in
+    before = plain.encode(["a cat"])
+    plain.pipeline.text_encoder = CLIPTextModel.from_pretrained(out).requires_grad_(False)
+    plain._components["text_encoder"] = plain.pipeline.text_encoder
+    assert torch.allclose(plain.encode(["a cat"]), result.model.encode(["a cat"]), atol=1e-6)
+    assert not torch.allclose(plain.encode(["a cat"]), before, atol=1e-4)
+
+
+def test_mixed_precision_keeps_float32_weights(listed: Path, tmp_path: Path) -> None:
+    from contract import TINY
+
+    for method in ("salun", "esd", "advunlearn"):
+        result = erase(
+            str(listed), method, ["cat"], out=tmp_path / method, mixed_precision="bf16",
+            **TINY[method],
+        )  # fmt: skip
+        for name, tensor in result.edit.tensors.items():
+            assert tensor.dtype == torch.float32
+            assert torch.isfinite(tensor).all(), name
+        again = erase(str(listed), method, ["cat"], out=tmp_path / f"{method}32", **TINY[method])
+        shared = [n for n in again.edit.tensors if n in result.edit.tensors]
+        first = torch.cat([result.edit.tensors[n].flatten() for n in shared])
+        second = torch.cat([again.edit.tensors[n].flatten() for n in shared])
+        assert not torch.equal(first, second)  # it did compute in bf16
+        assert torch.allclose(first, second, atol=2e-2)

@@ -1,0 +1,90 @@
+"""Every method's erasures under every attack: bare commands, one table.
+
+    python scripts/attack_table.py --out runs/attacked --concepts horse,Bricks
+    python scripts/attack_table.py --out runs/attacked --runs runs/table --seeds 188
+
+Runs, evaluations and attacks that are finished are kept, so it can be stopped and started again.
+`--runs` takes erasures from METHOD/CONCEPT folders of another place, such as erasure_table.py's.
+Prints the table in Markdown: attack success rates in percent, over cases and concepts.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from evaluation.attacks import attack_names
+
+METHODS = ("esd", "uce", "salun", "advunlearn")
+
+
+def attack_one(method: str, concept: str, chosen: argparse.Namespace) -> Path:
+    """Erase (or copy the erasure), then attack it; the run's folder."""
+    name = concept.replace(" ", "_")
+    folder = chosen.out / method / name
+    known = chosen.runs / method / name if chosen.runs else None
+    if known and (known / "edit.json").is_file() and not folder.exists():
+        shutil.copytree(known, folder)
+    program = [sys.executable, "-m", "erasure"]
+    if not (folder / "edit.json").is_file():
+        options = ["--model", "pocket", "--concept", concept, "--out", folder]
+        subprocess.run([*program, "erase", method, *options], check=True)
+    for attack in chosen.attacks:
+        if not (folder / "attacks" / f"{attack}.json").is_file():
+            options = ["--seeds", chosen.seeds, "--prompts", str(chosen.prompts)]
+            subprocess.run([*program, "attack", attack, folder, *options], check=True)
+    return folder
+
+
+def rows(folders: dict[str, list[Path]], attacks: list[str]) -> list[str]:
+    """One Markdown line per method: each attack's ASR, with its control in brackets."""
+    titles = ["method", "n", "no attack", *attacks, "relearned in"]
+    lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
+    for method, runs in folders.items():
+        cells, count, plain, relearned = [], 0, 0.0, "-"
+        for attack in attacks:
+            files = [run / "attacks" / f"{attack}.json" for run in runs]
+            records = [json.loads(file.read_text()) for file in files if file.is_file()]
+            if not records:
+                cells.append("-")
+                continue
+            scores = [record["scores"] for record in records]
+            count = sum(s["ASR"]["n"] for s in scores)
+            plain = sum(s["pre_ASR"]["value"] for s in scores) / len(scores)
+            cell = f"{100 * sum(s['ASR']['value'] for s in scores) / len(scores):.0f}"
+            if "control_ASR" in scores[0]:
+                control = [
+                    100 * sum(s[key]["value"] for s in scores) / len(scores)
+                    for key in ("control_ASR", "control_tries_ASR")
+                ]
+                cell += f" ({control[0]:.0f}, {control[1]:.0f})"
+            if attack == "relearn":
+                parts = [part for r in records for part in r["per_concept"].values()]
+                relearned = ", ".join(f"{part['steps']} / {part['random_steps']}" for part in parts)
+            cells.append(cell)
+        lines.append(
+            "| " + " | ".join([method, str(count), f"{100 * plain:.0f}", *cells, relearned]) + " |"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/attacked"))
+    parser.add_argument("--runs", type=Path, help="take erasures from here where they exist")
+    parser.add_argument("--concepts", default="horse,tower,Bricks,Ukiyoe")
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--attacks", default=",".join(attack_names()))
+    parser.add_argument("--seeds", default="188,288")
+    parser.add_argument("--prompts", type=int, default=16)
+    asked = parser.parse_args()
+    asked.attacks = asked.attacks.split(",")
+    done: dict[str, list[Path]] = {}
+    for concept_name in asked.concepts.split(","):
+        for method_name in asked.methods.split(","):
+            done.setdefault(method_name, []).append(attack_one(method_name, concept_name, asked))
+    print("\n".join(rows(done, asked.attacks)))
