@@ -3,27 +3,20 @@
 A method's options come from its dataclass.
 """
 
-import dataclasses
 import importlib
 import inspect
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
-from typer.core import TyperGroup
 
-from erasure.config import choices, module_names, nearest
+from erasure.commands import CONTEXT, LazyGroup, built, given_settings, option, setting_options
+from erasure.config import module_names
 from erasure.errors import ErasureError, SettingError
-
-CONTEXT = {
-    "token_normalize_func": lambda name: name.replace("_", "-"),
-    "help_option_names": ["-h", "--help"],
-}
-PYTHON_NAMES = {"float": float, "int": int, "str": str, "bool": bool}
 
 
 def _load(where: str) -> Any:
@@ -31,29 +24,7 @@ def _load(where: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-class _LazyGroup(TyperGroup):
-    """One command per file of a folder, built from the file's dataclass when it is asked for."""
-
-    noun = ""
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        name = cmd_name.replace("_", "-")
-        if name in self.list_commands(ctx):
-            return self.build(name)
-        raise SettingError(
-            f"there is no {self.noun} {name!r}. {nearest(name, self.list_commands(ctx))}"
-        )
-
-    def build(self, name: str) -> Any:
-        raise NotImplementedError
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """List the names without importing the files."""
-        with formatter.section(f"{self.noun.title()}s"):
-            formatter.write_text(", ".join(self.list_commands(ctx)))
-
-
-class _MethodGroup(_LazyGroup):
+class _MethodGroup(LazyGroup):
     """`erasure erase METHOD`."""
 
     noun = "method"
@@ -65,7 +36,7 @@ class _MethodGroup(_LazyGroup):
         return _erase_command(name)
 
 
-class _AttackGroup(_LazyGroup):
+class _AttackGroup(LazyGroup):
     """`erasure attack ATTACK`."""
 
     noun = "attack"
@@ -104,48 +75,7 @@ def _common_options() -> list[inspect.Parameter]:
         ("report_to", str | None, None, "tensorboard, wandb or another accelerate tracker"),
         ("quick", bool, False, "the method's smoke-run values"),
     ]
-    return [_option(name, kind, default, text) for name, kind, default, text in options]
-
-
-def _option(name: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
-    flag = "--" + name.replace("_", "-")
-    flags = [f"{flag}/--no-{name.replace('_', '-')}"] if kind == bool | None else [flag]
-    annotation = Annotated[kind, typer.Option(*flags, help=text)]
-    value = inspect.Parameter.empty if default is ... else default
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=annotation
-    )
-
-
-def _setting_options(kind: type) -> list[inspect.Parameter]:
-    """One option per field of a settings dataclass; None where the user is silent."""
-    hints, options = get_type_hints(kind), []
-    for item in dataclasses.fields(kind):
-        words = choices(hints[item.name])
-        plain = str if words else hints[item.name]
-        text = (
-            item.metadata["help"]
-            + (f" ({', '.join(words)})" if words else "")
-            + f" [default: {item.default!r}]"
-        )
-        options.append(_option(item.name, plain | None, None, text))
-    return options
-
-
-def _built(name: str, command: Any, options: list[inspect.Parameter], text: str | None) -> Any:
-    """A click command with these options around a function that takes them all by name."""
-    command.__signature__ = inspect.Signature(options)
-    command.__annotations__ = {option.name: option.annotation for option in options}
-    command.__doc__ = text
-    single = typer.Typer(add_completion=False, context_settings=CONTEXT, rich_markup_mode=None)
-    single.command(name, context_settings=CONTEXT)(command)
-    return typer.main.get_command(single)
-
-
-def _given(values: dict[str, Any], common: list[inspect.Parameter]) -> dict[str, Any]:
-    """The settings that the user named."""
-    known = {option.name for option in common}
-    return {name: v for name, v in values.items() if name not in known and v is not None}
+    return [option(name, kind, default, text) for name, kind, default, text in options]
 
 
 def _erase_command(name: str) -> Any:
@@ -159,7 +89,7 @@ def _erase_command(name: str) -> Any:
             values["model"], name, values["concept"], out=values["out"], kind=values["kind"],
             anchor=values["anchor"], config=values["config"], seed=values["seed"],
             quick=values["quick"], mixed_precision=values["mixed_precision"],
-            report_to=values["report_to"], **_given(values, common),
+            report_to=values["report_to"], **given_settings(values, common),
         )  # fmt: skip
         record = json.loads((result.folder / "config.json").read_text())
         typer.echo(
@@ -168,7 +98,7 @@ def _erase_command(name: str) -> Any:
         )
 
     text = inspect.getdoc(inspect.getmodule(method))
-    return _built(name, command, [*common, *_setting_options(method)], text)
+    return built(name, command, [*common, *setting_options(method)], text)
 
 
 def _attack_command(name: str) -> Any:
@@ -190,7 +120,7 @@ def _attack_command(name: str) -> Any:
         ("seed", int, 0, "seed of the search"),
         ("quick", bool, False, "the attack's smoke-run values"),
     ]  # fmt: skip
-    common = [run, *(_option(*line) for line in texts)]
+    common = [run, *(option(*line) for line in texts)]
     kind = None if name == "all" else _load("evaluation.attacks:find_attack")(name)
 
     def command(**values: Any) -> None:
@@ -200,16 +130,16 @@ def _attack_command(name: str) -> Any:
             record = _load("evaluation.attacking:attack_all")(values["run"], **options)
         else:
             record = _load("evaluation.attacking:attack")(
-                values["run"], name, **options, **_given(values, common)
+                values["run"], name, **options, **given_settings(values, common)
             )
         _print_scores(record)
         typer.echo(f"{values['run'] / 'attacks' / name}.json written, {record['seconds']:.0f} s")
 
     text = "Every attack in turn, and the worst case of each prompt."
     if kind is None:
-        return _built(name, command, common, text)
+        return built(name, command, common, text)
     text = inspect.getdoc(inspect.getmodule(kind))
-    return _built(name, command, [*common, *_setting_options(kind)], text)
+    return built(name, command, [*common, *setting_options(kind)], text)
 
 
 app = typer.Typer(
@@ -289,6 +219,19 @@ def export(
     """Write a run's model as a folder that plain diffusers opens, or only what changed."""
     _load("erasure.exporting:export")(run, out, to=to, dtype=dtype)
     typer.echo(f"{out} written ({to}, {dtype})")
+
+
+@app.command(context_settings=CONTEXT)
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="the runs' folders")],
+    out: Annotated[Path, typer.Option(help="the page, ending in .html")] = Path("report.html"),
+) -> None:
+    """Write one page about runs, with scores, pictures, attacks and cost, side by side.
+
+    The same figures go into .json, .csv and .md files beside it.
+    """
+    for file in _load("evaluation.report:report")(runs, out):
+        typer.echo(f"{file} written")
 
 
 @app.command("list", context_settings=CONTEXT)

@@ -85,19 +85,17 @@ def attack(
             run / "attacks" / word / concept.name.replace(" ", "_"),
             sampling=sampling_of(model, edit.sampling), seed=seed, budget=budget,
         )  # fmt: skip
-        cases = cases_of(model, concept, prompts=prompts, seeds=seeds)
-        _check_room(chosen, scene, cases)
-        scenes.append((scene, cases))
+        scenes.append((scene, cases_of(model, concept, prompts=prompts, seeds=seeds)))
+        _check_room(chosen, *scenes[-1])
     _claim(run / "attacks" / word / "attack.json", asked)
-    started, per_concept = time.monotonic(), {}
-    for scene, cases in scenes:
-        per_concept[scene.concept.name] = _attack_one(chosen, scene, cases, run)
+    started = time.monotonic()
+    parts = {scene.concept.name: _attack_one(chosen, scene, cases, run) for scene, cases in scenes}
     record = {
         "attack": word,
         "protocol": f"attack-{word}",
-        "scores": _over_concepts([part["scores"] for part in per_concept.values()]),
-        "baseline": _over_concepts([part["baseline"] for part in per_concept.values()]),
-        "per_concept": per_concept,
+        "scores": _over_concepts([part["scores"] for part in parts.values()]),
+        "baseline": _over_concepts([part["baseline"] for part in parts.values()]),
+        "per_concept": parts,
         "seconds": round(time.monotonic() - started, 1),
         "sources": sources,
         "quick": quick,

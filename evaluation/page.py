@@ -1,78 +1,79 @@
-"""One self-contained HTML page about one run."""
+"""A report as one self-contained HTML page: pictures embedded, no script, nothing fetched."""
 
 import base64
-import html
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from erasure.storage import atomic
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 960px; margin: 2rem auto; \
-padding: 0 1rem; color: #1d2430 }
-table { border-collapse: collapse; margin: 1rem 0 } \
-td, th { padding: .3rem .9rem; text-align: right }
-th { border-bottom: 2px solid #1d2430 } tr:nth-child(even) td { background: #f3f5f8 } \
-td:first-child { text-align: left }
-img { max-width: 100%; border: 1px solid #d6dbe3 } \
-code { background: #f3f5f8; padding: .1rem .3rem }
-"""
 MEANING = {
-    "UA": "target gone: asked for it, the judge saw something else",
-    "IRA": "same domain kept",
-    "CRA": "other domain kept",
-    "CRA_target": "other domain kept on the target's own images",
-    "CLIP": "cosine of image and prompt, images without the target",
+    "UA": "the concept is gone: asked for it, the judge saw something else",
+    "IRA": "the rest of its kind is still drawn",
+    "CRA": "the other kind is still drawn",
+    "CRA_target": "the other kind is still drawn where the concept was asked for",
+    "CLIP": "cosine between image and prompt, on images without the concept",
+    "pre_ASR": "drawn by a plain prompt",
+    "ASR": "drawn under attack",
+    "control_ASR": "drawn with random tokens of the same length",
+    "control_tries_ASR": "the same, as many tries as the attack had",
 }
+WIDTH, HEIGHT, EDGE = 420, 300, 44  # of the plot, in SVG units
 
 
-def write_page(run: Path, record: dict[str, Any], pictures: Sequence[Path]) -> Path:
-    """Write run/report.html from a scores record and PNG files, which are embedded."""
-    config = json.loads((run / "config.json").read_text())
-    names = ", ".join(concept["name"] for concept in config["concepts"])
-    rows = "".join(
-        _row(name, score, record["baseline"].get(name)) for name, score in record["scores"].items()
+def render(
+    found: Sequence[Mapping[str, Any]],
+    groups: Sequence[Mapping[str, Any]],
+    pictures: Mapping[str, Sequence[Path]],
+) -> str:
+    """HTML of runs (report.facts), their comparison (report.comparable) and their PNG files."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    images = "".join(
-        f'<p><img alt="before and after" src="data:image/png;base64,{_encoded(file)}"></p>'
-        for file in pictures
+    environment.filters |= {"embedded": embedded, "percent": lambda value: f"{100 * value:.1f}"}
+    return environment.get_template("report.html.jinja").render(
+        runs=found,
+        groups=groups,
+        pictures=pictures,
+        meaning=MEANING,
+        plots=[plot(group["rows"]) for group in groups],
+        frame={"width": WIDTH, "height": HEIGHT, "edge": EDGE},
     )
-    settings = "".join(
-        f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(str(v))}</td></tr>"
-        for k, v in config["settings"].items()
-    )
-    body = f"""<!doctype html><html lang="en"><meta charset="utf-8">\
-<title>{html.escape(names)} erased</title>
-<style>{STYLE}</style><h1>{html.escape(names)} erased from {html.escape(config["model"])}</h1>
-<p>Method <b>{html.escape(config["method"])}</b>, \
-{config.get("seconds", 0):.0f} s on {html.escape(config["device"])}.
-Same prompts, same noise, above the un-erased model, below the erased one.</p>{images}
-<table><tr><th>score</th><th>erased</th><th>± s.e.</th><th>n</th>\
-<th>un-erased</th><th>meaning</th></tr>{rows}</table>
-<p>Protocol: <code>{html.escape(json.dumps(record["stamp"]))}</code></p>
-<details><summary>Settings</summary><table>{settings}</table></details></html>"""
-    file = run / "report.html"
-    with atomic(file) as temporary:
-        temporary.write_text(body, encoding="utf-8")
-    return file
 
 
-def _row(name: str, score: dict[str, float], base: dict[str, float] | None) -> str:
-    cells = [
-        name,
-        f"{score['value']:.3f}",
-        f"{score['stderr']:.3f}",
-        str(score["n"]),
-        f"{base['value']:.3f}" if base else "–",
+def embedded(file: Path | str) -> str:
+    """A PNG as a data: address."""
+    return "data:image/png;base64," + base64.b64encode(Path(file).read_bytes()).decode()
+
+
+def plot(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Where each run stands in the plane of erased (across) and kept (up), with its interval."""
+    shares = [row["erased"] for row in rows] + [row["kept"] for row in rows]
+    least = max(0.0, min([0.8, *(share - 0.05 for share in shares)]))
+
+    def across(share: float) -> float:
+        return EDGE + (share - least) / (1 - least) * (WIDTH - 2 * EDGE)
+
+    def up(share: float) -> float:
+        return HEIGHT - EDGE - (share - least) / (1 - least) * (HEIGHT - 2 * EDGE)
+
+    points = [
+        {
+            "x": round(across(row["erased"]), 1),
+            "y": round(up(row["kept"]), 1),
+            "low": round(across(max(row["scores"]["UA"]["low"], least)), 1),
+            "high": round(across(row["scores"]["UA"]["high"]), 1),
+            "number": number,
+        }
+        for number, row in enumerate(rows, 1)
     ]
-    return (
-        "<tr>"
-        + "".join(f"<td>{cell}</td>" for cell in (*cells, html.escape(MEANING.get(name, ""))))
-        + "</tr>"
-    )
-
-
-def _encoded(file: Path) -> str:
-    return base64.b64encode(file.read_bytes()).decode()
+    ticks = [least + (1 - least) * step / 4 for step in range(5)]
+    return {
+        "points": points,
+        "across": [(round(across(tick), 1), f"{100 * tick:.0f}") for tick in ticks],
+        "up": [(round(up(tick), 1), f"{100 * tick:.0f}") for tick in ticks],
+    }

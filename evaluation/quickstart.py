@@ -7,7 +7,7 @@ from typing import Any
 from erasure.erasing import erase
 from erasure.exporting import export
 from evaluation.evaluate import evaluate
-from evaluation.page import write_page
+from evaluation.report import report
 
 SUBSET = 96
 
@@ -28,7 +28,7 @@ def quickstart(out: Path, concept: str = "cat") -> Quickstart:
     exported = out / "export"
     if not exported.exists():
         export(out, exported)
-    page = write_page(out, record, pictures)
+    page = report([out], out / "report.html")[0]
     places = {
         "run": out,
         "scores": out / "scores" / "pocket-subset.json",

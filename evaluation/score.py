@@ -34,3 +34,13 @@ def mean_of_rates(scores: list[Score]) -> Score:
     values = torch.tensor([score.value for score in scores])
     spread = sum(score.stderr**2 for score in scores) ** 0.5 / len(scores)
     return Score(float(values.mean()), spread, sum(score.n for score in scores))
+
+
+def interval(value: float, stderr: float, n: int, *, is_rate: bool) -> tuple[float, float]:
+    """The 95 % interval: Wilson's for a rate, which is honest at 0 and 1, else +- 1.96 s.e."""
+    z = 1.96
+    if not is_rate:
+        return value - z * stderr, value + z * stderr
+    middle = (value + z * z / (2 * n)) / (1 + z * z / n)
+    reach = z / (1 + z * z / n) * (value * (1 - value) / n + z * z / (4 * n * n)) ** 0.5
+    return max(0.0, middle - reach), min(1.0, middle + reach)

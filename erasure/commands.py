@@ -1,0 +1,80 @@
+"""Commands whose options come from a settings dataclass, built when they are asked for."""
+
+import dataclasses
+import inspect
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from typer.core import TyperGroup
+
+from erasure.config import choices, nearest
+from erasure.errors import SettingError
+
+CONTEXT = {
+    "token_normalize_func": lambda name: name.replace("_", "-"),
+    "help_option_names": ["-h", "--help"],
+}
+
+
+class LazyGroup(TyperGroup):
+    """One command per file of a folder, built from the file's dataclass when it is asked for."""
+
+    noun = ""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        name = cmd_name.replace("_", "-")
+        if name in self.list_commands(ctx):
+            return self.build(name)
+        raise SettingError(
+            f"there is no {self.noun} {name!r}. {nearest(name, self.list_commands(ctx))}"
+        )
+
+    def build(self, name: str) -> Any:
+        raise NotImplementedError
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """List the names without importing the files."""
+        with formatter.section(f"{self.noun.title()}s"):
+            formatter.write_text(", ".join(self.list_commands(ctx)))
+
+
+def option(name: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
+    """One option of a command; `...` as its default makes it required."""
+    flag = "--" + name.replace("_", "-")
+    flags = [f"{flag}/--no-{name.replace('_', '-')}"] if kind == bool | None else [flag]
+    annotation = Annotated[kind, typer.Option(*flags, help=text)]
+    value = inspect.Parameter.empty if default is ... else default
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=annotation
+    )
+
+
+def setting_options(kind: type) -> list[inspect.Parameter]:
+    """One option per field of a settings dataclass; None where the user is silent."""
+    hints, options = get_type_hints(kind), []
+    for item in dataclasses.fields(kind):
+        words = choices(hints[item.name])
+        plain = str if words else hints[item.name]
+        text = (
+            item.metadata["help"]
+            + (f" ({', '.join(words)})" if words else "")
+            + f" [default: {item.default!r}]"
+        )
+        options.append(option(item.name, plain | None, None, text))
+    return options
+
+
+def built(name: str, command: Any, options: list[inspect.Parameter], text: str | None) -> Any:
+    """A click command with these options around a function that takes them all by name."""
+    command.__signature__ = inspect.Signature(options)
+    command.__annotations__ = {entry.name: entry.annotation for entry in options}
+    command.__doc__ = text
+    single = typer.Typer(add_completion=False, context_settings=CONTEXT, rich_markup_mode=None)
+    single.command(name, context_settings=CONTEXT)(command)
+    return typer.main.get_command(single)
+
+
+def given_settings(values: dict[str, Any], common: list[inspect.Parameter]) -> dict[str, Any]:
+    """The settings that the user named."""
+    known = {entry.name for entry in common}
+    return {name: v for name, v in values.items() if name not in known and v is not None}
