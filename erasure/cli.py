@@ -234,6 +234,15 @@ def report(
         typer.echo(f"{file} written")
 
 
+@app.command(context_settings=CONTEXT)
+def demo(
+    runs: Annotated[list[Path], typer.Argument(help="the runs' folders")],
+    port: Annotated[int, typer.Option(help="on 127.0.0.1")] = 7860,
+) -> None:
+    """Serve a page that draws before and after from the same noise, on this machine only."""
+    _load("evaluation.demo:demo")(runs, port=port)
+
+
 @app.command("list", context_settings=CONTEXT)
 def list_(
     what: Annotated[str, typer.Argument(help="methods, models, concepts, attacks or protocols")],
