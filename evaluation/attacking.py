@@ -140,6 +140,7 @@ def attack_all(run: Path, **options: Any) -> dict[str, Any]:
 
 
 def _attack_one(chosen: Attack, scene: Scene, cases: list[Case], run: Path) -> dict[str, Any]:
+    scene.start_clock()
     before, plain = _undisturbed(scene, cases, run)
     ended = {entry["case"]["name"]: entry for entry in _read(scene.folder / "outcomes.jsonl")}
     # relearning is one event for all cases

@@ -95,13 +95,18 @@ class Scene:
     ) -> None:  # fmt: skip
         self.model, self.concept, self.criterion, self.folder = model, concept, criterion, folder
         self.sampling, self._seed = sampling, seed
-        self._end = None if budget is None else time.monotonic() + budget
+        self._budget, self._end = budget, float("inf")
         model.use_scheduler(sampling.scheduler)
+
+    def start_clock(self) -> None:
+        """The budget's seconds run from now."""
+        if self._budget is not None:
+            self._end = time.monotonic() + self._budget
 
     @property
     def is_over(self) -> bool:
-        """Whether the budget of seconds is used up."""
-        return self._end is not None and time.monotonic() >= self._end
+        """Whether the budget is used up."""
+        return time.monotonic() >= self._end
 
     def generator(self, stage: str) -> torch.Generator:
         """A fresh CPU generator, fixed by the attack's seed, the concept and the stage's name."""

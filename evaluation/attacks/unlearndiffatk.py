@@ -76,14 +76,15 @@ class UnlearnDiffAtk:
                 if not left or scene.is_over:
                     break
                 rows = torch.tensor(left)
-                t = torch.full((len(left),), (1000 * (2 * number + 1)) // (2 * self.timesteps))
+                level = len(model.alphas_cumprod) * (2 * number + 1) // (2 * self.timesteps)
+                t = torch.full((len(left),), level, device=device)
                 for _ in range(self.iterations):
                     sampled = _sample(chances.detach()[left], generator)
                     noise = torch.randn(z0[left].shape, generator=generator).to(device)
-                    z_t = model.add_noise(z0[left], noise, t.to(device))
+                    z_t = model.add_noise(z0[left], noise, t)
                     vectors = table[sampled].requires_grad_()
                     condition = model.encode_slots(slotted.rows(rows.to(device)), vectors)
-                    error = (model.predict(z_t, t.to(device), condition) - noise).square()
+                    error = (model.predict(z_t, t, condition) - noise).square()
                     (slope,) = torch.autograd.grad(error.flatten(1).mean(1).sum(), [vectors])
                     chances.grad = torch.zeros_like(chances)
                     chances.grad[left] = (slope @ table.T).clamp(-1, 1)

@@ -25,6 +25,11 @@ def call(
     return int(ended.value.code or 0), out, err
 
 
+def uce(model: Path, out: Path) -> list[object]:
+    """The arguments that erase the cat from a model."""
+    return ["erase", "uce", "--concept", "cat", "--model", model, "--out", out]
+
+
 BAD = [
     (["erase", "salum", "--concept", "cat"], "there is no method 'salum'. Did you mean salun?"),
     (["erase", "uce", "--concept", "catt"], "'catt'. Did you mean cat?"),
@@ -71,34 +76,12 @@ def test_pickled_and_damaged_models(
 ) -> None:
     pickled = tmp_path / "model.ckpt"
     pickled.write_bytes(b"x")
-    code, _, err = call(
-        monkeypatch,
-        capsys,
-        "erase",
-        "uce",
-        "--concept",
-        "cat",
-        "--model",
-        pickled,
-        "--out",
-        tmp_path / "a",
-    )
+    code, _, err = call(monkeypatch, capsys, *uce(pickled, tmp_path / "a"))
     assert (code, "pickled checkpoint" in err) == (2, True)
     damaged = shutil.copytree(listed, tmp_path / "damaged")
     file = next((damaged / "unet").glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:500])
-    code, _, err = call(
-        monkeypatch,
-        capsys,
-        "erase",
-        "uce",
-        "--concept",
-        "cat",
-        "--model",
-        damaged,
-        "--out",
-        tmp_path / "b",
-    )
+    code, _, err = call(monkeypatch, capsys, *uce(damaged, tmp_path / "b"))
     assert (code, "could not load" in err, len(err.strip().splitlines())) == (2, True, 1)
     assert not (tmp_path / "a").exists()
     assert not (tmp_path / "b").exists()
@@ -132,18 +115,7 @@ def test_a_folder_of_somebody_elses_is_left_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path, listed: Path
 ) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    code, _, err = call(
-        monkeypatch,
-        capsys,
-        "erase",
-        "uce",
-        "--model",
-        listed,
-        "--concept",
-        "cat",
-        "--out",
-        tmp_path,
-    )
+    code, _, err = call(monkeypatch, capsys, *uce(listed, tmp_path))
     assert (code, "is not a run of ours" in err) == (2, True)
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -152,20 +124,7 @@ def test_underscores_are_accepted(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path, listed: Path
 ) -> None:
     out = tmp_path / "run"
-    code, _, err = call(
-        monkeypatch,
-        capsys,
-        "erase",
-        "uce",
-        "--model",
-        listed,
-        "--concept",
-        "cat",
-        "--out",
-        out,
-        "--preserve_weight",
-        "0.5",
-    )
+    code, _, err = call(monkeypatch, capsys, *uce(listed, out), "--preserve_weight", "0.5")
     assert code == 0, err
     assert (
         json.loads((out / "config.json").read_text())["sources"]["preserve_weight"]
@@ -173,13 +132,15 @@ def test_underscores_are_accepted(
     )
 
 
-@pytest.mark.parametrize("what", ["methods", "models", "concepts", "protocols"])
+@pytest.mark.parametrize("what", ["methods", "models", "concepts", "attacks", "protocols"])
 def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, what: str) -> None:
     code, out, _ = call(monkeypatch, capsys, "list", what)
     assert code == 0
-    assert {"methods": "salun", "models": "pocket", "concepts": "Van Gogh", "protocols": "pocket"}[
-        what
-    ] in out
+    one = {
+        "methods": "salun", "models": "pocket", "concepts": "Van Gogh", "attacks": "ring-a-bell",
+        "protocols": "pocket",
+    }  # fmt: skip
+    assert one[what] in out
 
 
 def test_help_needs_no_torch() -> None:
@@ -191,7 +152,7 @@ def test_help_needs_no_torch() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0
-    assert done.stdout.split() == ["esd", "salun", "uce"]
+    assert done.stdout.split() == ["advunlearn", "esd", "salun", "uce"]
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, listed: Path) -> None:

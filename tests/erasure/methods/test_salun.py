@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from erasure.erasing import erase
+from erasure.erasing import Result, erase
 from erasure.errors import SettingError
 from erasure.methods.diffusion.salun import largest
 from erasure.storage import read_tensors, write_tensors
@@ -16,6 +16,14 @@ TINY = {
     "sampling_steps": 2,
     "learning_rate": 1e-3,
 }
+
+
+def two_steps(model: Path, out: Path, **files: Path) -> Result:
+    """SalUn on the miniature's cat, with a mask or a folder of images."""
+    return erase(
+        str(model), "salun", ["cat"], out=out, steps=2, **TINY,
+        **{name: str(file) for name, file in files.items()},
+    )  # fmt: skip
 
 
 def test_mask_is_one_global_ranking_of_magnitudes() -> None:
@@ -97,15 +105,7 @@ def test_a_mask_from_a_file_is_used(run: Path, listed: Path, tmp_path: Path) -> 
     first = next(iter(only))
     only[first][:] = True
     write_tensors(tmp_path / "mask.safetensors", only)
-    result = erase(
-        str(listed),
-        "salun",
-        ["cat"],
-        out=tmp_path / "run",
-        steps=2,
-        mask=str(tmp_path / "mask.safetensors"),
-        **TINY,
-    )
+    result = two_steps(listed, tmp_path / "run", mask=tmp_path / "mask.safetensors")
     assert list(result.edit.tensors) == [first]
 
 
@@ -114,15 +114,7 @@ def test_a_mask_that_does_not_fit_is_refused(listed: Path, tmp_path: Path) -> No
     with pytest.raises(
         SettingError, match=r"SalUn\.mask must hold a mask for every selected weight"
     ):
-        erase(
-            str(listed),
-            "salun",
-            ["cat"],
-            out=tmp_path / "run",
-            steps=2,
-            mask=str(tmp_path / "mask.safetensors"),
-            **TINY,
-        )
+        two_steps(listed, tmp_path / "run", mask=tmp_path / "mask.safetensors")
 
 
 def test_images_from_a_folder_in_unlearncanvas_layout(listed: Path, tmp_path: Path) -> None:
@@ -134,27 +126,11 @@ def test_images_from_a_folder_in_unlearncanvas_layout(listed: Path, tmp_path: Pa
             Image.new("RGB", (20, 24), (len(name) * 30, 80, 90)).save(
                 tmp_path / "data" / style / name / "1.jpg"
             )
-    result = erase(
-        str(listed),
-        "salun",
-        ["cat"],
-        out=tmp_path / "run",
-        steps=2,
-        images=str(tmp_path / "data"),
-        **TINY,
-    )
+    result = two_steps(listed, tmp_path / "run", images=tmp_path / "data")
     assert result.edit.tensors
     (tmp_path / "data" / "Sketch" / "cat" / "1.jpg").unlink()
     with pytest.raises(SettingError, match="has no Sketch/cat"):
-        erase(
-            str(listed),
-            "salun",
-            ["cat"],
-            out=tmp_path / "run2",
-            steps=2,
-            images=str(tmp_path / "data"),
-            **TINY,
-        )
+        two_steps(listed, tmp_path / "run2", images=tmp_path / "data")
 
 
 def test_free_text_images_from_two_folders(sd1: Path, tmp_path: Path) -> None:
