@@ -18,6 +18,8 @@ from erasure.commands import CONTEXT, LazyGroup, built, given_settings, option, 
 from erasure.config import module_names
 from erasure.errors import ErasureError, SettingError
 
+INTERRUPTED = 130
+
 
 def _load(where: str) -> Any:
     module, name = where.split(":")
@@ -320,8 +322,7 @@ def main() -> None:
     except ErasureError as error:
         sys.exit(_complain(str(error)))
     except KeyboardInterrupt:
-        print("erasure: interrupted; run the same command again to go on.", file=sys.stderr)
-        sys.exit(130)
+        code = INTERRUPTED
     except Exception as error:
         message = getattr(
             error, "format_message", None
@@ -329,6 +330,8 @@ def main() -> None:
         if message is None:
             raise
         sys.exit(_complain(message()))
+    if code == INTERRUPTED:  # typer answers Ctrl-C with this code, in silence
+        print("erasure: interrupted; run the same command again to go on.", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 
