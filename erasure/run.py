@@ -48,11 +48,11 @@ class Run:
         report_to: str | None = None, checkpoint_seconds: float = 15.0,
     ) -> None:  # fmt: skip
         self.folder, self.seed, self.checkpoint_seconds = folder, seed, checkpoint_seconds
+        self.mixed_precision = mixed_precision
         # without a GPU several processes must be told to meet, or each would be the main one
         is_cpu_group = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
         self.accelerator = Accelerator(
             cpu=is_cpu_group,
-            mixed_precision=mixed_precision,
             log_with=report_to,
             project_dir=str(folder) if report_to else None,
         )
@@ -78,7 +78,10 @@ class Run:
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
     def autocast(self) -> AbstractContextManager[None]:
-        return self.accelerator.autocast()
+        # accelerate's own precision is one per process, and a second run may want another
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.mixed_precision == "bf16"
+        )
 
     def begin(self, record: Mapping[str, object]) -> bool:
         """Write config.json, or check that it is this run's. True if the run is finished already.
