@@ -77,7 +77,7 @@ class Run:
         digest = hashlib.sha256(f"{self.seed}:{stage}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
-    def autocast(self) -> AbstractContextManager[None]:
+    def autocast(self) -> AbstractContextManager[object]:
         # accelerate's own precision is one per process, and a second run may want another
         return torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.mixed_precision == "bf16"
