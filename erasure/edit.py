@@ -9,18 +9,9 @@ import torch
 from torch import Tensor
 
 from erasure.errors import EditError
-from erasure.models.diffusion import DiffusionModel
+from erasure.models.diffusion import DiffusionModel, Sampling
 from erasure.storage import read_tensors, write_json, write_tensors
 from erasure_datasets.concept import Concept
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How an edited model must be sampled, where the edit demands it (a one-step generator)."""
-
-    steps: int
-    guidance: float
-    scheduler: str
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,9 @@ class Edit:
             raise EditError(
                 f"{method} changed no weight of {model.name}; raise its steps or learning_rate."
             )
-        return cls(changed, method, concepts, model.name, settings=settings)
+        return cls(
+            changed, method, concepts, model.name, sampling=model.sampling, settings=settings
+        )
 
     def save(self, folder: Path) -> None:
         """Write edit.safetensors, then edit.json, whose presence says that the edit is whole."""

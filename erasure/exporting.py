@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -11,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from erasure.edit import Edit
 from erasure.errors import EditError, ModelError, SettingError
 from erasure.models.load import load_model
+from erasure.models.one_step import ONE_STEP, OneStep
 from erasure.models.stable_diffusion import StableDiffusion
-from erasure.storage import atomic
+from erasure.storage import atomic, write_json
 
 Form = Literal["diffusers", "text-encoder", "delta"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -53,10 +55,7 @@ def export(run: Path, out: Path, *, to: Form = "diffusers", dtype: str = "float3
         return out
     model = open_run(run)
     with atomic(out) as temporary:
-        _save_pipeline(model, temporary, DTYPES[dtype])
-        for name in ("concepts.json", "presets.json"):
-            if model.folder and (model.folder / name).is_file():
-                shutil.copy(model.folder / name, temporary / name)
+        save_model(model, temporary, DTYPES[dtype])
         (temporary / "README.md").write_text(model_card(run, edit, to))
     return out
 
@@ -70,12 +69,17 @@ def open_run(
     name, _, revision = edit.base.partition("@")
     config = Path(record["config"]) if record.get("config") else None
     model = load_model(name, config=config, revision=revision or None, device=device)
+    if edit.sampling == ONE_STEP and model.sampling is None:  # made from a generator's bare UNet
+        model = OneStep.on(model, model.pipeline.unet, name=model.name)
     if edited:
         edit.apply(model)
     return model
 
 
-def _save_pipeline(model: StableDiffusion, folder: Path, dtype: torch.dtype) -> None:
+def save_model(
+    model: StableDiffusion, folder: Path, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write a diffusers folder, with what this toolkit knows of the model beside it."""
     pipeline = model.pipeline
     if dtype == torch.float16:
         for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
@@ -84,6 +88,11 @@ def _save_pipeline(model: StableDiffusion, folder: Path, dtype: torch.dtype) -> 
     _rename_for_publishing(folder / "text_encoder")
     if not any((folder / "unet").glob("*.safetensors")):
         raise ModelError(f"{folder} was written without UNet weights.")
+    for name in ("concepts.json", "presets.json"):
+        if model.folder and (model.folder / name).is_file():
+            shutil.copy(model.folder / name, folder / name)
+    if model.sampling:
+        write_json(folder / "sampling.json", asdict(model.sampling))
 
 
 def _rename_for_publishing(encoder: Path) -> None:

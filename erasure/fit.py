@@ -26,16 +26,18 @@ def trainable(weights: Mapping[str, nn.Parameter]) -> Iterator[None]:
 def fit(
     loss: Callable[[int], dict[str, Tensor]], weights: Mapping[str, nn.Parameter], *, steps: int,
     learning_rate: float, run: Run, stage: str = "fit", masks: Mapping[str, Tensor] | None = None,
-    carried: Mapping[str, Tensor] | None = None,
+    carried: Mapping[str, Tensor] | None = None, betas: tuple[float, float] = (0.9, 0.999),
+    clip: float | None = None,
 ) -> None:  # fmt: skip
     """Minimise the sum of the loss's terms over `weights` by Adam, resuming an interrupted run.
 
     `loss(step)` gives named scalar terms, means over this process's share of the batch. `masks`
     (bool, one per weight) multiply the gradients, so a masked weight keeps its value exactly.
     `carried` are tensors that `loss` changes in place from step to step; they resume as well.
+    `clip` bounds every element of the gradients.
     DivergedError if a loss or gradient is not finite; the state before that step is kept and named.
     """
-    optimiser = torch.optim.Adam(list(weights.values()), lr=learning_rate)
+    optimiser = torch.optim.Adam(list(weights.values()), lr=learning_rate, betas=betas)
     start = run.restore(stage, weights, optimiser, carried)
     with trainable(weights), run.progress(stage, steps, start) as bar:
         for step in range(start, steps):
@@ -52,6 +54,8 @@ def fit(
                     f"(loss {total.item():.4g}); the last good state is kept in {file}. "
                     "Lower learning_rate and use another --out."
                 )
+            if clip is not None:
+                nn.utils.clip_grad_value_(list(weights.values()), clip)
             for name, mask in (masks or {}).items():
                 gradient = weights[name].grad
                 if gradient is not None:

@@ -17,9 +17,10 @@ PushFrom = Literal["prompt", "anchor", "concept"]
 
 @dataclass(frozen=True)
 class Paths:
-    """Latents (s, n, c, h, w) before each of the timesteps (s), and each path's prompts."""
+    """Latents (s, n, c, h, w) before each of the timesteps (s), the last ones (n, c, h, w), prompts."""
 
     latents: Tensor
+    finished: Tensor
     timesteps: Tensor
     prompts: list[tuple[str, ...]]
 
@@ -59,9 +60,10 @@ def draw_paths(
             path, timesteps = model.sample_path(
                 condition, steps=steps, guidance=guidance, generator=generator
             )
-            parts.append(path[:-1].cpu())
+            parts.append(path.cpu())
             bar.advance()
-    return Paths(torch.cat(parts, dim=1), timesteps.cpu(), chosen)
+    whole = torch.cat(parts, dim=1)
+    return Paths(whole[:-1], whole[-1], timesteps.cpu(), chosen)
 
 
 def points(paths: Paths, batch: int, run: Run) -> tuple[Tensor, Tensor, list[list[str]]]:

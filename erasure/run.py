@@ -222,6 +222,10 @@ class Run:
         self._saved = time.monotonic()
         return file
 
+    def knows(self, stage: str) -> bool:
+        """Whether an interrupted run left a state of this stage."""
+        return (self.folder / "state" / f"{stage}.safetensors").is_file()
+
     def checkpoint(
         self,
         stage: str,

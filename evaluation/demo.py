@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from classifiers.predict import load_classifier
-from erasure.edit import Edit, Sampling
+from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.exporting import open_run
 from erasure.models.diffusion import DiffusionModel

@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from erasure.edit import Sampling
-from erasure.models.diffusion import Condition, DiffusionModel
+from erasure.models.diffusion import Condition, DiffusionModel, Sampling
 from erasure.run import Bar
 from erasure.storage import atomic
 from erasure_datasets.concept import Concept

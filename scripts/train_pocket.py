@@ -1,6 +1,6 @@
 """Train one part of the pocket suite: `python scripts/train_pocket.py autoencoder --minutes 30`.
 
-Each stage needs those before it: clip, autoencoder, unet, judges. Sample sheets lie in `.train/`.
+Each stage needs those before it: clip, autoencoder, unet, judges, one_step. Sample sheets lie in `.train/`.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-STAGES = ("clip", "autoencoder", "unet", "judges")
+STAGES = ("clip", "autoencoder", "unet", "judges", "one_step")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

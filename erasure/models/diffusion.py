@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +17,15 @@ from erasure_datasets.concept import Catalogue
 Condition = Float[Tensor, "b n d"]
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How a model must be sampled, where it or its edit demands it (a one-step generator)."""
+
+    steps: int
+    guidance: float
+    scheduler: str
+
+
 class DiffusionModel(ABC):
     """A frozen model with a way to ask what it would have said before it was edited.
 
@@ -26,6 +36,7 @@ class DiffusionModel(ABC):
     folder: Path | None
     catalogue: Catalogue | None
     alphas_cumprod: Float[Tensor, " timesteps"]
+    sampling: Sampling | None = None
 
     def __init__(self) -> None:
         self.originals: dict[str, Tensor] = {}

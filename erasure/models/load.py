@@ -6,15 +6,17 @@ from pathlib import Path
 import diffusers.utils.logging
 import torch
 import transformers.utils.logging
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors import SafetensorError
 
-from erasure.errors import ModelError
+from erasure.errors import ModelError, SettingError
+from erasure.models.one_step import OneStep
 from erasure.models.stable_diffusion import StableDiffusion
 from erasure_datasets.concept import Catalogue
 
 POCKET = Path(__file__).parent / "pocket"
-BUILT_IN = {"pocket": POCKET}
+ONE_STEP = "pocket-one-step"
+BUILT_IN = {"pocket": POCKET, ONE_STEP: POCKET}
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 OPTIONAL = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 
@@ -56,7 +58,28 @@ def load_model(
         else None
     )
     full_name = f"{name}@{revision}" if revision else name
-    return StableDiffusion(pipeline.to(device), name=full_name, folder=folder, catalogue=catalogue)
+    draws_at_once = folder is not None and (folder / "sampling.json").is_file()
+    kind = OneStep if draws_at_once else StableDiffusion
+    model = kind(pipeline.to(device), name=full_name, folder=folder, catalogue=catalogue)
+    if name == ONE_STEP:  # only its UNet is its own
+        unet = UNet2DConditionModel.from_pretrained(POCKET / "one-step" / "unet", dtype=dtype)
+        return OneStep.on(model, unet.to(device), name=name)
+    return model
+
+
+def load_generator(name: str, model: StableDiffusion) -> OneStep:
+    """The UNet of the named model as a one-step generator that shares the rest with `model`.
+
+    SettingError if the two UNets differ in shape.
+    """
+    own = load_model(name, device=model.device).pipeline.unet
+    shapes = [
+        {key: tuple(p.shape) for key, p in unet.named_parameters()}
+        for unet in (own, model.pipeline.unet)
+    ]
+    if shapes[0] != shapes[1]:
+        raise SettingError(f"generator must have {model.name}'s UNet; that of {name} differs.")
+    return OneStep.on(model, own, name=name)
 
 
 def read_presets(folder: Path | None, word: str) -> dict[str, str | int | float | bool]:

@@ -219,4 +219,14 @@ class StableDiffusion(DiffusionModel):
             generator=list(generators),
             output_type="pt",
         )
-        return drawn.images.mul(255).round().to(torch.uint8).cpu()
+        return _as_bytes(drawn.images)
+
+    def _to_images(self, latents: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b 3 h w"]:
+        """Decoded as the pipeline does it."""
+        vae: Any = self.pipeline.vae
+        pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
+        return _as_bytes(pixels.add(1).div(2).clamp(0, 1))
+
+
+def _as_bytes(pixels: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
+    return pixels.mul(255).round().to(torch.uint8).cpu()

@@ -1,0 +1,142 @@
+"""SFD: forget a concept while distilling to a generator that draws in one step.
+
+Chen, Zhang, Zhou, "Score Forgetting Distillation: A Swift, Data-Free Method for Machine Unlearning
+in Diffusion Models" (ICLR 2025), https://arxiv.org/abs/2409.11219.
+
+    fake score   lambda_r L(c_r) + lambda_f L(c_f),        L = sum (eps_psi(z_t, t, c) - eps)^2
+    generator    mu_r l(c_r; c_r, c_r) + mu_f l(c_f; c_o, c_f)       (l: see score_identity.py)
+
+l(c_g; c_p, c_psi) draws under c_g and asks the teacher under c_p, the fake score under c_psi: where
+the generator is asked for the concept c_f, the teacher answers for what shall be drawn instead,
+c_o. c_r are prompts to keep. No image is used.
+
+Choices
+- Every step draws once, and the fake score and the generator both learn from that drawing; the
+  authors draw afresh for each. The forget and the retain half share one call of every network.
+- `override` says what c_o is: the prompt with the concept's anchor; the prompt itself with the
+  concept's name in the teacher's unconditional slot ("negative"); or the anchor with that ("both",
+  the authors' choice for nudity, for the teacher alone, as their default is).
+- `guidance` is the teacher's, `fake_guidance` the fake score's, in its training and in the
+  generator's loss: the published long and short guidance is 4.5 for all of them, and a fake score
+  without guidance costs a third less.
+- The networks' noise is in the model's epsilon terms, also for v-prediction, where the authors'
+  code loses its target.
+- The teacher is the model itself. Their second stage took the first one's fake score for it.
+- What the concept's erased rate is, is counted over its own images alone (their script divides by
+  all images).
+- Gradients that are not finite stop the run with its last good state; the authors zero them.
+- Without a generator for the model, one is distilled first: see distilling.py.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from erasure.config import check, setting
+from erasure.distilling import distil
+from erasure.edit import Edit
+from erasure.errors import SettingError
+from erasure.models.load import load_generator
+from erasure.models.one_step import OneStep
+from erasure.models.stable_diffusion import StableDiffusion
+from erasure.registry import METHODS
+from erasure.run import Run
+from erasure.score_identity import Draw, Rules, duel, fake_score
+from erasure_datasets.concept import Concept, retain_prompts
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class SFD:
+    """Score Forgetting Distillation."""
+
+    steps: int = setting(12500, quick=40, help="steps of fake score and generator", at_least=1)
+    learning_rate: float = setting(1e-6, help="the generator's, for Adam (0, 0.999)", above=0)
+    fake_learning_rate: float = setting(3e-6, help="the fake score's", above=0)
+    batch_size: int = setting(8, help="images to forget per step, and as many to keep", at_least=1)
+    alpha: float = setting(1.0, help="weight of the squared gap of the scores", at_least=0)
+    guidance: float = setting(4.5, help="the teacher's guidance", at_least=1)
+    fake_guidance: float = setting(4.5, help="the fake score's guidance", at_least=1)
+    first_timestep: int = setting(20, help="lowest timestep asked of the scores", at_least=0)
+    last_timestep: int = setting(980, help="the one after the highest", at_least=1)
+    forget_weight: float = setting(1.0, help="of the forget term (mu_f)", at_least=0)
+    retain_weight: float = setting(1.0, help="of the retain term (mu_r)", at_least=0)
+    fake_forget_weight: float = setting(1.0, help="in the fake score's loss (lambda_f)", at_least=0)
+    fake_retain_weight: float = setting(1.0, help="in the fake score's loss (lambda_r)", at_least=0)
+    override: Literal["anchor", "negative", "both"] = setting(
+        "anchor", help="what the teacher draws instead"
+    )
+    dropout: float = setting(0.1, help="share of prompts the fake score learns without", at_most=1)
+    clip: float = setting(1.0, help="bound on every element of a gradient", above=0)
+    generator: str = setting("", help="the one-step generator's name or diffusers folder")
+    distil_steps: int = setting(
+        100000, quick=20, help="steps that make a generator, without one", at_least=1
+    )
+    distil_rate: float = setting(1e-6, help="and their learning rate; the fake score's is 3x it",
+                                 above=0)
+    distil_pairs: int = setting(
+        0, quick=32, help="noise-image pairs of the teacher it first regresses on", at_least=0
+    )
+    retain_prompts: str = setting("", help="CSV with a 'prompt' column: what to keep")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.first_timestep >= self.last_timestep:
+            raise SettingError(
+                f"SFD.first_timestep must be below last_timestep ({self.last_timestep}); "
+                f"got {self.first_timestep}."
+            )
+
+    def erase(self, model: StableDiffusion, concepts: list[Concept], run: Run) -> Edit:
+        file = Path(self.retain_prompts) if self.retain_prompts else None
+        kept = retain_prompts(concepts, model.catalogue, file)
+        rows = [
+            (prompt, anchor if self.override != "negative" else prompt, concept.name)
+            for concept in concepts
+            for prompt, anchor in zip(concept.prompts(), concept.anchor_prompts(), strict=True)
+        ]
+        generator = self._generator(model, [row[0] for row in rows] + kept, run)
+        fake = fake_score(model)
+        generator.remember(list(generator.weights("full")))
+
+        @torch.no_grad()
+        def draw() -> Draw:
+            numbers = [
+                run.shard(torch.randint(len(texts), (self.batch_size,), generator=run.generator))
+                for texts in (rows, kept)
+            ]
+            forget = [rows[i] for i in numbers[0].tolist()]
+            retain = [kept[i] for i in numbers[1].tolist()]
+            asked = model.encode([row[0] for row in forget] + retain)
+            instead = model.encode([row[1] for row in forget] + retain)
+            negative = ["" if self.override == "anchor" else row[2] for row in forget]
+            empty = model.encode([""]).expand_as(asked)
+            half = torch.ones(len(forget), device=run.device)
+            return Draw(
+                asked, instead, asked, model.encode(negative + [""] * len(retain)), empty,
+                torch.cat([self.forget_weight * half, self.retain_weight * half]),
+                torch.cat([self.fake_forget_weight * half, self.fake_retain_weight * half]),
+            )  # fmt: skip
+
+        duel(
+            model, generator, fake, draw, self._rules(), steps=self.steps,
+            learning_rate=self.learning_rate, fake_learning_rate=self.fake_learning_rate, run=run,
+            stage="fit",
+        )  # fmt: skip
+        return Edit.between(generator, concepts, "sfd", asdict(self))
+
+    def _generator(self, model: StableDiffusion, prompts: list[str], run: Run) -> OneStep:
+        if self.generator:
+            return load_generator(self.generator, model)
+        return distil(
+            model, prompts, self._rules(), pairs=self.distil_pairs, steps=self.distil_steps,
+            batch_size=self.batch_size, learning_rate=self.distil_rate, run=run,
+        )  # fmt: skip
+
+    def _rules(self) -> Rules:
+        return Rules(
+            self.alpha, self.guidance, self.fake_guidance, self.first_timestep,
+            self.last_timestep, self.clip, self.dropout,
+        )  # fmt: skip

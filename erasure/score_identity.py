@@ -1,0 +1,170 @@
+"""Score identity distillation: its two losses, and the duel of a generator with a fake score.
+
+Zhou et al., "Score identity Distillation" (ICML 2024), https://arxiv.org/abs/2404.04057, and "Long
+and Short Guidance in Score identity Distillation" (ICLR 2025), https://arxiv.org/abs/2406.01561:
+
+    x^_s(z_t, c) = (z_t - sqrt(1 - abar_t) eps_s(z_t, t, c)) / sqrt(abar_t)       denoised by score s
+    fake score   sum (eps_psi(z_t, t, c) - eps)^2
+    generator    sum d [(x^_p - x_g) - alpha d] / omega,   d = x^_p - x^_psi,
+                 omega = mean |x^_p - x_g|, held constant
+
+with z_t = sqrt(abar_t) x_g + sqrt(1 - abar_t) eps on what the generator draws, p the teacher and
+psi the fake score. Gradients reach x_g through both scores, which are held fixed.
+"""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from erasure.fit import fit, trainable
+from erasure.models.diffusion import Condition, DiffusionModel
+from erasure.models.one_step import OneStep, pipeline_with
+from erasure.models.stable_diffusion import StableDiffusion
+from erasure.run import Run
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one step works on: a condition for each network, and each image's two weights.
+
+    `negative` stands in the teacher's unconditional slot, `empty` in the fake score's.
+    """
+
+    drawn: Condition
+    teacher: Condition
+    fake: Condition
+    negative: Condition
+    empty: Condition
+    weight: Float[Tensor, " b"]
+    fake_weight: Float[Tensor, " b"]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How the duel goes: the settings that SFD and a distillation share."""
+
+    alpha: float
+    guidance: float
+    fake_guidance: float
+    first: int
+    last: int
+    clip: float
+    dropout: float
+
+
+def fake_score(model: StableDiffusion) -> StableDiffusion:
+    """A model that shares all but its UNet, which begins as a copy."""
+    unet = deepcopy(model.pipeline.unet)
+    pipeline = pipeline_with(model.pipeline, unet, model.pipeline.scheduler)
+    return StableDiffusion(pipeline, name="the fake score")
+
+
+def guided(
+    model: DiffusionModel, z_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"],
+    condition: Condition, empty: Condition, guidance: float,
+) -> Float[Tensor, "b c h w"]:  # fmt: skip
+    """eps(empty) + guidance (eps(condition) - eps(empty)), in one call; guidance 1 skips empty."""
+    if guidance == 1:
+        return model.predict(z_t, t, condition)
+    twice = model.predict(
+        torch.cat([z_t, z_t]), torch.cat([t, t]), torch.cat([condition, empty])
+    )
+    some, none = twice.chunk(2)
+    return none + guidance * (some - none)
+
+
+def identity_loss(
+    teacher: Float[Tensor, "b c h w"], fake: Float[Tensor, "b c h w"],
+    drawn: Float[Tensor, "b c h w"], alpha: float,
+) -> Float[Tensor, " b"]:  # fmt: skip
+    """The generator's loss per image, from the two denoised means and what it drew."""
+    apart, error = teacher - fake, teacher - drawn
+    scale = error.detach().abs().flatten(1).mean(1).clamp(min=1e-5)
+    return (apart * (error - alpha * apart)).flatten(1).sum(1) / scale
+
+
+def fake_loss(
+    predicted: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"]
+) -> Float[Tensor, " b"]:
+    """The fake score's loss per image: summed squared error of the noise."""
+    return (predicted - noise).square().flatten(1).sum(1)
+
+
+def generator_loss(
+    teacher: DiffusionModel, fake: DiffusionModel, drawn: Float[Tensor, "b c h w"],
+    noise: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], draw: Draw, rules: Rules,
+) -> Float[Tensor, " b"]:  # fmt: skip
+    """`identity_loss` at z_t, unweighted."""
+    z_t = teacher.add_noise(drawn, noise, t)
+    signal, spread = teacher.levels(t)
+    real = guided(teacher, z_t, t, draw.teacher, draw.negative, rules.guidance)
+    own = guided(fake, z_t, t, draw.fake, draw.empty, rules.fake_guidance)
+    return identity_loss(
+        (z_t - spread * real) / signal, (z_t - spread * own) / signal, drawn, rules.alpha
+    )
+
+
+def duel(
+    teacher: DiffusionModel, generator: OneStep, fake: DiffusionModel,
+    draw: Callable[[], Draw], rules: Rules, *, steps: int, learning_rate: float,
+    fake_learning_rate: float, run: Run, stage: str,
+) -> None:  # fmt: skip
+    """Train the fake score and the generator in turn, `steps` times, from the same drawings."""
+    weights, fake_weights = generator.weights("full"), fake.weights("full")
+    optimiser = torch.optim.Adam(
+        list(fake_weights.values()), lr=fake_learning_rate, betas=(0.0, 0.999)
+    )
+    carried = {f"fake.{name}": parameter.data for name, parameter in fake_weights.items()}
+    carried |= {f"adam.{name}": slot for name, slot in _open_state(optimiser, fake_weights)}
+
+    def random_point(like: Tensor) -> tuple[Tensor, Tensor]:
+        """This process's part of a batch of noise and timesteps."""
+        count = len(like) * run.accelerator.num_processes
+        noise = run.shard(torch.randn((count, *like.shape[1:]), generator=run.generator))
+        t = torch.randint(rules.first, rules.last, (count,), generator=run.generator)
+        return noise, run.shard(t)
+
+    def loss(_step: int) -> dict[str, Tensor]:
+        asked = draw()
+        z, _ = random_point(torch.empty(len(asked.drawn), *generator.latent_shape))
+        drawn = generator.one_call(z, asked.drawn)
+        noise, t = random_point(drawn)
+        dropped = run.shard(
+            torch.rand(len(drawn) * run.accelerator.num_processes, generator=run.generator)
+        )
+        known = torch.where(
+            (dropped < rules.dropout).view(-1, 1, 1), asked.empty, asked.fake
+        )
+        with trainable(fake_weights):
+            z_t = teacher.add_noise(drawn.detach(), noise, t)
+            predicted = guided(fake, z_t, t, known, asked.empty, rules.fake_guidance)
+            mistake = (asked.fake_weight * fake_loss(predicted, noise)).mean()
+            mistake.backward()
+            run.average_gradients(fake_weights)
+            nn.utils.clip_grad_value_(list(fake_weights.values()), rules.clip)
+            optimiser.step()
+        noise, t = random_point(drawn)
+        losses = generator_loss(teacher, fake, drawn, noise, t, asked, rules)
+        return {"identity": (asked.weight * losses).mean(), "fake": mistake.detach()}
+
+    fit(
+        loss, weights, steps=steps, learning_rate=learning_rate, betas=(0.0, 0.999),
+        clip=rules.clip, run=run, stage=stage, carried=carried,
+    )  # fmt: skip
+
+
+def _open_state(
+    optimiser: torch.optim.Optimizer, weights: Mapping[str, nn.Parameter]
+) -> list[tuple[str, Tensor]]:
+    """Adam's slots, made before its first step, so that they can be restored in place."""
+    slots = []
+    for name, parameter in weights.items():
+        state = optimiser.state[parameter]
+        state["step"] = torch.zeros(())
+        state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(parameter) for _ in range(2))
+        slots += [(f"{name}.{slot}", value) for slot, value in state.items()]
+    return slots
