@@ -10,6 +10,7 @@ from typing import get_args
 from erasure.config import Value, resolve
 from erasure.edit import Edit
 from erasure.errors import ErasureError, ModelError, SettingError
+from erasure.exporting import open_run
 from erasure.models.diffusion import DiffusionModel
 from erasure.models.load import load_model, read_presets
 from erasure.registry import METHODS
@@ -72,6 +73,11 @@ def erase(
     )
     if loaded.originals:
         raise ModelError(f"{loaded.name} holds an edit already; undo it, or load the model afresh.")
+    if loaded.sampling is not None:
+        raise ModelError(
+            f"{loaded.name} draws in {loaded.sampling.steps} step; erase with sfd from the model it "
+            f"was distilled from, with --generator {loaded.name}."
+        )
     found = find_concepts(loaded, concepts, kind=kind, anchor=anchor)
     word = method.replace("_", "-")
     chosen, sources = resolve(
@@ -92,6 +98,8 @@ def erase(
     }
     if run.begin(record):
         edit = Edit.load(run.folder)
+        if edit.base != loaded.name:
+            return Result(open_run(run.folder, device=run.device), edit, run.folder)
         edit.apply(loaded)
         return Result(loaded, edit, run.folder)
     try:
@@ -103,4 +111,6 @@ def erase(
         edit.save(run.folder)
     run.finish()
     run.accelerator.wait_for_everyone()
+    if edit.base != loaded.name:  # the method edited a generator of the model, not the model
+        loaded = open_run(run.folder, device=run.device)
     return Result(loaded, edit, run.folder)

@@ -1,22 +1,27 @@
 """Hand an edited model back: a full diffusers folder, its text encoder, or the small delta."""
 
 import json
+import shlex
 import shutil
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
 from erasure.edit import Edit
 from erasure.errors import EditError, ModelError, SettingError
 from erasure.models.load import load_model
+from erasure.models.load_vit import load_vit, save_vit
 from erasure.models.one_step import ONE_STEP, OneStep
 from erasure.models.stable_diffusion import StableDiffusion
 from erasure.storage import atomic, write_json
 
-Form = Literal["diffusers", "text-encoder", "delta"]
+Form = Literal["diffusers", "text-encoder", "delta", "lora", "vit"]
 FORMS: tuple[Form, ...] = get_args(Form)
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
@@ -26,7 +31,8 @@ def export(run: Path, out: Path, *, to: Form = "diffusers", dtype: str = "float3
 
     `to`: "diffusers" for a folder that StableDiffusionPipeline opens, "text-encoder" for one that
     CLIPTextModel opens (EditError if the edit changes anything else), "delta" for the changed
-    tensors alone.
+    tensors alone, "lora" for one file per request that diffusers' load_lora_weights or peft opens,
+    "vit" for a classifier's folder that its own library opens.
     """
     if to not in FORMS:
         raise SettingError(f"to must be one of {', '.join(FORMS)}; got {to!r}.")
@@ -35,6 +41,19 @@ def export(run: Path, out: Path, *, to: Form = "diffusers", dtype: str = "float3
     if out.exists():
         raise SettingError(f"out must be a new folder; {out} exists.")
     edit = Edit.load(run)
+    is_vit = bool(edit.concepts) and edit.concepts[0].kind == "class"
+    if is_vit != (to == "vit") and to not in ("delta", "lora"):
+        fitting = "vit, lora or delta" if is_vit else "diffusers, text-encoder, lora or delta"
+        raise SettingError(f"to must be {fitting} for {run}; got {to!r}.")
+    if to == "lora":
+        return _export_lora(run, out, edit)
+    if to == "vit":
+        model = load_vit(edit.base)
+        edit.apply(model)
+        with atomic(out) as temporary:
+            save_vit(model, temporary)
+            (temporary / "README.md").write_text(model_card(run, edit, to))
+        return out
     if to == "delta":
         with atomic(out) as temporary:
             edit.save(temporary)
@@ -60,6 +79,69 @@ def export(run: Path, out: Path, *, to: Form = "diffusers", dtype: str = "float3
     return out
 
 
+def _export_lora(run: Path, out: Path, edit: Edit) -> Path:
+    """One file (or peft folder, of a classifier) per request, named after what it takes away."""
+    if edit.form != "lora":
+        raise EditError(f"{edit.method} made no adapters; export to diffusers, vit or delta.")
+    with atomic(out) as temporary:
+        temporary.mkdir(parents=True, exist_ok=True)
+        for request, names in edit.requests.items():
+            place = temporary / "-".join(name.replace(" ", "_") for name in names)
+            if edit.concepts[0].kind == "class":
+                _write_peft(edit.adapter(request), edit.settings, place)
+            else:
+                file = place.with_name(place.name + ".safetensors")
+                _write_diffusers_lora(edit.adapter(request), edit.settings, file)
+        (temporary / "README.md").write_text(model_card(run, edit, "lora"))
+    return out
+
+
+def _write_diffusers_lora(
+    tensors: dict[str, torch.Tensor], settings: dict[str, object], file: Path
+) -> None:
+    """An adapter by the names that `load_lora_weights` reads, rank and alpha in the metadata."""
+    targets = sorted({name.split(".lora_")[0].removeprefix("unet.") for name in tensors})
+    config = {"r": settings["rank"], "lora_alpha": settings["alpha"], "target_modules": targets}
+    known = json.dumps({f"unet.{key}": value for key, value in config.items()})
+    plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(plain, file, {"format": "pt", "lora_adapter_metadata": known})
+
+
+def _write_peft(
+    tensors: dict[str, torch.Tensor], settings: dict[str, object], folder: Path
+) -> None:
+    """An adapter as a folder that peft's PeftModel.from_pretrained opens."""
+    targets = sorted({name.split(".lora_")[0] for name in tensors})
+    LoraConfig(
+        r=settings["rank"],
+        lora_alpha=settings["alpha"],
+        target_modules=targets,  # type: ignore[arg-type]
+    ).save_pretrained(str(folder))
+    plain = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(plain, folder / "adapter_model.safetensors", {"format": "pt"})
+
+
+def undo(run: Path, out: Path, *, concepts: Sequence[str]) -> Path:
+    """A new run without the requests for these concepts; what the others took stays taken."""
+    if out.exists():
+        raise SettingError(f"out must be a new folder; {out} exists.")
+    edit = Edit.load(run)
+    known = {name.lower(): name for names in edit.requests.values() for name in names}
+    kept = edit.without([known.get(name.lower(), name) for name in concepts])
+    record = json.loads((run / "config.json").read_text())
+    record |= {
+        "concepts": [concept.as_json() for concept in kept.concepts],
+        "command": shlex.join(sys.argv), "undone": list(concepts), "from": str(run),
+    }  # fmt: skip
+    if "tasks" in record:
+        record["tasks"] = list(kept.requests.values())
+    with atomic(out) as temporary:
+        temporary.mkdir(parents=True, exist_ok=True)
+        kept.save(temporary)
+        write_json(temporary / "config.json", record)
+    return out
+
+
 def open_run(
     run: Path, *, device: torch.device | str = "cpu", edited: bool = True
 ) -> StableDiffusion:
@@ -76,9 +158,7 @@ def open_run(
     return model
 
 
-def save_model(
-    model: StableDiffusion, folder: Path, dtype: torch.dtype = torch.float32
-) -> None:
+def save_model(model: StableDiffusion, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a diffusers folder, with what this toolkit knows of the model beside it."""
     pipeline = model.pipeline
     if dtype == torch.float16:

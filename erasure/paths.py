@@ -17,7 +17,7 @@ PushFrom = Literal["prompt", "anchor", "concept"]
 
 @dataclass(frozen=True)
 class Paths:
-    """Latents (s, n, c, h, w) before each of the timesteps (s), the last ones (n, c, h, w), prompts."""
+    """Latents (s, n, c, h, w) before each timestep (s), the finished ones, and their prompts."""
 
     latents: Tensor
     finished: Tensor

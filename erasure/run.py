@@ -8,11 +8,11 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -34,6 +34,21 @@ SAME_RUN = (
     "mixed_precision",
     "processes",
 )
+
+
+class Stepper(Protocol):
+    """An optimiser, as far as a run needs one: it can be saved and loaded."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]: ...
+
+    def zero_grad(self) -> None: ...
+
+    def step(self) -> object: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
 class Run:
@@ -63,6 +78,7 @@ class Run:
             time.monotonic(),
         )
         self._is_new, self._earlier_seconds = False, 0.0
+        self.watcher: Callable[[str, int], None] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -188,6 +204,11 @@ class Run:
                 {f"{stage}/{name}": value for name, value in values.items()}, step=step
             )
 
+    def watch(self, stage: str, step: int) -> None:
+        """Called after every step; `watcher` may look at the model then, and must not change it."""
+        if self.watcher is not None:
+            self.watcher(stage, step)
+
     @contextmanager
     def progress(self, stage: str, total: int, start: int = 0) -> Iterator["Bar"]:
         """A live bar on standard error with loss, rate and time left; silent in other processes."""
@@ -204,7 +225,7 @@ class Run:
         stage: str,
         step: int,
         weights: Mapping[str, nn.Parameter],
-        optimiser: torch.optim.Optimizer,
+        optimiser: Stepper,
         carried: Mapping[str, Tensor] | None = None,
     ) -> Path:
         """Write everything needed to go on from `step` in the same bits."""
@@ -231,7 +252,7 @@ class Run:
         stage: str,
         step: int,
         weights: Mapping[str, nn.Parameter],
-        optimiser: torch.optim.Optimizer,
+        optimiser: Stepper,
         carried: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Save the state if the last one is old enough."""
@@ -242,7 +263,7 @@ class Run:
         self,
         stage: str,
         weights: Mapping[str, nn.Parameter],
-        optimiser: torch.optim.Optimizer,
+        optimiser: Stepper,
         carried: Mapping[str, Tensor] | None = None,
     ) -> int:
         """Load a stage's state, if there is one; the step to go on from, 0 for a fresh start."""

@@ -3,7 +3,7 @@
 Zhou et al., "Score identity Distillation" (ICML 2024), https://arxiv.org/abs/2404.04057, and "Long
 and Short Guidance in Score identity Distillation" (ICLR 2025), https://arxiv.org/abs/2406.01561:
 
-    x^_s(z_t, c) = (z_t - sqrt(1 - abar_t) eps_s(z_t, t, c)) / sqrt(abar_t)       denoised by score s
+    x^_s(z_t, c) = (z_t - sqrt(1 - abar_t) eps_s(z_t, t, c)) / sqrt(abar_t)     denoised by score s
     fake score   sum (eps_psi(z_t, t, c) - eps)^2
     generator    sum d [(x^_p - x_g) - alpha d] / omega,   d = x^_p - x^_psi,
                  omega = mean |x^_p - x_g|, held constant
@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from erasure.fit import fit, trainable
+from erasure.fit import Optimiser, fit, trainable
 from erasure.models.diffusion import Condition, DiffusionModel
 from erasure.models.one_step import OneStep, pipeline_with
 from erasure.models.stable_diffusion import StableDiffusion
@@ -70,9 +70,7 @@ def guided(
     """eps(empty) + guidance (eps(condition) - eps(empty)), in one call; guidance 1 skips empty."""
     if guidance == 1:
         return model.predict(z_t, t, condition)
-    twice = model.predict(
-        torch.cat([z_t, z_t]), torch.cat([t, t]), torch.cat([condition, empty])
-    )
+    twice = model.predict(torch.cat([z_t, z_t]), torch.cat([t, t]), torch.cat([condition, empty]))
     some, none = twice.chunk(2)
     return none + guidance * (some - none)
 
@@ -136,9 +134,7 @@ def duel(
         dropped = run.shard(
             torch.rand(len(drawn) * run.accelerator.num_processes, generator=run.generator)
         )
-        known = torch.where(
-            (dropped < rules.dropout).view(-1, 1, 1), asked.empty, asked.fake
-        )
+        known = torch.where((dropped < rules.dropout).view(-1, 1, 1), asked.empty, asked.fake)
         with trainable(fake_weights):
             z_t = teacher.add_noise(drawn.detach(), noise, t)
             predicted = guided(fake, z_t, t, known, asked.empty, rules.fake_guidance)
@@ -152,7 +148,7 @@ def duel(
         return {"identity": (asked.weight * losses).mean(), "fake": mistake.detach()}
 
     fit(
-        loss, weights, steps=steps, learning_rate=learning_rate, betas=(0.0, 0.999),
+        loss, weights, steps=steps, learning_rate=learning_rate, by=Optimiser(betas=(0.0, 0.999)),
         clip=rules.clip, run=run, stage=stage, carried=carried,
     )  # fmt: skip
 

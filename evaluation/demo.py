@@ -17,7 +17,7 @@ from classifiers.predict import load_classifier
 from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.exporting import open_run
-from erasure.models.diffusion import DiffusionModel
+from erasure.models.diffusion import DiffusionModel, Sampling
 from erasure.models.load import POCKET
 from evaluation.scene import is_pocket, sampling_of
 

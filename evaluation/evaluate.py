@@ -14,6 +14,8 @@ from erasure.exporting import open_run
 from erasure.models.load import load_model
 from evaluation.pictures import before_and_after
 
+FOR_CLASSES = ("class-forgetting", "continual")
+
 
 def protocols() -> list[str]:
     """Every protocol's name."""
@@ -22,21 +24,34 @@ def protocols() -> list[str]:
 
 def evaluate(
     run: Path | None = None, *, model: str | None = None, out: Path | None = None,
-    protocol: str = "pocket", subset: int | None = None, seeds: Sequence[int] = (188, 288),
-    concepts: Sequence[str] | None = None,
+    protocol: str | None = None, subset: int | None = None, seeds: Sequence[int] = (188, 288),
+    concepts: Sequence[str] | None = None, reference: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a run against its un-erased model, or score an un-erased `model` into `out`.
 
-    Also draws images/before-after-CONCEPT.png for a run. Returns the record written to
-    scores/PROTOCOL.json. SettingError for arguments that clash.
+    Also draws images/before-after-CONCEPT.png for a run that erases. The protocol is `pocket`
+    unless named; for a run that forgets classes it is class-forgetting, or continual after several
+    requests, where `concepts` are classes and `reference` is the run of a retrained model. Returns
+    the record written to scores/PROTOCOL.json. SettingError for arguments that clash.
     """
-    if protocol.replace("_", "-") not in protocols():
-        raise SettingError(f"there is no protocol {protocol!r}. {nearest(protocol, protocols())}")
-    module = importlib.import_module(f"evaluation.protocols.{protocol.replace('-', '_')}")
+    tasks = _tasks(run)
+    word = (protocol or _default_protocol(tasks)).replace("_", "-")
+    if word not in protocols():
+        raise SettingError(f"there is no protocol {protocol!r}. {nearest(word, protocols())}")
+    module = importlib.import_module(f"evaluation.protocols.{word.replace('-', '_')}")
     if (run is None) == (model is None):
         raise SettingError(
             "evaluate takes either a run's folder or --model, not both and not neither."
         )
+    if (tasks is None) == (word in FOR_CLASSES):
+        raise SettingError(
+            f"the protocol {word} is for runs of "
+            f"`erasure {'forget' if tasks is None else 'erase'}`; {run} is none."
+        )
+    if tasks is not None:
+        return module.evaluate(run, classes=concepts, reference=reference)
+    if reference is not None:
+        raise SettingError("reference is for runs of `erasure forget`.")
     if model is not None:
         if out is None:
             raise SettingError(
@@ -51,10 +66,24 @@ def evaluate(
     edit = Edit.load(run)
     edited = open_run(run)
     targets = find_concepts(edited, concepts) if concepts else edit.concepts
-    record = module.evaluate(edited, run, concepts=targets, seeds=seeds, subset=subset)
+    record = module.evaluate(
+        edited, run, concepts=targets, seeds=seeds, subset=subset, sampling=edit.sampling
+    )
     for target in targets:
         before_and_after(run, target, edited)
     return record
+
+
+def _tasks(run: Path | None) -> list[list[str]] | None:
+    """The requests of a run that forgets classes; None for any other."""
+    file = run / "config.json" if run else None
+    return json.loads(file.read_text()).get("tasks") if file and file.is_file() else None
+
+
+def _default_protocol(tasks: list[list[str]] | None) -> str:
+    if tasks is None:
+        return "pocket"
+    return "class-forgetting" if len(tasks) == 1 else "continual"
 
 
 def read_scores(run: Path, protocol: str) -> dict[str, Any]:

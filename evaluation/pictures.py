@@ -29,7 +29,8 @@ def before_and_after(run: Path, concept: Concept, edited: DiffusionModel) -> Pat
         columns = COLUMNS
         asked = [[pairs.index((o, c)) for c in columns] for o in (concept.name, kept)]
     rows, names = [], []
-    edited.use_scheduler(pocket.SCHEDULER)
+    how = edited.sampling or pocket.SAMPLING
+    edited.use_scheduler(how.scheduler)
     for indices, label in zip(asked, (concept.name, kept), strict=True):
         shots = pocket.shots([(pocket.SEEDS[0], index) for index in indices])
         for when, folder, model in (
@@ -38,7 +39,7 @@ def before_and_after(run: Path, concept: Concept, edited: DiffusionModel) -> Pat
         ):
             place = run / "images" / folder
             with model:
-                images = draw(edited, shots, place, steps=pocket.STEPS, guidance=pocket.GUIDANCE)
+                images = draw(edited, shots, place, steps=how.steps, guidance=how.guidance)
             rows.append(images)
             names.append(f"{label}, {when}")
     file = run / "images" / f"before-after-{concept.name.replace(' ', '_')}.png"

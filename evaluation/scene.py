@@ -74,10 +74,10 @@ def is_pocket(model: DiffusionModel) -> bool:
 
 def sampling_of(model: DiffusionModel, demanded: Sampling | None) -> Sampling:
     """How to draw: as the edit demands, else as the protocol that knows the model."""
-    if demanded is not None:
-        return demanded
+    if demanded or model.sampling:
+        return demanded or model.sampling  # type: ignore[return-value]
     if is_pocket(model):
-        return Sampling(pocket.STEPS, pocket.GUIDANCE, pocket.SCHEDULER)
+        return pocket.SAMPLING
     return ELSEWHERE
 
 

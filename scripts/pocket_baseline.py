@@ -1,26 +1,29 @@
-"""Draw and judge the un-erased pocket model once, and ship the labels.
+"""Draw and judge an un-erased built-in model once, and ship the labels: its baseline.json.
 
-Writes baseline.json beside its weights.
+python scripts/pocket_baseline.py [pocket | pocket-one-step]
 """
 
+import sys
 from pathlib import Path
 
-from erasure.models.load import POCKET, load_model
+from erasure.models.load import load_model
 from erasure.storage import write_json
 from evaluation.protocols import pocket
 
 if __name__ == "__main__":
-    model = load_model("pocket")
-    model.use_scheduler(pocket.SCHEDULER)
+    name = sys.argv[1] if len(sys.argv) > 1 else "pocket"
+    model = load_model(name)
+    how = model.sampling or pocket.SAMPLING
+    model.use_scheduler(how.scheduler)
     chosen = pocket.plan(pocket.SEEDS, None, [])
-    folder = Path("runs/pocket-baseline/images")
     images = pocket.draw(
-        model, pocket.shots(chosen), folder, steps=pocket.STEPS, guidance=pocket.GUIDANCE
-    )
+        model, pocket.shots(chosen), Path(f"runs/{name}-baseline/images"), steps=how.steps,
+        guidance=how.guidance,
+    )  # fmt: skip
     labels = pocket.judge(images, chosen)
     record: dict[str, list[list[float]]] = {}
     for (seed, _), (seen_object, seen_style, cosine) in labels.items():
         record.setdefault(str(seed), []).append([seen_object, seen_style, round(cosine, 4)])
-    write_json(POCKET / "baseline.json", {"stamp": pocket.stamp(chosen), "labels": record})
-    for name, score in pocket.score(labels, [])[0].items():
-        print(f"{name}: {score.value:.4f} +- {score.stderr:.4f} (n {score.n})")
+    write_json(pocket.BASELINES[name], {"stamp": pocket.stamp(chosen, how), "labels": record})
+    for key, score in pocket.score(labels, [])[0].items():
+        print(f"{key}: {score.value:.4f} +- {score.stderr:.4f} (n {score.n})")

@@ -21,9 +21,7 @@ from erasure.score_identity import Draw, Rules, fake_loss, fake_score, generator
 from erasure_datasets.canvas import OBJECTS, STYLES
 from erasure_datasets.captions import caption, random_caption
 
-RULES = Rules(
-    alpha=1.0, guidance=3.0, fake_guidance=1.0, first=20, last=980, clip=1.0, dropout=0.1
-)
+RULES = Rules(alpha=1.0, guidance=3.0, fake_guidance=1.0, first=20, last=980, clip=1.0, dropout=0.1)
 TEACHER_STEPS, PAIRS_SHARE, REGRESSION_SHARE = 8, 0.18, 0.3
 ADAM_ONLY = ("conv_in", "conv_out", "time_embedding")
 
@@ -77,10 +75,10 @@ def train(
         pairs = draw_pairs(model, prompts, minutes * PAIRS_SHARE)
         facts |= {"pairs": len(pairs[0])}
         facts |= regress(generator, pairs, minutes * REGRESSION_SHARE, learning_rate)
-        save(generator, prompts, "regressed")
+        save(generator, "regressed")
     rest = minutes - (time.monotonic() - started) / 60
     facts |= {"duel_steps": duel(model, generator, prompts, rest, learning_rate / 5)}
-    save(generator, prompts, "one-step")
+    save(generator, "one-step")
     final = SUITE / "one-step" / "unet"
     deepcopy(generator.pipeline.unet).half().save_pretrained(final)
     record("one-step", {"minutes": minutes, **facts})
@@ -93,6 +91,7 @@ def draw_pairs(
     """(noise, what the guided teacher makes of it, condition), as many as the minutes allow."""
     file = WORK / "pairs.pt"
     known = torch.load(file, weights_only=True) if file.exists() else []
+    WORK.mkdir(exist_ok=True)
     rng, budget = torch.Generator().manual_seed(len(known)), Budget(minutes)
     for step in budget.steps():
         condition = prompts.draw(batch)
@@ -145,7 +144,9 @@ def duel(
     unet, rng, budget = generator.pipeline.unet, torch.Generator().manual_seed(7), Budget(minutes)
     unet.requires_grad_(True)
     average = Average(unet, 0.99)
-    players = [MuonAdam(network, learning_rate, ADAM_ONLY) for network in (fake.pipeline.unet, unet)]
+    players = [
+        MuonAdam(network, learning_rate, ADAM_ONLY) for network in (fake.pipeline.unet, unet)
+    ]
     losses, saved = [], 0.0
 
     def noise() -> Tensor:
@@ -160,7 +161,9 @@ def duel(
         empty = prompts.empty.expand_as(condition)
         drawn = generator.one_call(noise(), condition)
         eps, t = noise(), timesteps()
-        known = torch.where((torch.rand(batch, generator=rng) < 0.1).view(-1, 1, 1), empty, condition)
+        known = torch.where(
+            (torch.rand(batch, generator=rng) < 0.1).view(-1, 1, 1), empty, condition
+        )
         z_t = model.add_noise(drawn.detach(), eps, t)
         predicted = guided(fake, z_t, t, known, empty, RULES.fake_guidance)
         mistake = fake_loss(predicted, eps).mean() / eps[0].numel()
@@ -187,7 +190,7 @@ def duel(
             saved = budget.progress() * minutes
             present = Average(unet)
             average.copy_to(unet)
-            save(generator, prompts, f"duel-{saved:.0f}")
+            save(generator, f"duel-{saved:.0f}")
             present.copy_to(unet)
     average.copy_to(unet)
     unet.requires_grad_(False).eval()
@@ -195,8 +198,8 @@ def duel(
 
 
 @torch.no_grad()
-def save(generator: OneStep, prompts: Prompts, name: str, styles: int = 8) -> None:
-    """The UNet and a sheet of every object in the first styles, the protocol's noise, in .train/."""
+def save(generator: OneStep, name: str, styles: int = 8) -> None:
+    """The UNet and a sheet of every object in the first styles, in .train/."""
     generator.pipeline.unet.save_pretrained(WORK / name)
     texts = [caption(name, style) for name in OBJECTS for style in STYLES[:styles]]
     rngs = [torch.Generator().manual_seed(188_000 + i) for i in range(len(texts))]

@@ -1,6 +1,7 @@
 """Train one part of the pocket suite: `python scripts/train_pocket.py autoencoder --minutes 30`.
 
-Each stage needs those before it: clip, autoencoder, unet, judges, one_step. Sample sheets lie in `.train/`.
+Each stage needs those before it: clip, autoencoder, unet, judges, one_step. Sample sheets lie in
+`.train/`.
 """
 
 import argparse

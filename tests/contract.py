@@ -30,7 +30,26 @@ TINY: dict[str, dict[str, Value]] = {
         "attack_every": 2,
         "attack_steps": 2,
     },
+    "sfd": {
+        "steps": 6,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "fake_learning_rate": 1e-3,
+        "distil_steps": 2,
+        "distil_rate": 1e-3,
+        "distil_pairs": 4,
+    },
+    "gs-lora": {
+        "steps": 6,
+        "batch_size": 2,
+        "learning_rate": 1e-2,
+        "paths": 2,
+        "sampling_steps": 3,
+        "group_warmup": 2,
+    },
 }
+# what a method without a `select` setting may change
+SELECTED = {"uce": "xattn.kv", "sfd": "full", "gs-lora": "unet.*transformer_blocks.*.ff.net.*"}
 # on top of pocket's presets, for those methods that have these settings
 POCKET_FEW: dict[str, Value] = {
     "steps": 15,
@@ -38,6 +57,7 @@ POCKET_FEW: dict[str, Value] = {
     "retain_images": 60,
     "paths": 8,
     "warmup": 5,
+    "group_warmup": 5,
 }
 
 

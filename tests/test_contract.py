@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from contract import POCKET_FEW, TINY, Case, every_method, settings_of
+from contract import POCKET_FEW, SELECTED, TINY, Case, every_method, settings_of
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from erasure.errors import ErasureError
 from erasure.exporting import export, open_run
 from erasure.methods.diffusion.esd import SELECTIONS
 from erasure.models.load import load_model
+from erasure.models.stable_diffusion import StableDiffusion
 from erasure.registry import METHODS
 
 CASES = [(method, model) for method in every_method() for model in ("sd1", "sd2")]
@@ -34,6 +35,11 @@ def results(
         case = Case(method, {"sd1": sd1, "sd2": sd2}[model])
         done[method, model] = case, case.run(tmp_path_factory.mktemp("runs") / f"{method}-{model}")
     return done
+
+
+def base_of(result: Result) -> StableDiffusion:
+    """A fresh copy of the model that the edit was made on."""
+    return open_run(result.folder, edited=False)
 
 
 def ask(model: object, prompt: str) -> Tensor:
@@ -69,16 +75,15 @@ def test_same_seed_same_tensors(method: str, model: str, results: dict, tmp_path
 def test_only_selected_weights_change_and_the_log_is_finite(
     method: str, model: str, results: dict
 ) -> None:
-    case, result = results[method, model]
-    selected = getattr(METHODS.get("diffusion", method)(), "select", "xattn.kv")
-    untouched = load_model(str(case.model))
+    _, result = results[method, model]
+    selected = SELECTED.get(method) or METHODS.get("diffusion", method)().select
+    untouched = base_of(result)
     allowed = untouched.weights(SELECTIONS.get(selected, selected)).keys()
-    assert result.edit.tensors
-    assert result.edit.tensors.keys() <= allowed
+    changed = result.edit.shapes()
+    assert changed
+    assert changed.keys() <= allowed
     for name, parameter in result.model.parameters().items():
-        assert torch.equal(parameter, untouched.parameters()[name]) == (
-            name not in result.edit.tensors
-        ), name
+        assert torch.equal(parameter, untouched.parameters()[name]) == (name not in changed), name
     log = result.folder / "log.jsonl"
     for line in log.read_text().splitlines() if log.exists() else []:
         assert all(
@@ -90,8 +95,8 @@ def test_only_selected_weights_change_and_the_log_is_finite(
 
 @pytest.mark.parametrize(("method", "model"), CASES)
 def test_original_is_intact(method: str, model: str, results: dict) -> None:
-    case, result = results[method, model]
-    want = ask(load_model(str(case.model)), "a cat")
+    _, result = results[method, model]
+    want = ask(base_of(result), "a cat")
     with result.model.original():
         assert torch.equal(ask(result.model, "a cat"), want)
     assert not torch.equal(ask(result.model, "a cat"), want)
@@ -99,8 +104,8 @@ def test_original_is_intact(method: str, model: str, results: dict) -> None:
 
 @pytest.mark.parametrize(("method", "model"), CASES)
 def test_save_load_apply_undo(method: str, model: str, results: dict) -> None:
-    case, result = results[method, model]
-    fresh = load_model(str(case.model))
+    _, result = results[method, model]
+    fresh = base_of(result)
     before, edit = ask(fresh, "a cat"), Edit.load(result.folder)
     edit.apply(fresh)
     assert torch.equal(ask(fresh, "a cat"), ask(result.model, "a cat"))
@@ -135,10 +140,11 @@ def test_export_opens_in_plain_diffusers(
     _, result = results[method, model]
     out = export(result.folder, tmp_path / "export", dtype=dtype)
     stored = load_file(next((out / "unet").glob("*.safetensors")))
-    for name, tensor in result.edit.tensors.items():
+    for name in result.edit.shapes():
         component, _, rest = name.partition(".")
         if component == "unet":
-            assert torch.equal(stored[rest].float(), tensor.to(getattr(torch, dtype)).float()), name
+            want = result.model.parameters()[name].detach().to(getattr(torch, dtype)).float()
+            assert torch.equal(stored[rest].float(), want), name
     assert all(
         name.startswith("text_model.")
         for name in load_file(out / "text_encoder" / "model.safetensors")

@@ -1,16 +1,16 @@
 """What every text-to-image diffusion model offers to methods, attacks and evaluation."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from abc import abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
-from erasure.models.select import select_names
+from erasure.models.editable import Editable
+from erasure.models.select import SELECTIONS
 from erasure.models.slots import Slotted
 from erasure_datasets.concept import Catalogue
 
@@ -26,25 +26,13 @@ class Sampling:
     scheduler: str
 
 
-class DiffusionModel(ABC):
-    """A frozen model with a way to ask what it would have said before it was edited.
+class DiffusionModel(Editable):
+    """An editable text-to-image model; see `Editable` for how it is edited."""
 
-    `originals` holds copies of remembered tensors; only those can differ from the untouched model.
-    """
-
-    name: str
-    folder: Path | None
+    selections = SELECTIONS
     catalogue: Catalogue | None
     alphas_cumprod: Float[Tensor, " timesteps"]
     sampling: Sampling | None = None
-
-    def __init__(self) -> None:
-        self.originals: dict[str, Tensor] = {}
-        self._asks_original = False
-
-    @abstractmethod
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """Every weight that an edit may change, by full name."""
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Condition:
@@ -125,10 +113,6 @@ class DiffusionModel(ABC):
 
     @property
     @abstractmethod
-    def device(self) -> torch.device: ...
-
-    @property
-    @abstractmethod
     def latent_shape(self) -> tuple[int, int, int]:
         """(c, h, w) at the model's own resolution."""
 
@@ -136,43 +120,6 @@ class DiffusionModel(ABC):
     @abstractmethod
     def resolution(self) -> int:
         """Pixels along an image's side, for square images at the model's own size."""
-
-    def weights(self, select: str) -> dict[str, nn.Parameter]:
-        """The parameters a selection names (see models/select.py); never empty, or SettingError."""
-        parameters = self.parameters()
-        return {name: parameters[name] for name in select_names(select, list(parameters))}
-
-    def remember(self, names: Sequence[str]) -> None:
-        """Keep copies of the named tensors as they are now, unless they are kept already."""
-        parameters = self.parameters()
-        for name in names:
-            if name not in self.originals:
-                self.originals[name] = parameters[name].detach().clone()
-
-    @contextmanager
-    def original(self) -> Iterator[None]:
-        """Within it, `encode` and `predict` answer as the untouched model, without gradients."""
-        before, self._asks_original = self._asks_original, True
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self._asks_original = before
-
-    @contextmanager
-    def without_edit(self) -> Iterator[None]:
-        """Within it the model itself is the untouched one, `generate` included."""
-        current = self.parameters()
-        edited = {name: current[name].detach().clone() for name in self.originals}
-        try:
-            with torch.no_grad():
-                for name, tensor in self.originals.items():
-                    current[name].copy_(tensor)
-            yield
-        finally:
-            with torch.no_grad():
-                for name, tensor in edited.items():
-                    current[name].copy_(tensor)
 
     def add_noise(
         self, z0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]

@@ -2,7 +2,7 @@
 
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from erasure.errors import SettingError
 
@@ -19,32 +19,34 @@ SELECTIONS: dict[str, str] = {
 TEXT_LAYER = re.compile(r"^text\.layer\.(\d+)$")
 
 
-def select_names(select: str, known: Sequence[str]) -> list[str]:
+def select_names(
+    select: str, known: Sequence[str], selections: Mapping[str, str] = SELECTIONS
+) -> list[str]:
     """The names a selection matches, in model order.
 
-    `select` is one of SELECTIONS, `text.layer.N` (exactly that layer of the text encoder), a
+    `select` is one of the `selections`, `text.layer.N` (exactly that layer of the text encoder), a
     pattern with `*` over full names ("unet.mid_block.*"), or several of these with commas between.
     SettingError if a part is none of them, or matches nothing.
     """
     chosen: set[str] = set()
     for word in select.split(","):
-        names = _one(word.strip(), known)
+        names = _one(word.strip(), known, selections)
         if not names:
             raise SettingError(
                 f"select must match at least one weight; {word.strip()!r} matched none. "
-                f"Known: {', '.join(SELECTIONS)}, text.layer.N, a pattern such as "
-                "'unet.mid_block.*', or several with commas."
+                f"Known: {', '.join(selections)}, a pattern with * over full names, "
+                "or several with commas."
             )
         chosen.update(names)
     return [name for name in known if name in chosen]
 
 
-def _one(word: str, known: Sequence[str]) -> list[str]:
+def _one(word: str, known: Sequence[str], selections: Mapping[str, str]) -> list[str]:
     layer = TEXT_LAYER.match(word)
     if layer:
         rule = re.compile(rf"^text_encoder\..*\blayers\.{int(layer[1])}\.")
-    elif word in SELECTIONS:
-        rule = re.compile(SELECTIONS[word])
+    elif word in selections:
+        rule = re.compile(selections[word])
     else:
         return [name for name in known if fnmatch.fnmatchcase(name, word)]
     return [name for name in known if rule.search(name)]

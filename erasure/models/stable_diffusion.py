@@ -1,9 +1,10 @@
 """Stable Diffusion 1.x and 2.x (epsilon and v-prediction), through diffusers' own pipeline."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import diffusers
 import torch
@@ -16,6 +17,10 @@ from erasure.errors import ModelError, SettingError
 from erasure.models.diffusion import Condition, DiffusionModel
 from erasure.models.slots import Slotted, fill, lay_out
 from erasure_datasets.concept import Catalogue
+
+BLOCK_LINEAR = re.compile(
+    r"(.*transformer_blocks\.\d+)\.(ff\.net\.(?:0\.proj|2)|attn2\.to_(?:q|k|v|out\.0))$"
+)
 
 
 class StableDiffusion(DiffusionModel):
@@ -82,6 +87,22 @@ class StableDiffusion(DiffusionModel):
             for component, module in self._components.items()
             for name, parameter in module.named_parameters()
         }
+
+    def module(self, name: str) -> nn.Module:
+        component, _, rest = name.partition(".")
+        return self._components[component].get_submodule(rest)
+
+    def groups(self, place: Literal["ffn", "attention", "both"] = "ffn") -> list[list[str]]:
+        """Names of the linear modules in each of the UNet's transformer blocks, in model order.
+
+        "attention" is the cross-attention's.
+        """
+        found: dict[str, list[str]] = {}
+        for name, module in self._components["unet"].named_modules():
+            block = BLOCK_LINEAR.match(name) if isinstance(module, nn.Linear) else None
+            if block and place in ("both", "ffn" if block[2].startswith("ff.") else "attention"):
+                found.setdefault(block[1], []).append(f"unet.{name}")
+        return list(found.values())
 
     def _call(
         self, component: str, arguments: tuple[object, ...], options: dict[str, object]

@@ -17,8 +17,8 @@ from torch import Tensor
 from classifiers.predict import load_classifier
 from erasure.config import nearest
 from erasure.errors import SettingError
-from erasure.models.diffusion import DiffusionModel
-from erasure.models.load import POCKET
+from erasure.models.diffusion import DiffusionModel, Sampling
+from erasure.models.load import ONE_STEP, POCKET
 from erasure.storage import write_json
 from erasure_datasets.concept import Catalogue, Concept
 from evaluation.generate import Shot, draw
@@ -30,6 +30,8 @@ NAME = "pocket"
 SEEDS = (188, 288)
 ALL_SEEDS = (188, 288, 588, 688, 888)
 STEPS, GUIDANCE, SCHEDULER = 12, 3.0, "DPMSolverMultistepScheduler"
+SAMPLING = Sampling(STEPS, GUIDANCE, SCHEDULER)
+BASELINES = {"pocket": POCKET / "baseline.json", ONE_STEP: POCKET / "one-step" / "baseline.json"}
 Labels = dict[
     tuple[int, int], tuple[int, int, float]
 ]  # (seed, prompt index) -> (object, style, CLIP cosine)
@@ -109,14 +111,14 @@ def score(
     return {**scores, "CLIP": mean(torch.tensor(kept))}, per_concept
 
 
-def stamp(chosen: Sequence[tuple[int, int]]) -> dict[str, object]:
+def stamp(chosen: Sequence[tuple[int, int]], sampling: Sampling = SAMPLING) -> dict[str, object]:
     return {
         "protocol": NAME,
         "images": len(chosen),
         "seeds": sorted({seed for seed, _ in chosen}),
-        "scheduler": SCHEDULER,
-        "steps": STEPS,
-        "guidance": GUIDANCE,
+        "scheduler": sampling.scheduler,
+        "steps": sampling.steps,
+        "guidance": sampling.guidance,
         "resolution": 64,
         "judge": "pocket vit and style-judge",
         "clip": "pocket-clip, cosine, images without a target",
@@ -126,9 +128,12 @@ def stamp(chosen: Sequence[tuple[int, int]]) -> dict[str, object]:
     }
 
 
-def shipped_baseline() -> Labels:
-    """The un-erased pocket model's judged labels, drawn once and shipped with the suite."""
-    record = json.loads((POCKET / "baseline.json").read_text())
+def shipped_baseline(name: str = "pocket") -> Labels:
+    """An un-erased built-in model's judged labels, drawn once and shipped with the suite."""
+    file = BASELINES.get(name)
+    if file is None or not file.is_file():
+        return {}
+    record = json.loads(file.read_text())
     return {
         (int(seed), index): (entry[0], entry[1], entry[2])
         for seed, entries in record["labels"].items()
@@ -138,9 +143,12 @@ def shipped_baseline() -> Labels:
 
 def evaluate(
     model: DiffusionModel, folder: Path, *, concepts: Sequence[Concept],
-    seeds: Sequence[int] = SEEDS, subset: int | None = None,
+    seeds: Sequence[int] = SEEDS, subset: int | None = None, sampling: Sampling | None = None,
 ) -> dict[str, object]:  # fmt: skip
     """Draw, judge and score; returns the record that it writes.
+
+    `sampling` replaces the protocol's steps, guidance and scheduler; a one-step generator has its
+    own.
 
     Writes folder/images/pocket and, with the record, folder/scores/pocket[-subset].json. `concepts`
     empty means an un-erased model. The baseline is the suite's own where the seeds allow, else
@@ -150,9 +158,11 @@ def evaluate(
         raise SettingError(
             f"the protocol pocket needs a model with pocket's concept list; {model.name} has none."
         )
-    model.use_scheduler(SCHEDULER)
+    how = sampling or model.sampling or SAMPLING
+    model.use_scheduler(how.scheduler)
     chosen = plan(seeds, subset, concepts)
-    images = draw(model, shots(chosen), folder / "images" / NAME, steps=STEPS, guidance=GUIDANCE)
+    place = folder / "images" / NAME
+    images = draw(model, shots(chosen), place, steps=how.steps, guidance=how.guidance)
     labels = judge(images, chosen)
     scores, per_concept = score(labels, concepts)
     record: dict[str, object] = {
@@ -162,10 +172,10 @@ def evaluate(
             name: {k: asdict(v) for k, v in own.items()} for name, own in per_concept.items()
         },
         "baseline": {},
-        "stamp": stamp(chosen),
+        "stamp": stamp(chosen, how),
     }
     if concepts:
-        known = _baseline(chosen, folder, model)
+        known = _baseline(chosen, folder, model, how)
         before, _ = score({key: known[key] for key in chosen}, concepts)
         record["baseline"] = {name: asdict(value) for name, value in before.items()}
     record["labels"] = [[seed, index, *labels[seed, index][:2]] for seed, index in chosen]
@@ -173,12 +183,14 @@ def evaluate(
     return record
 
 
-def _baseline(chosen: Sequence[tuple[int, int]], folder: Path, model: DiffusionModel) -> Labels:
-    known = shipped_baseline() if model.name == "pocket" else {}
+def _baseline(
+    chosen: Sequence[tuple[int, int]], folder: Path, model: DiffusionModel, how: Sampling
+) -> Labels:
+    known = shipped_baseline(model.name) if how == (model.sampling or SAMPLING) else {}
     missing = [key for key in chosen if key not in known]
     if missing:
         place = folder / "images" / f"{NAME}-base"
         with model.without_edit():
-            images = draw(model, shots(missing), place, steps=STEPS, guidance=GUIDANCE)
+            images = draw(model, shots(missing), place, steps=how.steps, guidance=how.guidance)
         known = {**known, **judge(images, missing)}
     return known

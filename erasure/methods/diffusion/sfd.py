@@ -74,8 +74,9 @@ class SFD:
     distil_steps: int = setting(
         100000, quick=20, help="steps that make a generator, without one", at_least=1
     )
-    distil_rate: float = setting(1e-6, help="and their learning rate; the fake score's is 3x it",
-                                 above=0)
+    distil_rate: float = setting(
+        1e-6, help="and their learning rate; the fake score's is 3x it", above=0
+    )
     distil_pairs: int = setting(
         0, quick=32, help="noise-image pairs of the teacher it first regresses on", at_least=0
     )

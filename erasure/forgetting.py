@@ -1,0 +1,226 @@
+"""Make a vision transformer forget classes, one request after another, and keep the result."""
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from erasure.config import Value, resolve
+from erasure.edit import Edit
+from erasure.errors import ModelError, SettingError
+from erasure.models.load import read_presets
+from erasure.models.load_vit import load_vit
+from erasure.models.vit import ViTModel
+from erasure.registry import METHODS
+from erasure.run import Precision, Run
+from erasure.storage import write_json
+from erasure_datasets.canvas import OBJECTS, STYLES
+from erasure_datasets.classes import Labelled, load_classes
+from erasure_datasets.concept import Concept
+
+PROBED_PER_CLASS = 8
+
+
+@dataclass(frozen=True)
+class Request:
+    """Classes to forget now, by index, with training images; `earlier` were forgotten before."""
+
+    number: int
+    classes: list[int]
+    earlier: list[int]
+    kept: list[int]
+    forget: Labelled
+    retain: Labelled
+
+    @property
+    def stage(self) -> str:
+        return f"request {self.number}"
+
+    def steps(self, epochs: int, batch_size: int, part: Labelled) -> int:
+        """Optimiser steps of so many passes over a part."""
+        return epochs * ceil(len(part) / batch_size)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where images come from and how many: per class to train on, per class to test on.
+
+    `shots` cuts the training images of every class; the `missing` classes have none at all.
+    """
+
+    source: str = "auto"
+    images: int = 64
+    test_images: int = 32
+    shots: int = 0
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    """A finished run: the edited model, the edit, and the folder that holds it."""
+
+    model: ViTModel
+    edit: Edit
+    folder: Path
+
+
+def forget(
+    model: str | ViTModel, method: str, tasks: Sequence[Sequence[str]], *, out: Path | str,
+    data: Data = Data(), seed: int = 0, quick: bool = False, mixed_precision: Precision = "no",
+    report_to: str | None = None, watch_every: int = 10, **settings: Value,
+) -> Forgotten:  # fmt: skip
+    """Forget each task's classes in turn and keep the edit under `out`; the same call resumes.
+
+    Test accuracies after each request go to requests.json, and on a probe every `watch_every`
+    steps into log.jsonl (0: never). ErasureError for anything the caller can mend.
+    """
+    method_class: Any = METHODS.get("vit", method)
+    run = Run(Path(out), seed=seed, mixed_precision=mixed_precision, report_to=report_to)
+    loaded = load_vit(model, device=run.device) if isinstance(model, str) else model
+    if loaded.originals:
+        raise ModelError(f"{loaded.name} holds an edit already; undo it, or load the model afresh.")
+    classes = _checked(loaded, tasks)
+    word = method.replace("_", "-")
+    chosen, sources = resolve(
+        method_class, given=settings, quick=quick, presets=read_presets(loaded.folder, word)
+    )
+    concepts = [
+        Concept(loaded.labels[number], "class", label=number) for task in classes for number in task
+    ]
+    record = {
+        "command": shlex.join(sys.argv),
+        "method": word,
+        "model": loaded.name,
+        "concepts": [concept.as_json() for concept in concepts],
+        "tasks": [[loaded.labels[number] for number in task] for task in classes],
+        "data": asdict(data),
+        "settings": asdict(chosen),
+        "sources": sources,
+        "quick": quick,
+        "seed": seed,
+        "mixed_precision": mixed_precision,
+        "processes": run.accelerator.num_processes,
+    }
+    train, test = load_parts(loaded, data)
+    if run.begin(record):
+        edit = Edit.load(run.folder)
+        edit.apply(loaded)
+        return Forgotten(loaded, edit, run.folder)
+    try:
+        edit = _forget_all(chosen, loaded, classes, concepts, train, test, word, watch_every, run)
+    except SettingError:
+        run.withdraw()
+        raise
+    if run.is_main:
+        edit.save(run.folder)
+    run.finish()
+    run.accelerator.wait_for_everyone()
+    return Forgotten(loaded, edit, run.folder)
+
+
+def load_parts(model: ViTModel, data: Data) -> tuple[Labelled, Labelled]:
+    """(training images, test images); SettingError if the source cannot give them."""
+    source = data.source
+    if source == "auto":
+        if model.labels not in (OBJECTS, STYLES):
+            raise SettingError(
+                f"data must be named for {model.name}: an image folder or hf:NAME; "
+                "only the pocket suite's judges have their own."
+            )
+        source = "canvas"
+    parts = []
+    try:
+        for part, count in (("train", data.shots or data.images), ("test", data.test_images)):
+            parts.append(
+                load_classes(source, part, model.labels, size=model.transform.size, per_class=count)  # type: ignore[arg-type]
+            )
+    except ValueError as error:
+        raise SettingError(str(error)) from error
+    missing = set(model.indices(data.missing))
+    return parts[0].of([c for c in range(len(model.labels)) if c not in missing]), parts[1]
+
+
+def accuracies(
+    model: ViTModel, test: Labelled, now: list[int], earlier: list[int], kept: list[int]
+) -> dict[str, float]:
+    """Acc_f on the classes of this request, Acc_o on earlier ones, Acc_r on the rest, in [0, 1]."""
+    right = model.predict(test.images).argmax(1) == test.labels
+    parts = {"Acc_f": now, "Acc_o": earlier, "Acc_r": kept}
+    return {
+        name: float(right[torch.isin(test.labels, torch.tensor(classes))].float().mean())
+        for name, classes in parts.items()
+        if classes
+    }
+
+
+def _checked(model: ViTModel, tasks: Sequence[Sequence[str]]) -> list[list[int]]:
+    """Each task's class indices; SettingError for an empty, unknown or repeated class."""
+    if not tasks or not all(tasks):
+        raise SettingError("class must be given at least once.")
+    classes = [model.indices(task) for task in tasks]
+    flat = [number for task in classes for number in task]
+    twice = next((number for number in flat if flat.count(number) > 1), None)
+    if twice is not None:
+        raise SettingError(f"class {model.labels[twice]!r} is asked for twice.")
+    if len(flat) == len(model.labels):
+        raise SettingError("at least one class must be kept; every class is to be forgotten.")
+    return classes
+
+
+def _forget_all(
+    method: Any, model: ViTModel, tasks: list[list[int]], concepts: list[Concept],
+    train: Labelled, test: Labelled, word: str, watch_every: int, run: Run,
+) -> Edit:  # fmt: skip
+    """Run the method on every request; what it learned, as one edit."""
+    file = run.folder / "requests.json"
+    history: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
+    adapters: dict[str, Tensor] = {}
+    earlier: list[int] = []
+    probe = test.of(range(len(model.labels)), PROBED_PER_CLASS)
+    for number, now in enumerate(tasks):
+        gone = {*earlier, *now}
+        kept = [c for c in range(len(model.labels)) if c not in gone]
+        request = Request(number, now, list(earlier), kept, train.of(now), train.of(kept))
+        if not len(request.retain):
+            raise SettingError("there are no retain images; data has none of the kept classes.")
+        if not len(request.forget):
+            raise SettingError("there are no images to forget; data has none of these classes.")
+        asked = now, list(earlier), kept
+        before = accuracies(model, test, *asked)["Acc_f"] if number >= len(history) else None
+        watched = 0.0
+
+        def watch(stage: str, step: int, asked: Any = asked) -> None:
+            nonlocal watched
+            if watch_every and step % watch_every == 0:
+                start = time.monotonic()
+                run.log(stage, step, accuracies(model, probe, *asked))
+                watched += time.monotonic() - start
+
+        run.watcher, start = watch, time.monotonic()
+        found = method.forget(model, request, run)
+        run.watcher, seconds = None, time.monotonic() - start - watched
+        if found is not None:
+            adapters |= {f"request.{number}.{name}": tensor for name, tensor in found.items()}
+        if before is not None:
+            names = [model.labels[c] for c in now]
+            facts = {"classes": names, "before": before, **accuracies(model, test, *asked)}
+            history.append({**facts, "seconds": round(seconds, 1)})
+            if run.is_main:
+                write_json(file, history)
+        earlier += now
+    settings = {**asdict(method), "tasks": [[model.labels[c] for c in task] for task in tasks]}
+    if adapters:
+        requests = {str(i): [model.labels[c] for c in task] for i, task in enumerate(tasks)}
+        return Edit(
+            adapters, word, concepts, model.name, form="lora", settings=settings,
+            requests=requests,
+        )  # fmt: skip
+    return Edit.between(model, concepts, word, settings)

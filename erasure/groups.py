@@ -1,0 +1,223 @@
+"""The commands that stand for a method or an attack: one option per field of its dataclass.
+
+Everything heavy is named by a string and imported when its command runs.
+"""
+
+import importlib
+import inspect
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from erasure.commands import LazyGroup, built, given_settings, option, setting_options
+from erasure.config import module_names
+from erasure.errors import SettingError
+
+
+def load(where: str) -> Any:
+    module, name = where.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+class MethodGroup(LazyGroup):
+    """`erasure erase METHOD`."""
+
+    noun = "method"
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return method_names("diffusion")
+
+    def build(self, name: str) -> Any:
+        return _erase_command(name)
+
+
+class ForgetGroup(LazyGroup):
+    """`erasure forget METHOD`."""
+
+    noun = "method"
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return method_names("vit")
+
+    def build(self, name: str) -> Any:
+        return _forget_command(name)
+
+
+class AttackGroup(LazyGroup):
+    """`erasure attack ATTACK`."""
+
+    noun = "attack"
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*attack_names(), "all"]
+
+    def build(self, name: str) -> Any:
+        return _attack_command(name)
+
+
+def method_names(kind: str) -> list[str]:
+    """The registry's names, without the torch that importing it costs."""
+    return module_names(Path(__file__).parent / "methods" / kind)
+
+
+def attack_names() -> list[str]:
+    return module_names(Path(__file__).parents[1] / "evaluation" / "attacks")
+
+
+def _common_options() -> list[inspect.Parameter]:
+    options: list[tuple[str, Any, Any, str]] = [
+        ("concept", list[str], ..., "what to erase; may be given several times"),
+        (
+            "model",
+            str,
+            "pocket",
+            "pocket, a diffusers folder, a Hub id, or a .safetensors file with --config",
+        ),
+        ("out", Path, ..., "the run's folder"),
+        ("kind", str | None, None, "style, object, person or unsafe: for free-text concepts"),
+        ("anchor", str | None, None, "what to draw instead"),
+        ("config", Path | None, None, "component configs for a single .safetensors file"),
+        ("seed", int, 0, "seed of everything random"),
+        ("mixed_precision", str, "no", "no or bf16"),
+        ("report_to", str | None, None, "tensorboard, wandb or another accelerate tracker"),
+        ("quick", bool, False, "the method's smoke-run values"),
+    ]
+    return [option(name, kind, default, text) for name, kind, default, text in options]
+
+
+def _erase_command(name: str) -> Any:
+    """A command with the common options and one option per field of the method's dataclass."""
+    method = load("erasure.registry:METHODS").get("diffusion", name)
+    common = _common_options()
+
+    def command(**values: Any) -> None:
+        erase = load("erasure.erasing:erase")
+        result = erase(
+            values["model"], name, values["concept"], out=values["out"], kind=values["kind"],
+            anchor=values["anchor"], config=values["config"], seed=values["seed"],
+            quick=values["quick"], mixed_precision=values["mixed_precision"],
+            report_to=values["report_to"], **given_settings(values, common),
+        )  # fmt: skip
+        record = json.loads((result.folder / "config.json").read_text())
+        typer.echo(
+            f"{result.folder}: {len(result.edit.tensors)} tensors changed, "
+            f"{record.get('seconds', 0):.0f} s"
+        )
+
+    text = inspect.getdoc(inspect.getmodule(method))
+    return built(name, command, [*common, *setting_options(method)], text)
+
+
+def _forget_command(name: str) -> Any:
+    """A command with the options of every request and one per field of the method's dataclass."""
+    method = load("erasure.registry:METHODS").get("vit", name)
+    texts: list[tuple[str, Any, Any, str]] = [
+        ("class", list[str] | None, None, "what to forget, in one request; several with commas"),
+        ("task", list[str] | None, None, "one request of several, in turn: cat,dog"),
+        ("model", str, "pocket-vit", "pocket-vit, timm:NAME, a classifier's folder or a Hub id"),
+        ("out", Path, ..., "the run's folder"),
+        ("data", str, "auto", "images: the model's own, an image folder, or hf:NAME"),
+        ("images", int, 64, "training images per class"),
+        ("test_images", int, 32, "held-out images per class"),
+        ("shots", int, 0, "if above 0, only so many training images per class"),
+        ("missing", str, "", "kept classes without training images, with commas"),
+        ("watch_every", int, 10, "steps between looks at a probe; 0 for none"),
+        ("seed", int, 0, "seed of everything random"),
+        ("mixed_precision", str, "no", "no or bf16"),
+        ("report_to", str | None, None, "tensorboard, wandb or another accelerate tracker"),
+        ("quick", bool, False, "the method's smoke-run values"),
+    ]
+    common = [option(*line) for line in texts]
+
+    def command(**values: Any) -> None:
+        tasks = _words(",".join(values["class"] or [])), *map(_words, values["task"] or [])
+        forgetting = importlib.import_module("erasure.forgetting")
+        data = forgetting.Data(
+            values["data"], values["images"], values["test_images"], values["shots"],
+            _words(values["missing"]),
+        )  # fmt: skip
+        same = ("out", "seed", "quick", "mixed_precision", "report_to", "watch_every")
+        result = forgetting.forget(
+            values["model"], name, [task for task in tasks if task], data=data,
+            **{key: values[key] for key in same}, **given_settings(values, common),
+        )  # fmt: skip
+        for request in json.loads((result.folder / "requests.json").read_text()):
+            shown = ", ".join(f"{k} {v:.3f}" for k, v in request.items() if k.startswith("Acc"))
+            typer.echo(f"{', '.join(request['classes'])}: {shown}, {request['seconds']:.0f} s")
+
+    text = inspect.getdoc(inspect.getmodule(method))
+    return built(name, command, [*common, *setting_options(method)], text)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _attack_command(name: str) -> Any:
+    """A command with the options of every attack and one per field of this one's dataclass."""
+    run = inspect.Parameter(
+        "run", inspect.Parameter.KEYWORD_ONLY,
+        annotation=Annotated[Path, typer.Argument(help="a run's folder")],
+    )  # fmt: skip
+    texts: list[tuple[str, Any, Any, str]] = [
+        ("concept", list[str] | None, None, "attack these concepts instead of the run's own"),
+        (
+            "criterion", str, "judge",
+            "what counts as drawn: judge, judge=FOLDER, clip, clip=NAME:PRETRAINED, "
+            "file.py:function, or several joined by +",
+        ),
+        ("prompts", int, 16, "prompts per concept"),
+        ("seeds", str, "188,288", "comma-separated: 188,288,588,688,888"),
+        ("budget", float | None, None, "seconds at most for each concept"),
+        ("seed", int, 0, "seed of the search"),
+        ("quick", bool, False, "the attack's smoke-run values"),
+    ]  # fmt: skip
+    common = [run, *(option(*line) for line in texts)]
+    kind = None if name == "all" else load("evaluation.attacks:find_attack")(name)
+
+    def command(**values: Any) -> None:
+        options = {key: values[key] for key in ("criterion", "prompts", "budget", "seed", "quick")}
+        options |= {"concepts": values["concept"], "seeds": numbers(values["seeds"])}
+        if name == "all":
+            record = load("evaluation.attacking:attack_all")(values["run"], **options)
+        else:
+            record = load("evaluation.attacking:attack")(
+                values["run"], name, **options, **given_settings(values, common)
+            )
+        print_scores(record)
+        typer.echo(f"{values['run'] / 'attacks' / name}.json written, {record['seconds']:.0f} s")
+
+    text = "Every attack in turn, and the worst case of each prompt."
+    if kind is None:
+        return built(name, command, common, text)
+    text = inspect.getdoc(inspect.getmodule(kind))
+    return built(name, command, [*common, *setting_options(kind)], text)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise SettingError(
+            f"seeds must be whole numbers separated by commas; got {text!r}."
+        ) from None
+
+
+def print_scores(record: dict[str, Any]) -> None:
+    table = Table(title=f"protocol {record['protocol']}")
+    for column in ("score", "value", "± s.e.", "n", "un-erased"):
+        table.add_column(column, justify="right")
+    for name, score in record["scores"].items():
+        base = record["baseline"].get(name)
+        table.add_row(
+            name,
+            f"{score['value']:.3f}",
+            f"{score['stderr']:.3f}",
+            str(score["n"]),
+            f"{base['value']:.3f}" if base else "-",
+        )
+    Console().print(table)

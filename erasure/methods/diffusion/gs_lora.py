@@ -1,0 +1,136 @@
+"""GS-LoRA on a diffusion UNet: requests one after another, each with its own sparse adapter.
+
+After Zhao et al., "Continual Forgetting for Pre-trained Vision Models" (CVPR 2024),
+https://arxiv.org/abs/2403.11530, which is about classifiers; the objective here is this project's:
+
+    loss    relu(F - bound) + gamma R + a sum_l sqrt(sum |A|^2 + |B|^2)
+    F       mean |eps(x_t, t, c) - e*|^2 / mean |eps_-(x_t, t, c) - e*|^2
+    e*      eps_-(x_t, t, c_from) - push (eps_-(x_t, t, e) - eps_-(x_t, t, ''))
+    R       mean |eps(x_r, t, c_r) - eps_-(x_r, t, c_r)|^2 / the mean of |eps_-(., c) - e*|^2
+
+eps_- is the model before this request, with the earlier requests' adapters in it; A and B are the
+low-rank matrices of one transformer block's linears, which is one group (`place`: its feed-forward,
+its cross-attention, or both).
+
+Why these terms: F is the distance to ESD's target in units of what it was, 1 at the start; below
+`bound` the concept is gone, and nothing pushes on (the bounded forget loss of the paper). R is in
+the same unit. What earlier requests took away is in R too, as the model before this request draws
+it, so that it stays away; and since each adapter leaves the others' concepts as they were, one can
+be taken out again (`erasure undo`) without the others coming back.
+
+Choices
+- Points lie on guided paths of the untouched model, as in esd.py.
+- Rank, alpha, the group weight's warm-up and the dropping of idle groups as for classifiers
+  (methods/vit/gs_lora.py). Prototype losses are for classifiers only: here R already says what the
+  features are for.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from erasure.config import check, setting
+from erasure.edit import Edit
+from erasure.fit import fit
+from erasure.models.lora import Adapter, linears, merge, moving_groups
+from erasure.models.stable_diffusion import StableDiffusion
+from erasure.paths import Paths, PushFrom, draw_paths, points, push_rows
+from erasure.registry import METHODS
+from erasure.run import Run
+from erasure_datasets.concept import Concept, retain_prompts
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class GSLoRA:
+    """Group-sparse LoRA for a sequence of erasures."""
+
+    steps: int = setting(500, quick=60, help="optimiser steps per concept", at_least=1)
+    learning_rate: float = setting(1e-3, help="Adam's learning rate", above=0)
+    batch_size: int = setting(4, help="path points to forget per step, and to keep", at_least=1)
+    rank: int = setting(8, help="of the adapters (r)", at_least=1)
+    alpha: float = setting(8.0, help="the adapters' effect is alpha / rank B A", above=0)
+    place: Literal["ffn", "attention", "both"] = setting("ffn", help="which linears are adapted")
+    bound: float = setting(0.05, help="share of the distance to the target that may be left",
+                           at_least=0)  # fmt: skip
+    retain_weight: float = setting(1.0, help="of the retain term (gamma)", at_least=0)
+    group_weight: float = setting(1e-4, help="of the group lasso (a)", at_least=0)
+    group_warmup: int = setting(100, quick=20, help="first steps without it", at_least=0)
+    zero_below: float = setting(1e-3, help="relative change below which a group is dropped",
+                                at_least=0)  # fmt: skip
+    push: float = setting(2.0, help="negative guidance of the target", at_least=0)
+    push_from: PushFrom = setting("prompt", help="what the target starts from and pushes away")
+    guidance: float = setting(3.0, help="guidance of the paths", at_least=0)
+    sampling_steps: int = setting(50, quick=12, help="DDIM steps of a path", at_least=2)
+    paths: int = setting(64, quick=16, help="paths drawn per concept, and to keep", at_least=1)
+    retain_prompts: str = setting("", help="CSV with a 'prompt' column: what to keep")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def erase(self, model: StableDiffusion, concepts: list[Concept], run: Run) -> Edit:
+        tensors: dict[str, Tensor] = {}
+        for number, concept in enumerate(concepts):
+            kept = self._request(model, number, concept, concepts[:number], run)
+            tensors |= {f"request.{number}.{name}": matrix for name, matrix in kept.items()}
+        requests = {str(number): [concept.name] for number, concept in enumerate(concepts)}
+        return Edit(
+            tensors, "gs-lora", concepts, model.name, form="lora", settings=asdict(self),
+            requests=requests,
+        )  # fmt: skip
+
+    def _request(
+        self, model: StableDiffusion, number: int, concept: Concept, earlier: list[Concept],
+        run: Run,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """Train and merge one concept's adapter; its matrices."""
+        groups = model.groups(self.place)
+        layers = linears(model, [name for group in groups for name in group])
+        generator = run.generator_for(f"adapter {number}")
+        adapter = Adapter.fresh(layers, self.rank, self.alpha, generator)
+        file = Path(self.retain_prompts) if self.retain_prompts else None
+        kept = [(prompt,) for prompt in retain_prompts([concept], model.catalogue, file)]
+        kept += [(prompt,) for other in earlier for prompt in other.prompts()]
+        forget = self._paths(model, push_rows([concept], self.push_from), f"forget {number}", run)
+        retain = self._paths(model, list(dict.fromkeys(kept)), f"retain {number}", run)
+
+        def loss(step: int) -> dict[str, Tensor]:
+            z_t, t, prompts = points(forget, self.batch_size, run)
+            with adapter.off():
+                asked, start, pushed, none = (
+                    model.predict(z_t, t, model.encode(texts)) for texts in prompts
+                )
+                wanted = start - self.push * (pushed - none)
+                unit = F.mse_loss(asked, wanted).clamp(min=1e-8)
+            left = F.mse_loss(model.predict(z_t, t, model.encode(prompts[0])), wanted) / unit
+            z_t, t, (texts,) = points(retain, self.batch_size, run)
+            condition = model.encode(texts)
+            with adapter.off():
+                before = model.predict(z_t, t, condition)
+            moved = F.mse_loss(model.predict(z_t, t, condition), before) / unit
+            terms = {"erase": F.relu(left - self.bound), "retain": self.retain_weight * moved}
+            if step >= self.group_warmup and self.group_weight:
+                terms["groups"] = self.group_weight * adapter.group_norms(groups).sum()
+            return terms
+
+        with adapter.on(model, layers):
+            fit(
+                loss, adapter.weights(), steps=self.steps, learning_rate=self.learning_rate,
+                run=run, stage=f"request {number}",
+            )  # fmt: skip
+        weights = adapter.weights()
+        busy, moved = moving_groups(model, weights, groups, adapter.scale, self.zero_below)
+        run.log(f"groups {number}", self.steps, {f"block {i}": m for i, m in enumerate(moved)})
+        merge(model, busy, adapter.scale)
+        return {name: matrix.float().cpu().clone() for name, matrix in busy.items()}
+
+    def _paths(
+        self, model: StableDiffusion, rows: list[tuple[str, ...]], name: str, run: Run
+    ) -> Paths:
+        return draw_paths(
+            model, rows, name=name, count=self.paths, steps=self.sampling_steps,
+            guidance=self.guidance, run=run,
+        )  # fmt: skip

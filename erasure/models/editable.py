@@ -1,0 +1,85 @@
+"""What an edit needs of a model: named weights, and a way to ask what it said before."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from erasure.models.select import select_names
+
+
+class Editable(ABC):
+    """A frozen model with a way to ask what it would have said before it was edited.
+
+    `originals` holds copies of remembered tensors; only those can differ from the untouched model.
+    `selections` are the words that `weights` knows, each a regular expression over full names.
+    """
+
+    name: str
+    folder: Path | None
+    selections: ClassVar[Mapping[str, str]]
+
+    def __init__(self) -> None:
+        self.originals: dict[str, Tensor] = {}
+        self._asks_original = False
+
+    @abstractmethod
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Every weight that an edit may change, by full name."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device: ...
+
+    @property
+    def asks_original(self) -> bool:
+        """Whether the untouched model is being asked just now."""
+        return self._asks_original
+
+    @abstractmethod
+    def module(self, name: str) -> nn.Module:
+        """The module whose parameters are called `name`.…"""
+
+    def weights(self, select: str) -> dict[str, nn.Parameter]:
+        """The parameters a selection names (see models/select.py); never empty, or SettingError."""
+        parameters = self.parameters()
+        return {
+            name: parameters[name]
+            for name in select_names(select, list(parameters), self.selections)
+        }
+
+    def remember(self, names: Sequence[str]) -> None:
+        """Keep copies of the named tensors as they are now, unless they are kept already."""
+        parameters = self.parameters()
+        for name in names:
+            if name not in self.originals:
+                self.originals[name] = parameters[name].detach().clone()
+
+    @contextmanager
+    def original(self) -> Iterator[None]:
+        """Within it, `encode` and `predict` answer as the untouched model, without gradients."""
+        before, self._asks_original = self._asks_original, True
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._asks_original = before
+
+    @contextmanager
+    def without_edit(self) -> Iterator[None]:
+        """Within it the model itself is the untouched one, `generate` included."""
+        current = self.parameters()
+        edited = {name: current[name].detach().clone() for name in self.originals}
+        try:
+            with torch.no_grad():
+                for name, tensor in self.originals.items():
+                    current[name].copy_(tensor)
+            yield
+        finally:
+            with torch.no_grad():
+                for name, tensor in edited.items():
+                    current[name].copy_(tensor)

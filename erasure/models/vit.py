@@ -1,0 +1,144 @@
+"""Vision transformers that classify: timm's, transformers' and torchvision's, in one shape."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.func import functional_call
+from torchvision.transforms.v2 import functional as F
+
+from erasure.errors import ModelError, SettingError
+from erasure.models.editable import Editable
+
+Library = Literal["timm", "transformers", "torchvision"]
+FEED_FORWARD = re.compile(
+    r"(?:^|\.)(?:blocks|layers?)\.(?:encoder_layer_)?(\d+)"
+    r"\.(?:mlp\.(?:fc1|fc2|0|3)|intermediate\.dense|output\.dense)$"
+)
+ATTENTION = re.compile(
+    r"(?:^|\.)(?:blocks|layers?)\.(?:encoder_layer_)?(\d+)\."
+    r"(?:attn\.(?:qkv|proj)|attention\.(?:attention\.)?(?:[qkvo]_proj|query|key|value|output\.dense)"
+    r"|self_attention\.out_proj)$"
+)
+SELECTIONS = {
+    "all": "",
+    "mlp": r"\b(?:mlp|intermediate|output)\.(?!.*\battention\b)",
+    "attention": r"\b(?:attn|attention|self_attention)\.",
+    "head": r"^(?:head|heads|classifier)\.",
+}
+
+
+@dataclass(frozen=True)
+class Transform:
+    """The preparation that travels with the weights; means and spreads for values in [0, 1]."""
+
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop: float = 1.0
+
+    def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
+        """Images in [0, 255], scaled to the shorter side, cut from the middle, normalised."""
+        x = images.float() / 255
+        if x.shape[-2:] != (self.size, self.size):
+            x = F.resize(x, [round(self.size / self.crop)], antialias=True)
+            x = F.center_crop(x, [self.size])
+        return F.normalize(x, list(self.mean), list(self.std))
+
+
+class ViTModel(Editable):
+    """A classifier of `labels`, with its features (what its head reads) and its blocks' linears."""
+
+    selections = SELECTIONS
+
+    def __init__(
+        self, network: nn.Module, *, name: str, labels: Sequence[str], transform: Transform,
+        library: Library, folder: Path | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.network, self.name, self.folder = network.requires_grad_(False).eval(), name, folder
+        self.labels, self.transform, self.library = tuple(labels), transform, library
+        linears = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear)}
+        heads = [n for n, m in linears.items() if m.out_features == len(self.labels)]
+        if not heads:
+            raise ModelError(f"{name} has no linear head of {len(self.labels)} classes.")
+        self._head = heads[-1]
+        if not self.groups():
+            raise ModelError(f"{name} is no vision transformer: it has no feed-forward blocks.")
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.network.named_parameters())
+
+    def module(self, name: str) -> nn.Module:
+        return self.network.get_submodule(name)
+
+    def groups(self, place: Literal["ffn", "attention", "both"] = "ffn") -> list[list[str]]:
+        """Names of the linear modules in each transformer block, in the blocks' order."""
+        found: dict[int, list[str]] = {}
+        for name, module in self.network.named_modules():
+            if isinstance(module, nn.Linear):
+                for kind, rule in (("ffn", FEED_FORWARD), ("attention", ATTENTION)):
+                    block = rule.search(name)
+                    if block and place in (kind, "both"):
+                        found.setdefault(int(block[1]), []).append(name)
+        return [found[number] for number in sorted(found)]
+
+    def forward(self, x: Float[Tensor, "b 3 s s"]) -> tuple[Tensor, Tensor]:
+        """(features (b, d), logits (b, classes)) of prepared images; the untouched model's within
+        `original()`.
+        """
+        seen: list[Tensor] = []
+        head = self.network.get_submodule(self._head)
+        hook = head.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
+        try:
+            if self._asks_original:
+                out: Any = functional_call(self.network, self.originals, (x,))
+            else:
+                out = self.network(x)
+        finally:
+            hook.remove()
+        return seen[0], getattr(out, "logits", out)
+
+    @torch.no_grad()
+    def predict(
+        self, images: UInt8[Tensor, "n 3 h w"], batch_size: int = 128
+    ) -> Float[Tensor, "n classes"]:
+        """Probabilities of images in [0, 255], on the CPU."""
+        parts = [self.forward(self.prepare(part))[1] for part in images.split(batch_size)]
+        return torch.cat([part.float().softmax(1).cpu() for part in parts])
+
+    def prepare(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
+        return self.transform(images.to(self.device))
+
+    def indices(self, names: Sequence[str]) -> list[int]:
+        """Places of classes among the labels; SettingError for one that the head does not have."""
+        plain = {_plain(label): number for number, label in enumerate(self.labels)}
+        for name in names:
+            if _plain(name) not in plain:
+                shown = ", ".join(self.labels[:20]) + (", ..." if len(self.labels) > 20 else "")
+                raise SettingError(f"{self.name} has no class {name!r}. Known: {shown}.")
+        return [plain[_plain(name)] for name in names]
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "").replace(" ", "")
+
+
+def reinitialise(network: nn.Module, generator: torch.Generator) -> None:
+    """Random weights in place: matrices and embeddings normal (0.02), gains 1, biases 0."""
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.ndim > 1:
+                value = torch.randn(parameter.shape, generator=generator).clamp(-2, 2) * 0.02
+                parameter.copy_(value)
+            else:
+                parameter.fill_(1.0 if name.endswith(("weight", "gamma")) else 0.0)

@@ -1,0 +1,255 @@
+"""Class forgetting: every method on a miniature, sequences, losses, bad input."""
+
+import functools
+import json
+import math
+import operator
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from peft import PeftModel
+from torch.nn import functional as F
+from vits import LABELS, image_folder, timm_folder, transformers_folder
+
+from erasure.config import Value
+from erasure.edit import Edit
+from erasure.errors import EditError, ErasureError, SettingError
+from erasure.exporting import export, undo
+from erasure.forgetting import Data, Forgotten, forget
+from erasure.methods.vit.fine_tune import penalty
+from erasure.methods.vit.gs_lora import bounded_loss, prototype_distance
+from erasure.methods.vit.ssd import dampening
+from erasure.models.load_vit import load_vit
+from erasure.models.lora import Adapter, linears
+from erasure.registry import METHODS
+
+TINY: dict[str, dict[str, Value]] = {
+    "gs-lora": {"epochs": 4, "batch_size": 8, "learning_rate": 0.05, "group_warmup": 1,
+                "average_from": 2, "prototypes": True, "zero_below": 0.0},
+    "salun": {"epochs": 3, "batch_size": 8, "learning_rate": 0.05},
+    "random-label": {"epochs": 3, "batch_size": 8, "learning_rate": 0.05},
+    "gradient-ascent": {"epochs": 3, "batch_size": 8, "learning_rate": 0.05},
+    "fine-tune": {"epochs": 3, "batch_size": 8, "learning_rate": 0.05, "epochs_without": 1},
+    "ssd": {"selection": 1.0, "batch_size": 4},
+    "retrain": {"steps": 4, "batch_size": 8},
+}  # fmt: skip
+NAMES = METHODS.names("vit")
+
+
+def run_one(method: str, folder: Path, tasks: list[list[str]], **changes: object) -> Forgotten:
+    """A method on the miniature of the folder, which must hold `model` and `images`."""
+    out = changes.pop("out", folder / method)
+    settings = {**TINY[method], **changes}
+    return forget(
+        str(folder / "model"), method, tasks, out=out,  # type: ignore[arg-type]
+        data=Data(source=str(folder / "images"), images=8, test_images=2), watch_every=2,
+        **settings,  # type: ignore[arg-type]
+    )  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    timm_folder(tmp_path / "model")
+    image_folder(tmp_path / "images")
+    return tmp_path
+
+
+def test_every_method_is_here() -> None:
+    assert set(NAMES) == set(TINY)
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_settings(method: str) -> None:
+    kind = METHODS.get("vit", method)
+    settings = kind(**TINY[method])
+    assert kind(**json.loads(json.dumps(asdict(settings)))) == settings
+    for name in kind.__dataclass_fields__:
+        with pytest.raises(ErasureError, match=f"{kind.__name__}.{name}"):
+            kind(**{name: object()})
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_a_sequence_saved_and_exported(method: str, place: Path) -> None:
+    result = run_one(method, place, [["red"], ["blue"]])
+    history = json.loads((place / method / "requests.json").read_text())
+    assert [request["classes"] for request in history] == [["red"], ["blue"]]
+    assert {"Acc_f", "Acc_r", "Acc_o", "before", "seconds"} <= history[1].keys()
+    untouched = load_vit(str(place / "model"))
+    changed = result.edit.shapes()
+    for name, parameter in result.model.parameters().items():
+        assert torch.equal(parameter, untouched.parameters()[name]) == (name not in changed), name
+    with result.model.original():
+        x = untouched.prepare(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+        assert torch.equal(result.model.forward(x)[1], untouched.forward(x)[1])
+    edit = Edit.load(place / method)
+    edit.apply(untouched)
+    assert torch.equal(result.model.forward(x)[1], untouched.forward(x)[1])
+    edit.undo(untouched)
+    out = export(place / method, place / "export", to="vit")
+    plain = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+    with torch.no_grad():
+        assert torch.allclose(plain(x), result.model.forward(x)[1], atol=1e-6)
+    again = run_one(method, place, [["red"], ["blue"]], out=place / "again")
+    for name, tensor in result.edit.tensors.items():
+        assert torch.equal(tensor, again.edit.tensors[name]), name
+
+
+@pytest.mark.parametrize("method", [name for name in NAMES if name != "ssd"])
+def test_killed_in_the_second_request_and_resumed(method: str, place: Path) -> None:
+    whole = run_one(method, place, [["red"], ["blue"]])
+    program = f"""
+import os, signal, sys
+sys.path[:0] = [{str(Path(__file__).parent)!r}]
+from pathlib import Path
+import erasure.run as run
+from test_forgetting import run_one
+save = run.Run.save_state
+def save_then_die(self, stage, step, *rest):
+    file = save(self, stage, step, *rest)
+    if stage == "request 1" and step == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return file
+run.Run.save_state = save_then_die
+run.Run.checkpoint = run.Run.save_state
+run_one({method!r}, Path({str(place)!r}), [["red"], ["blue"]], out=Path({str(place / "k")!r}))
+"""
+    died = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert died.returncode == -9, died.stderr
+    resumed = run_one(method, place, [["red"], ["blue"]], out=place / "k")
+    for name, tensor in whole.edit.tensors.items():
+        assert torch.equal(tensor, resumed.edit.tensors[name]), name
+    assert len(json.loads((place / "k" / "requests.json").read_text())) == 2
+
+
+def test_one_request_is_given_back(place: Path) -> None:
+    result = run_one("gs-lora", place, [["red"], ["blue"]])
+    undone = undo(place / "gs-lora", place / "undone", concepts=["red"])
+    edit = Edit.load(undone)
+    assert edit.requests == {"1": ["blue"]}
+    model = load_vit(str(place / "model"))
+    edit.apply(model)
+    for name, delta in result.edit.shapes().items():
+        assert delta == tuple(model.parameters()[name].shape)
+    only = load_vit(str(place / "model"))
+    before = {name: p.detach().clone() for name, p in only.parameters().items()}
+    for name, p in model.parameters().items():
+        a, b = (result.edit.adapter("1").get(f"{name[:-7]}.lora_{x}.weight") for x in "AB")
+        want = before[name] if a is None or b is None else before[name] + result.edit.scale * b @ a
+        assert torch.allclose(p, want, atol=1e-6), name
+    with pytest.raises(EditError, match="no request took 'green'"):
+        undo(place / "gs-lora", place / "x", concepts=["green"])
+    with pytest.raises(EditError, match="every request"):
+        undo(place / "gs-lora", place / "x", concepts=["red", "blue"])
+    run_one("random-label", place, [["red"]])
+    with pytest.raises(EditError, match="at once"):
+        undo(place / "random-label", place / "x", concepts=["red"])
+
+
+def test_adapters_open_in_peft(tmp_path: Path) -> None:
+    transformers_folder(tmp_path / "model")
+    image_folder(tmp_path / "images")
+    result = run_one("gs-lora", tmp_path, [["red"], ["blue"]])
+    out = export(tmp_path / "gs-lora", tmp_path / "lora", to="lora")
+    network = load_vit(str(tmp_path / "model")).network
+    plain = PeftModel.from_pretrained(network, str(out / "red"), adapter_name="red")
+    plain.load_adapter(str(out / "blue"), adapter_name="blue")
+    plain.base_model.set_adapter(["red", "blue"])
+    x = result.model.prepare(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    with torch.no_grad():
+        want = result.model.forward(x)[1]
+        assert torch.allclose(plain.eval()(pixel_values=x).logits, want, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "data", "message"),
+    [
+        ([], {}, "class must be given"),
+        ([["red"], []], {}, "class must be given"),
+        ([["violet"]], {}, "no class 'violet'"),
+        ([["red"], ["Red"]], {}, "asked for twice"),
+        ([list(LABELS)], {}, "at least one class must be kept"),
+        ([["red"]], {"missing": ("green", "blue", "grey")}, "no retain images"),
+        ([["red"]], {"missing": ("red",)}, "no images to forget"),
+        ([["red"]], {"source": "nowhere"}, "no folder nowhere"),
+        ([["red"]], {"source": "auto"}, "data must be named"),
+    ],
+)
+def test_bad_requests(tasks: list, data: dict, message: str, place: Path) -> None:
+    given = {"source": str(place / "images"), **data}
+    with pytest.raises(SettingError, match=message):
+        forget(
+            str(place / "model"), "ssd", tasks, out=place / "run", data=Data(**given), **TINY["ssd"]
+        )
+    assert not (place / "run").exists()
+
+
+def test_group_norms_against_float64() -> None:
+    torch.manual_seed(0)
+    layers = {name: torch.nn.Linear(6, 5) for name in "abcd"}
+    adapter = Adapter.fresh(layers, 2, 1.0, torch.Generator().manual_seed(0))
+    for matrix in adapter.up.values():
+        torch.nn.init.normal_(matrix)
+    got = adapter.group_norms([["a", "b"], ["c", "d"]])
+    for value, names in zip(got, ("ab", "cd"), strict=True):
+        total = sum(
+            float(entry) ** 2
+            for name in names
+            for matrix in (adapter.down[name], adapter.up[name])
+            for entry in matrix.double().flatten()
+        )
+        assert float(value) == pytest.approx(math.sqrt(total), rel=1e-6)
+    empty = Adapter.fresh(layers, 2, 1.0, torch.Generator().manual_seed(0))
+    for matrix in empty.down.values():
+        torch.nn.init.zeros_(matrix)
+    empty.group_norms([list("abcd")]).sum().backward()
+    assert all(torch.isfinite(matrix.grad).all() for matrix in empty.weights().values())
+
+
+def test_bounded_and_prototype_losses_against_float64() -> None:
+    assert float(bounded_loss(torch.tensor(3.0), 10.0)) == 7.0
+    assert float(bounded_loss(torch.tensor(12.0), 10.0)) == 0.0
+    generator = torch.Generator().manual_seed(0)
+    p, e = (torch.randn(3, 7, generator=generator) * 2 for _ in range(2))
+    want = 0.0
+    for row_p, row_e in zip(p.double(), e.double(), strict=True):
+        a, b = (row.exp() / row.exp().sum() for row in (row_p, row_e))
+        want += float((a * (a.log() - b.log())).sum()) / 3
+    assert float(prototype_distance(p, e)) == pytest.approx(want, rel=1e-5)
+
+
+def test_dampening_and_penalty_by_hand() -> None:
+    everything = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    forgotten = torch.tensor([1.0, 20.0, 6.0, 0.0])
+    got = dampening(everything, forgotten, 5.0, 1.0)
+    assert torch.allclose(got, torch.tensor([1.0, 0.05, 1 / 6, 1.0]))
+    assert [penalty(1.0, e, 10, 2) for e in (0, 4, 8, 9)] == [1.0, 0.5, 0.0, 0.0]
+
+
+def test_salun_moves_only_the_mask(place: Path) -> None:
+    """Momentum and weight decay would move the rest; random-label on the head alone does."""
+    result = run_one("salun", place, [["red"]], keep_fraction=0.1)
+    moved = total = 0
+    for name, tensor in result.edit.tensors.items():
+        before = load_vit(str(place / "model")).parameters()[name]
+        moved += int((tensor != before).sum())
+        total += tensor.numel()
+    every = sum(p.numel() for p in result.model.parameters().values())
+    assert 0 < moved <= 0.1 * every + 1
+    assert F.relu(torch.tensor(total - moved)).item() > 0
+
+
+def test_real_size_takes_two_steps(tmp_path: Path) -> None:
+    """timm's vit_base_patch16_224 in shape, random weights: the adapters of one small batch."""
+    model = load_vit(str(timm_folder(tmp_path / "model", width=768, depth=12)))
+    assert len(model.groups()) == 12
+    layers = linears(model, functools.reduce(operator.iadd, model.groups(), []))
+    assert all(layer.in_features in (768, 3072) for layer in layers.values())
