@@ -75,8 +75,8 @@ def erase(
         raise ModelError(f"{loaded.name} holds an edit already; undo it, or load the model afresh.")
     if loaded.sampling is not None:
         raise ModelError(
-            f"{loaded.name} draws in {loaded.sampling.steps} step; erase with sfd from the model it "
-            f"was distilled from, with --generator {loaded.name}."
+            f"{loaded.name} is a one-step generator; erase with sfd from the model it was made "
+            f"from, with --generator {loaded.name}."
         )
     found = find_concepts(loaded, concepts, kind=kind, anchor=anchor)
     word = method.replace("_", "-")

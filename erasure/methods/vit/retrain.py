@@ -69,7 +69,7 @@ class Retrain:
 
 
 def augmented(x: Tensor, run: Run) -> Tensor:
-    """Prepared images shifted by up to a tenth, half the batches mirrored, gain and offset varied."""
+    """Prepared images shifted by up to a tenth, half the batches mirrored, brightness varied."""
     count, size = len(x) * run.accelerator.num_processes, x.shape[-1]
     reach = size // 10
     dice = torch.rand((count, 4), generator=run.generator)
