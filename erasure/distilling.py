@@ -29,15 +29,15 @@ def distil(
     batch_size: int, learning_rate: float, run: Run,
 ) -> OneStep:  # fmt: skip
     """A generator of `model`, which is kept as a diffusers folder: `generator/` in the run's."""
-    folder = run.folder / "generator"
+    texts, folder = list(prompts), run.folder / "generator"
     generator = OneStep.on(model, deepcopy(model.pipeline.unet), name=str(folder))
     if pairs and not run.knows("distil"):
         _regress(model, generator, prompts, pairs, batch_size, rules.guidance, run)
 
     @torch.no_grad()
     def draw() -> Draw:
-        numbers = run.shard(torch.randint(len(prompts), (batch_size,), generator=run.generator))
-        asked = model.encode([prompts[i] for i in numbers.tolist()])
+        numbers = run.shard(torch.randint(len(texts), (batch_size,), generator=run.generator))
+        asked = model.encode([texts[i] for i in numbers.tolist()])
         empty, weight = model.encode([""]).expand_as(asked), torch.ones(len(asked))
         weight = weight.to(run.device)
         return Draw(asked, asked, asked, empty, empty, weight, weight)

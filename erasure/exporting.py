@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from peft import LoraConfig
@@ -88,16 +88,16 @@ def _export_lora(run: Path, out: Path, edit: Edit) -> Path:
         for request, names in edit.requests.items():
             place = temporary / "-".join(name.replace(" ", "_") for name in names)
             if edit.concepts[0].kind == "class":
-                _write_peft(edit.adapter(request), edit.settings, place)
+                _write_peft(edit.adapter(request), dict(edit.settings), place)
             else:
                 file = place.with_name(place.name + ".safetensors")
-                _write_diffusers_lora(edit.adapter(request), edit.settings, file)
+                _write_diffusers_lora(edit.adapter(request), dict(edit.settings), file)
         (temporary / "README.md").write_text(model_card(run, edit, "lora"))
     return out
 
 
 def _write_diffusers_lora(
-    tensors: dict[str, torch.Tensor], settings: dict[str, object], file: Path
+    tensors: dict[str, torch.Tensor], settings: dict[str, Any], file: Path
 ) -> None:
     """An adapter by the names that `load_lora_weights` reads, rank and alpha in the metadata."""
     targets = sorted({name.split(".lora_")[0].removeprefix("unet.") for name in tensors})
@@ -107,15 +107,13 @@ def _write_diffusers_lora(
     save_file(plain, file, {"format": "pt", "lora_adapter_metadata": known})
 
 
-def _write_peft(
-    tensors: dict[str, torch.Tensor], settings: dict[str, object], folder: Path
-) -> None:
+def _write_peft(tensors: dict[str, torch.Tensor], settings: dict[str, Any], folder: Path) -> None:
     """An adapter as a folder that peft's PeftModel.from_pretrained opens."""
     targets = sorted({name.split(".lora_")[0] for name in tensors})
     LoraConfig(
         r=settings["rank"],
         lora_alpha=settings["alpha"],
-        target_modules=targets,  # type: ignore[arg-type]
+        target_modules=targets,
     ).save_pretrained(str(folder))
     plain = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in tensors.items()}
     save_file(plain, folder / "adapter_model.safetensors", {"format": "pt"})

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import diffusers.utils.logging
 import torch
@@ -62,7 +63,7 @@ def load_model(
     kind = OneStep if draws_at_once else StableDiffusion
     model = kind(pipeline.to(device), name=full_name, folder=folder, catalogue=catalogue)
     if name == ONE_STEP:  # only its UNet is its own
-        unet = UNet2DConditionModel.from_pretrained(POCKET / "one-step" / "unet", dtype=dtype)
+        unet: Any = UNet2DConditionModel.from_pretrained(POCKET / "one-step" / "unet", dtype=dtype)
         return OneStep.on(model, unet.to(device), name=name)
     return model
 

@@ -114,8 +114,9 @@ def pipeline_with(
     pipeline: StableDiffusionPipeline, unet: UNet2DConditionModel, scheduler: SchedulerMixin
 ) -> StableDiffusionPipeline:
     """A pipeline of the same encoder, tokenizer and autoencoder around another UNet."""
-    return StableDiffusionPipeline(
-        vae=pipeline.vae, text_encoder=pipeline.text_encoder, tokenizer=pipeline.tokenizer,
-        unet=unet, scheduler=scheduler, safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False,
-    )  # fmt: skip
+    parts: dict[str, Any] = {
+        "vae": pipeline.vae, "text_encoder": pipeline.text_encoder, "unet": unet,
+        "tokenizer": pipeline.tokenizer, "scheduler": scheduler, "safety_checker": None,
+        "feature_extractor": None, "requires_safety_checker": False,
+    }  # fmt: skip
+    return StableDiffusionPipeline(**parts)

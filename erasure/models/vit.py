@@ -22,8 +22,7 @@ FEED_FORWARD = re.compile(
 )
 ATTENTION = re.compile(
     r"(?:^|\.)(?:blocks|layers?)\.(?:encoder_layer_)?(\d+)\."
-    r"(?:attn\.(?:qkv|proj)|attention\.(?:attention\.)?(?:[qkvo]_proj|query|key|value|output\.dense)"
-    r"|self_attention\.out_proj)$"
+    r"(?:attn\.(?:qkv|proj)|attention\.(?:attention\.)?(?:[qkvo]_proj|query|key|value|output\.dense))$"
 )
 SELECTIONS = {
     "all": "",
@@ -68,8 +67,10 @@ class ViTModel(Editable):
         if not heads:
             raise ModelError(f"{name} has no linear head of {len(self.labels)} classes.")
         self._head = heads[-1]
-        if not self.groups():
-            raise ModelError(f"{name} is no vision transformer: it has no feed-forward blocks.")
+        try:
+            self.groups()
+        except SettingError as error:
+            raise ModelError(f"{name} is no vision transformer: no feed-forward block.") from error
 
     @property
     def device(self) -> torch.device:
@@ -82,7 +83,10 @@ class ViTModel(Editable):
         return self.network.get_submodule(name)
 
     def groups(self, place: Literal["ffn", "attention", "both"] = "ffn") -> list[list[str]]:
-        """Names of the linear modules in each transformer block, in the blocks' order."""
+        """Names of the linear modules in each transformer block, in the blocks' order.
+
+        torchvision's attention has none that can be adapted. SettingError if nothing is found.
+        """
         found: dict[int, list[str]] = {}
         for name, module in self.network.named_modules():
             if isinstance(module, nn.Linear):
@@ -90,6 +94,8 @@ class ViTModel(Editable):
                     block = rule.search(name)
                     if block and place in (kind, "both"):
                         found.setdefault(int(block[1]), []).append(name)
+        if not found:
+            raise SettingError(f"place must be ffn for {self.name}: its {place} has no linears.")
         return [found[number] for number in sorted(found)]
 
     def forward(self, x: Float[Tensor, "b 3 s s"]) -> tuple[Tensor, Tensor]:

@@ -37,8 +37,12 @@ def test_the_same_shape_for_every_library(model: ViTModel) -> None:
     assert logits.shape == (3, 4)
     assert torch.allclose(model.predict(images()).sum(1), torch.ones(3))
     assert [len(group) for group in model.groups()] == [2, 2]
-    both, only = (sum(map(len, model.groups(place))) for place in ("both", "attention"))
-    assert both == 4 + only > 4
+    if model.library == "torchvision":  # its attention reads the weights past the module
+        with pytest.raises(SettingError, match="place must be ffn"):
+            model.groups("attention")
+    else:
+        both, only = (sum(map(len, model.groups(place))) for place in ("both", "attention"))
+        assert both == 4 + only > 4
 
 
 def test_the_original_answers_beside_the_edited(model: ViTModel) -> None:
@@ -106,15 +110,15 @@ def test_adapter_merge_and_unmerge(model: ViTModel) -> None:
     adapter = Adapter.fresh(layers, 4, 2.0, torch.Generator().manual_seed(0))
     before = model.forward(x)[1]
     with adapter.on(model, layers):
-        assert torch.equal(model.forward(x)[1], before)  # B is zero
+        assert torch.allclose(model.forward(x)[1], before, atol=1e-6)  # B is zero
         with torch.no_grad():
             for matrix in adapter.up.values():
                 matrix.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
         hooked = model.forward(x)[1]
         with adapter.off():
-            assert torch.equal(model.forward(x)[1], before)
+            assert torch.allclose(model.forward(x)[1], before, atol=1e-6)
         with model.original():
-            assert torch.equal(model.forward(x)[1], before)
+            assert torch.allclose(model.forward(x)[1], before, atol=1e-6)
     assert not torch.allclose(hooked, before, atol=1e-3)
     tensors = {name: matrix.detach() for name, matrix in adapter.weights().items()}
     merge(model, tensors, adapter.scale)
