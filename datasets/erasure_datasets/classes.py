@@ -54,13 +54,13 @@ def load_classes(
 
 
 def _from_canvas(part: Part, labels: tuple[str, ...], per_class: int) -> Labelled:
-    """Renders, the other domain's labels in turn."""
+    """Renders; the other domain's labels in turn, beginning elsewhere for each class."""
     if labels not in (OBJECTS, STYLES):
         raise ValueError("data canvas has the classes of the pocket suite's judges; name a folder.")
     images, numbers = [], []
     for label in range(len(labels)):
         for place in range(per_class):
-            other, index = place % 16, SPLITS[part][place // 16 % len(SPLITS[part])]
+            other, index = (5 * place + label) % 16, SPLITS[part][place // 16 % len(SPLITS[part])]
             pair = (label, other) if labels == OBJECTS else (other, label)
             images.append(torch.from_numpy(render(*pair, index)).permute(2, 0, 1))
             numbers.append(label)

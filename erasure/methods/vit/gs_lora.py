@@ -53,6 +53,7 @@ class GSLoRA:
     """Group-sparse LoRA for continual forgetting."""
 
     epochs: int = setting(100, quick=10, help="passes over the images to keep", at_least=1)
+    least_steps: int = setting(0, help="steps at least, however few the images", at_least=0)
     learning_rate: float = setting(1e-2, help="AdamW's, falling to 0 by a cosine", above=0)
     batch_size: int = setting(48, help="images to keep per step, and as many to forget", at_least=1)
     weight_decay: float = setting(0.05, help="AdamW's", at_least=0)
@@ -88,7 +89,8 @@ class GSLoRA:
         bound = self.cross_entropy_bound or self.bound * log(len(model.labels))
         known = prototypes(model, request) if self.prototypes else None
         steps = request.steps(self.epochs, self.batch_size, request.retain)
-        per_epoch = steps // self.epochs
+        steps = max(steps, self.least_steps)
+        per_epoch = max(steps // self.epochs, 1)
         share = 1 - self.average ** (1 / per_epoch)
 
         def batch(part: Labelled, step: int, name: str) -> tuple[Tensor, Tensor]:
