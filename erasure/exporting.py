@@ -23,6 +23,7 @@ from erasure.storage import atomic, write_json
 
 Form = Literal["diffusers", "text-encoder", "delta", "lora", "vit"]
 FORMS: tuple[Form, ...] = get_args(Form)
+LIBRARIES = {"text-encoder": "transformers", "vit": "timm"}
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -189,11 +190,12 @@ def _rename_for_publishing(encoder: Path) -> None:
 def model_card(run: Path, edit: Edit, form: Form) -> str:
     """A README.md with Hub front matter: base, method, concepts, settings, scores."""
     names = ", ".join(concept.name for concept in edit.concepts)
+    is_vit = bool(edit.concepts) and edit.concepts[0].kind == "class"
     lines = [
-        "---", f"library_name: {'transformers' if form == 'text-encoder' else 'diffusers'}",
-        "pipeline_tag: text-to-image",
+        "---", f"library_name: {LIBRARIES.get(form, 'diffusers')}",
+        f"pipeline_tag: {'image-classification' if is_vit else 'text-to-image'}",
         f"base_model: {edit.base}",
-        "tags: [text-to-image, diffusers, machine-unlearning, unlearned-diffusion-model]", "---",
+        f"tags: [{'timm, ' if is_vit else 'text-to-image, diffusers, '}machine-unlearning]", "---",
         "", f"# {edit.base} without {names}", "",
         f"Erased with **{edit.method}** (erasure-toolkit). Concepts: {names}. "
         f"Base: `{edit.base}`.", "",
@@ -203,14 +205,30 @@ def model_card(run: Path, edit: Edit, form: Form) -> str:
             "```python", "from diffusers import StableDiffusionPipeline", "",
             "pipeline = StableDiffusionPipeline.from_pretrained("
             '"<this folder>", safety_checker=None)',
-            "```", "",
         ]  # fmt: skip
+        if edit.sampling:
+            lines.append(
+                f'pipeline("...", num_inference_steps={edit.sampling.steps}, '
+                f"guidance_scale={edit.sampling.guidance})  # it draws in so many calls"
+            )
+        lines += ["```", ""]
     elif form == "text-encoder":
         lines += [
             "Only the text encoder: it erases in front of any UNet of this model's family.", "",
             "```python", "from transformers import CLIPTextModel", "",
             'pipeline.text_encoder = CLIPTextModel.from_pretrained("<this folder>")',
             "```", "",
+        ]  # fmt: skip
+    elif form == "lora":
+        lines += [
+            "One adapter per request: `pipeline.load_lora_weights(folder, weight_name=...)`, or "
+            "one peft folder each for a classifier.", "",
+        ]  # fmt: skip
+    elif form == "vit":
+        lines += [
+            f"A classifier of {len(edit.concepts)} classes fewer; the head keeps its size. Open it "
+            "with `timm.create_model('local-dir:<this folder>', pretrained=True)`, or with "
+            "transformers if its config.json names a model_type.", "",
         ]  # fmt: skip
     else:
         lines += [

@@ -109,12 +109,12 @@ def forget(
         "mixed_precision": mixed_precision,
         "processes": run.accelerator.num_processes,
     }
-    train, test = load_parts(loaded, data)
     if run.begin(record):
         edit = Edit.load(run.folder)
         edit.apply(loaded)
         return Forgotten(loaded, edit, run.folder)
     try:
+        train, test = load_parts(loaded, data)
         edit = _forget_all(chosen, loaded, classes, concepts, train, test, word, watch_every, run)
     except SettingError:
         run.withdraw()

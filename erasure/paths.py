@@ -73,3 +73,14 @@ def points(paths: Paths, batch: int, run: Run) -> tuple[Tensor, Tensor, list[lis
     rows = [paths.prompts[i] for i in path.tolist()]
     columns = [list(column) for column in zip(*rows, strict=True)]
     return paths.latents[step, path].to(run.device), paths.timesteps[step].to(run.device), columns
+
+
+def answers(
+    model: DiffusionModel, z_t: Tensor, t: Tensor, columns: Sequence[Sequence[str]]
+) -> list[Tensor]:
+    """The model's prediction under each column of prompts; equal columns are asked once."""
+    said: dict[tuple[str, ...], Tensor] = {}
+    for texts in map(tuple, columns):
+        if texts not in said:
+            said[texts] = model.predict(z_t, t, model.encode(texts))
+    return [said[tuple(texts)] for texts in columns]

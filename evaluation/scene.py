@@ -15,6 +15,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from erasure.models.diffusion import Condition, DiffusionModel, Sampling
+from erasure.models.one_step import OneStep
 from erasure.run import Bar
 from erasure.storage import atomic
 from erasure_datasets.concept import Concept
@@ -42,6 +43,14 @@ class Found:
     success: bool
     tries: int
     prompt: str
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Finished latents (n, c, h, w), and for a one-step generator the noise of each."""
+
+    latents: Float[Tensor, "n c h w"]
+    noise: Float[Tensor, "n c h w"] | None
 
 
 def cases_of(
@@ -149,19 +158,46 @@ class Scene:
             parts.append(images)
         return torch.cat(parts)
 
-    def latents(self, prompts: Sequence[str], stage: str) -> Float[Tensor, "n c h w"]:
-        """Finished latents that the model from before the erasure draws for these prompts."""
-        generator, parts = self.generator(stage), []
-        steps = max(self.sampling.steps, 2)
+    def targets(self, prompts: Sequence[str], stage: str) -> Targets:
+        """What the model from before the erasure draws for these prompts."""
+        generator, latents, noises = self.generator(stage), [], []
+        model, steps = self.model, max(self.sampling.steps, 2)
         guidance = self.sampling.guidance or pocket.GUIDANCE
-        with self.model.original():
+        with model.original():
             for start in range(0, len(prompts), DRAWN_AT_ONCE):
-                condition = self.model.encode(prompts[start : start + DRAWN_AT_ONCE])
-                path, _ = self.model.sample_path(
-                    condition, steps=steps, guidance=guidance, generator=generator
-                )
-                parts.append(path[-1])
-        return torch.cat(parts)
+                condition = model.encode(prompts[start : start + DRAWN_AT_ONCE])
+                if isinstance(model, OneStep):
+                    shape = (len(condition), *model.latent_shape)
+                    noises.append(torch.randn(shape, generator=generator).to(model.device))
+                    latents.append(model.one_call(noises[-1], condition))
+                else:
+                    path, _ = model.sample_path(
+                        condition, steps=steps, guidance=guidance, generator=generator
+                    )
+                    latents.append(path[-1])
+        return Targets(torch.cat(latents), torch.cat(noises) if noises else None)
+
+    def lesson(
+        self, targets: Targets, rows: Tensor, generator: torch.Generator, level: float | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(z_t, t, the noise that the model must see in z_t to draw the targets of these rows).
+
+        t lies at `level` of the schedule, in [0, 1), or is random. A one-step generator is only
+        ever asked at t0, about the noise that each target was drawn from.
+        """
+        model, z0 = self.model, targets.latents[rows]
+        count, device = len(model.alphas_cumprod), model.device
+        if targets.noise is not None:
+            t = torch.full((len(rows),), count - 1, device=device)
+            signal, spread = model.levels(t)
+            z_t = spread * targets.noise[rows]
+            return z_t, t, (z_t - signal * z0) / spread
+        noise = torch.randn(z0.shape, generator=generator).to(device)
+        if level is None:
+            t = torch.randint(count, (len(rows),), generator=generator).to(device)
+        else:
+            t = torch.full((len(rows),), int(count * level), device=device)
+        return model.add_noise(z0, noise, t), t, noise
 
     def random_prompt(self, place: tuple[str, str], count: int, generator: torch.Generator) -> str:
         """A prompt (text before, text after) with `count` random tokens between, as plain text."""

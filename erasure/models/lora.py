@@ -15,6 +15,7 @@ from math import sqrt
 import torch
 from torch import Tensor, nn
 
+from erasure.errors import EditError
 from erasure.models.editable import Editable
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
@@ -124,6 +125,7 @@ def moving_groups(
 ) -> tuple[dict[str, Tensor], list[float]]:  # fmt: skip
     """(the matrices of the groups that do something, each group's largest relative change).
 
+    EditError if no group does anything.
     A group is left out if it changes none of its weights by more than `below` of the weight's norm.
     """
     kept, changes, current = {}, [], model.parameters()
@@ -135,4 +137,9 @@ def moving_groups(
         changes.append(float(torch.stack(moved).max()))
         if changes[-1] > below:
             kept |= {n + end: tensors[n + end].detach() for n in group for end in (DOWN, UP)}
+    if not kept:
+        raise EditError(
+            f"the adapter moves no weight of {model.name} by more than {below:g} of its size; "
+            "raise steps or learning_rate, or lower zero_below."
+        )
     return kept, changes

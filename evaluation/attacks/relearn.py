@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from erasure.config import check, setting
 from erasure.fit import trainable
 from erasure_datasets.concept import Concept
-from evaluation.scene import Case, Found, Scene
+from evaluation.scene import Case, Found, Scene, Targets
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Relearn:
     def attack(self, scene: Scene, cases: Sequence[Case]) -> list[Found]:
         weights = scene.model.weights(self.select)
         before = {name: weight.detach().clone() for name, weight in weights.items()}
-        latents, prompts = self._pictures(scene)
+        targets, prompts = self._pictures(scene)
         try:
-            won, step = self._learn(scene, cases, latents, prompts, "images")
+            won, step = self._learn(scene, cases, targets, prompts, "images")
         finally:
             with torch.no_grad():
                 for name, weight in weights.items():
@@ -59,7 +59,7 @@ class Relearn:
         """The same count with the weights of `select` shuffled; None if it never got there."""
         weights = scene.model.weights(self.select)
         before = {name: weight.detach().clone() for name, weight in weights.items()}
-        latents, prompts = self._pictures(scene)
+        targets, prompts = self._pictures(scene)
         generator = scene.generator("random weights")
         try:
             with torch.no_grad():
@@ -67,20 +67,20 @@ class Relearn:
                     if weight.dim() > 1:
                         order = torch.randperm(weight.numel(), generator=generator)
                         weight.copy_(weight.flatten()[order.to(weight.device)].view_as(weight))
-            won, step = self._learn(scene, cases, latents, prompts, None)
+            won, step = self._learn(scene, cases, targets, prompts, None)
             return step if won.float().mean() >= 0.5 else None
         finally:
             with torch.no_grad():
                 for name, weight in weights.items():
                     weight.copy_(before[name])
 
-    def _pictures(self, scene: Scene) -> tuple[Tensor, list[str]]:
+    def _pictures(self, scene: Scene) -> tuple[Targets, list[str]]:
         asked = scene.concept.prompts()
         prompts = [asked[i * len(asked) // self.images % len(asked)] for i in range(self.images)]
-        return scene.latents(prompts, "relearning images"), prompts
+        return scene.targets(prompts, "relearning images"), prompts
 
     def _learn(
-        self, scene: Scene, cases: Sequence[Case], latents: Tensor, prompts: list[str],
+        self, scene: Scene, cases: Sequence[Case], targets: Targets, prompts: list[str],
         kept_as: str | None,
     ) -> tuple[Tensor, int]:  # fmt: skip
         """(which cases show the concept at the last drawing, steps taken)."""
@@ -93,12 +93,7 @@ class Relearn:
                 with trainable(weights):
                     for _ in range(min(self.every, self.steps - step)):
                         rows = torch.randint(self.images, (self.batch_size,), generator=generator)
-                        noise = torch.randn(latents[rows].shape, generator=generator)
-                        t = torch.randint(
-                            len(model.alphas_cumprod), rows.shape, generator=generator
-                        )
-                        noise, t = noise.to(model.device), t.to(model.device)
-                        z_t = model.add_noise(latents[rows], noise, t)
+                        z_t, t, noise = scene.lesson(targets, rows, generator)
                         condition = model.encode([prompts[i] for i in rows.tolist()])
                         loss = F.mse_loss(model.predict(z_t, t, condition), noise)
                         optimiser.zero_grad()

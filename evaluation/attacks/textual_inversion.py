@@ -69,7 +69,7 @@ class TextualInversion:
         model, generator = scene.model, scene.generator("textual inversion")
         prompts = scene.concept.prompts()
         chosen = [prompts[i % len(prompts)] for i in range(self.images)]
-        latents = scene.latents(chosen, "inversion images")
+        targets = scene.targets(chosen, "inversion images")
         slotted = model.open_slots([around(p, scene.concept.name) for p in chosen], self.tokens)
         vectors = _embedding(model, self.init or scene.concept.name).repeat(self.tokens, 1)
         vectors.requires_grad_()
@@ -77,13 +77,11 @@ class TextualInversion:
         with scene.progress("textual-inversion", self.steps) as bar:
             for _ in range(self.steps):
                 rows = torch.randint(self.images, (self.batch_size,), generator=generator)
-                noise = torch.randn(latents[rows].shape, generator=generator).to(model.device)
-                t = torch.randint(len(model.alphas_cumprod), (len(rows),), generator=generator)
-                z_t = model.add_noise(latents[rows], noise, t.to(model.device))
+                z_t, t, noise = scene.lesson(targets, rows, generator)
                 condition = model.encode_slots(
                     slotted.rows(rows.to(model.device)), vectors.expand(len(rows), -1, -1)
                 )
-                loss = F.mse_loss(model.predict(z_t, t.to(model.device), condition), noise)
+                loss = F.mse_loss(model.predict(z_t, t, condition), noise)
                 (vectors.grad,) = torch.autograd.grad(loss, [vectors])
                 optimiser.step()
                 bar.advance(f"loss {loss.item():.4f}")

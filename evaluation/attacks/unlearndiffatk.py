@@ -63,7 +63,7 @@ class UnlearnDiffAtk:
         device, words = model.device, ordinary_tokens(scene.model)
         parts = [place(case.prompt, self.placement) for case in cases]
         slotted = model.open_slots(parts, self.tokens)
-        z0 = scene.latents([case.prompt for case in cases], f"targets {cases[0].name}")
+        targets = scene.targets([case.prompt for case in cases], f"targets {cases[0].name}")
         table = model.token_table.detach()[words.to(device)]
         chances = torch.full((len(cases), self.tokens, len(words)), 1 / len(words), device=device)
         optimiser = torch.optim.Adam(
@@ -76,12 +76,10 @@ class UnlearnDiffAtk:
                 if not left or scene.is_over:
                     break
                 rows = torch.tensor(left)
-                level = len(model.alphas_cumprod) * (2 * number + 1) // (2 * self.timesteps)
-                t = torch.full((len(left),), level, device=device)
+                level = (2 * number + 1) / (2 * self.timesteps)
                 for _ in range(self.iterations):
                     sampled = _sample(chances.detach()[left], generator)
-                    noise = torch.randn(z0[left].shape, generator=generator).to(device)
-                    z_t = model.add_noise(z0[left], noise, t)
+                    z_t, t, noise = scene.lesson(targets, rows, generator, level)
                     vectors = table[sampled].requires_grad_()
                     condition = model.encode_slots(slotted.rows(rows.to(device)), vectors)
                     error = (model.predict(z_t, t, condition) - noise).square()

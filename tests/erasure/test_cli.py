@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from erasure.cli import main
+from erasure_datasets.canvas import OBJECTS
 
 
 def call(
@@ -132,6 +133,35 @@ def test_underscores_are_accepted(
     )
 
 
+OTHERS = ",".join(name for name in OBJECTS if name != "cat")
+FORGET = ["forget", "gs-lora", "--model", "pocket-vit"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--class", "zebra"], "pocket-vit has no class 'zebra'"),
+        (["--task", "cat,dog", "--task", "Cat"], "class 'cat' is asked for twice"),
+        (["--class", "cat", "--rank", "0"], "GSLoRA.rank must be at least 1; got 0"),
+        ([], "class must be given at least once"),
+        (["--class", "cat", "--data", "nowhere"], "there is no folder nowhere"),
+        (["--class", "cat", "--model", "nowhere"], "model must be pocket-vit"),
+        (["--class", "cat", "--images", "1", "--missing", OTHERS], "there are no retain images"),
+    ],
+)
+def test_bad_requests_to_forget(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path,
+    options: list[str], message: str,
+) -> None:  # fmt: skip
+    out = tmp_path / "run"
+    code, _, err = call(monkeypatch, capsys, *FORGET, *options, "--out", str(out))
+    assert code == 2
+    assert err.startswith("erasure: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("what", ["methods", "models", "concepts", "attacks", "protocols"])
 def test_list(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, what: str) -> None:
     code, out, _ = call(monkeypatch, capsys, "list", what)
@@ -152,7 +182,8 @@ def test_help_needs_no_torch() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0
-    assert done.stdout.split() == ["advunlearn", "esd", "salun", "uce"]
+    lines = done.stdout.splitlines()
+    assert {"erase advunlearn", "erase sfd", "forget gs-lora", "forget retrain"} <= set(lines)
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path, listed: Path) -> None:

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from contract import Case
 from diffusers import StableDiffusionPipeline
 
 from erasure.erasing import erase
 from erasure.errors import ModelError, SettingError
-from erasure.exporting import save_model
+from erasure.exporting import export, save_model
 from erasure.models.load import load_generator, load_model
-from erasure.models.one_step import OneStep, one_step_scheduler
+from erasure.models.one_step import ONE_STEP, OneStep, one_step_scheduler
 
 
 def generator_on(folder: Path) -> OneStep:
@@ -51,6 +52,22 @@ def test_plain_diffusers_draws_the_same(
     reopened = load_model(str(tmp_path / "out"))
     assert isinstance(reopened, OneStep)
     assert reopened.sampling == generator.sampling
+
+
+def test_a_forgetting_generator_is_exported_and_drawn_without_us(sd2: Path, tmp_path: Path) -> None:
+    result = Case("sfd", sd2).run(tmp_path / "run")
+    assert result.edit.sampling == ONE_STEP
+    assert isinstance(result.model, OneStep)
+    out = export(tmp_path / "run", tmp_path / "out")
+    assert "num_inference_steps=1" in (out / "README.md").read_text()
+    plain = StableDiffusionPipeline.from_pretrained(out, safety_checker=None)
+    rng = torch.Generator().manual_seed(3)
+    options = {"guidance_scale": 1.0, "num_inference_steps": 1, "output_type": "pt"}
+    drawn = plain(["a cat"], generator=[rng], **options).images
+    own = result.model.generate(
+        ["a cat"], steps=1, guidance=1.0, generators=[torch.Generator().manual_seed(3)]
+    )
+    assert (drawn.mul(255).round() - own).abs().max() <= 1
 
 
 def test_more_steps_go_on_from_the_first(sd1: Path) -> None:

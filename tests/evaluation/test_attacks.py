@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from contract import Case
 
 import erasure
 from erasure.errors import EditError, RunError, SettingError
@@ -296,3 +297,27 @@ def test_published_settings_are_the_defaults() -> None:
         "length": 16, "strength": 3.0, "population": 200, "generations": 3000, "crossover": 0.5,
         "mutation": 0.25,
     }.items()  # fmt: skip
+
+
+def test_a_one_step_generator_is_attacked_at_its_own_timestep(
+    sd1: Path, tmp_path: Path, criterion: str
+) -> None:
+    """Whoever sees the lesson's noise draws the target, and the drawing obeys the run's sampling."""
+    run = Case("sfd", sd1).run(tmp_path / "one").folder
+    model, concept = open_run(run), erasure.Edit.load(run).concepts[0]
+    scene = Scene(
+        model, concept, find_criterion(f"{criterion}:never", model, concept), run / "scene",
+        sampling=sampling_of(model, erasure.Edit.load(run).sampling), seed=0, budget=None,
+    )  # fmt: skip
+    targets = scene.targets(["a cat", "a dog"], "targets")
+    z_t, t, wanted = scene.lesson(targets, torch.tensor([1, 0]), torch.Generator(), level=0.1)
+    assert t.tolist() == [625, 625]
+    signal, spread = model.levels(t)
+    assert torch.allclose((z_t - spread * wanted) / signal, targets.latents[[1, 0]], atol=1e-4)
+    with model.original():
+        again = model.predict(z_t, t, model.encode(["a dog", "a cat"]))
+    assert torch.allclose(again, wanted, atol=1e-5)
+    for name in ("unlearndiffatk", "textual-inversion"):
+        record = attack(run, name, criterion=f"{criterion}:by_chance", prompts=2, **SMALL[name])
+        assert record["stamp"]["steps"] == 1
+        assert record["stamp"]["guidance"] == 1.0

@@ -42,7 +42,7 @@ from erasure.edit import Edit
 from erasure.fit import fit
 from erasure.models.diffusion import DiffusionModel
 from erasure.models.slots import Placement, Slotted, place
-from erasure.paths import Paths, PushFrom, draw_paths, points, push_rows
+from erasure.paths import Paths, PushFrom, answers, draw_paths, points, push_rows
 from erasure.registry import METHODS
 from erasure.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
@@ -100,7 +100,8 @@ class AdvUnlearn:
 
         def loss(step: int) -> dict[str, Tensor]:
             z_t, t, prompts = points(forget, self.batch_size, run)
-            asked, start, pushed, none = _untouched(model, z_t, t, prompts)
+            with model.original():
+                asked, start, pushed, none = answers(model, z_t, t, prompts)
             if step < self.warmup:
                 condition = model.encode(prompts[0])
             else:
@@ -115,7 +116,8 @@ class AdvUnlearn:
             wanted = start - self.push * (pushed - none)
             erase = F.mse_loss(model.predict(z_t, t, condition), wanted)
             z_t, t, prompts = points(retain, self.retain_batch_size, run)
-            (wanted,) = _untouched(model, z_t, t, prompts)
+            with model.original():
+                (wanted,) = answers(model, z_t, t, prompts)
             kept = F.mse_loss(model.predict(z_t, t, model.encode(prompts[0])), wanted)
             return {"erase": erase, "retain": self.retain_weight * kept}
 
@@ -167,15 +169,3 @@ class AdvUnlearn:
             model, rows, name=name, count=self.paths, steps=self.sampling_steps,
             guidance=self.guidance, run=run,
         )  # fmt: skip
-
-
-def _untouched(
-    model: DiffusionModel, z_t: Tensor, t: Tensor, columns: list[list[str]]
-) -> list[Tensor]:
-    """The untouched model's prediction under each column of prompts, equal columns asked once."""
-    said: dict[tuple[str, ...], Tensor] = {}
-    with model.original():
-        for texts in map(tuple, columns):
-            if texts not in said:
-                said[texts] = model.predict(z_t, t, model.encode(texts))
-    return [said[tuple(texts)] for texts in columns]

@@ -28,7 +28,7 @@ from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.fit import fit
 from erasure.models.diffusion import DiffusionModel
-from erasure.paths import Paths, PushFrom, draw_paths, points, push_rows
+from erasure.paths import Paths, PushFrom, answers, draw_paths, points, push_rows
 from erasure.registry import METHODS
 from erasure.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
@@ -71,9 +71,7 @@ class ESD:
         def loss(_step: int) -> dict[str, Tensor]:
             z_t, t, prompts = points(forget, self.batch_size, run)
             with model.original():
-                start, pushed, none = (
-                    model.predict(z_t, t, model.encode(texts)) for texts in prompts[1:]
-                )
+                start, pushed, none = answers(model, z_t, t, prompts[1:])
                 wanted = start - self.push * (pushed - none)
             terms = {"erase": F.mse_loss(model.predict(z_t, t, model.encode(prompts[0])), wanted)}
             if retain is not None:

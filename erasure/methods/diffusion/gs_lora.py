@@ -37,7 +37,7 @@ from erasure.edit import Edit
 from erasure.fit import fit
 from erasure.models.lora import Adapter, linears, merge, moving_groups
 from erasure.models.stable_diffusion import StableDiffusion
-from erasure.paths import Paths, PushFrom, draw_paths, points, push_rows
+from erasure.paths import Paths, PushFrom, answers, draw_paths, points, push_rows
 from erasure.registry import METHODS
 from erasure.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
@@ -100,9 +100,7 @@ class GSLoRA:
         def loss(step: int) -> dict[str, Tensor]:
             z_t, t, prompts = points(forget, self.batch_size, run)
             with adapter.off():
-                asked, start, pushed, none = (
-                    model.predict(z_t, t, model.encode(texts)) for texts in prompts
-                )
+                asked, start, pushed, none = answers(model, z_t, t, prompts)
                 wanted = start - self.push * (pushed - none)
                 unit = F.mse_loss(asked, wanted).clamp(min=1e-8)
             left = F.mse_loss(model.predict(z_t, t, model.encode(prompts[0])), wanted) / unit

@@ -1,0 +1,82 @@
+"""Every class-forgetting method on pocket-vit: one request, and a sequence, against retraining.
+
+    python scripts/forgetting_table.py --out runs/forgetting
+    python scripts/forgetting_table.py --methods gs-lora,ssd --no-retrain
+
+Finished runs are kept, so it can be stopped and started again. Prints two tables in Markdown.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from erasure.registry import METHODS
+
+SINGLE = ["--class", "cat,dog,bird"]
+TASKS = ("house,bear,bird", "butterfly,cat,dog", "fish,flame,flower", "frog,horse,jellyfish")
+SEQUENCE = [part for task in TASKS for part in ("--task", task)]
+RETRAIN_IMAGES = 512
+
+
+def run_one(method: str, out: Path, request: list[str], more: list[str]) -> dict[str, Any]:
+    """The two bare commands a user would type; the scores' record."""
+    program = [sys.executable, "-m", "erasure"]
+    if not (out / "edit.json").is_file():
+        images = ["--images", str(RETRAIN_IMAGES)] if method == "retrain" else []
+        subprocess.run(
+            [*program, "forget", method, "--model", "pocket-vit", "--out", out, *request, *images],
+            check=True,
+        )
+    subprocess.run([*program, "evaluate", out, *more], check=True)
+    name = "continual" if request[0] == "--task" else "class-forgetting"
+    return json.loads((out / "scores" / f"{name}.json").read_text())
+
+
+def rows(records: dict[str, dict[str, Any]]) -> list[str]:
+    """One Markdown line per method."""
+    keys = ("Acc_f", "Acc_o", "Acc_r", "H", "MIA", "distance")
+    lines = ["| method | " + " | ".join(keys) + " | worst Acc_r on the way | weights touched | s |"]
+    lines.append("|" + "---|" * (len(keys) + 4))
+    for method, record in records.items():
+        cells = [
+            f"{100 * record['scores'][key]['value']:.1f}" if key in record["scores"] else "-"
+            for key in keys
+        ]
+        worst = record.get("worst", {}).get("Acc_r")
+        cells += [
+            "-" if worst is None else f"{100 * worst:.1f}",
+            f"{100 * record['weights_touched']:.0f} %", f"{record['seconds']:.0f}",
+        ]  # fmt: skip
+        lines.append("| " + " | ".join([method, *cells]) + " |")
+    return lines
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/forgetting"))
+    parser.add_argument("--methods", default=",".join(METHODS.names("vit")))
+    parser.add_argument(
+        "--retrain", action=argparse.BooleanOptionalAction, default=True,
+        help="retrain first, for the distance",
+    )  # fmt: skip
+    chosen = parser.parse_args()
+    names = [name for name in chosen.methods.split(",") if name != "retrain"]
+    if chosen.retrain:
+        names.insert(0, "retrain")
+    for title, request in (("single", SINGLE), ("sequence", SEQUENCE)):
+        found: dict[str, dict[str, Any]] = {}
+        # one retraining stands for a whole sequence: without all of its classes
+        flat = request if title == "single" else ["--class", ",".join(TASKS)]
+        gold = chosen.out / "retrain" / title
+        for name in names:
+            folder = chosen.out / name / title
+            more = ["--reference", str(gold)] if chosen.retrain and name != "retrain" else []
+            asked = flat if name == "retrain" else request
+            found[name] = run_one(name, folder, asked, more)
+        print(f"\n{title}: {' '.join(request)}\n")
+        print("\n".join(rows(found)))
