@@ -5,7 +5,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from erasure.models.vit import ViTModel
 from erasure.run import Run
+from erasure_datasets.classes import Labelled
 
 
 def picked(count: int, batch: int, step: int, run: Run, name: str) -> Tensor:
@@ -16,6 +18,14 @@ def picked(count: int, batch: int, step: int, run: Run, name: str) -> Tensor:
     places = [divmod(place, count) for place in range(step * batch, (step + 1) * batch)]
     whole = torch.tensor([_order(run, name, epoch, count)[i] for epoch, i in places])
     return run.shard(whole).cpu()
+
+
+def labelled(
+    model: ViTModel, part: Labelled, batch: int, step: int, run: Run, name: str
+) -> tuple[Tensor, Tensor]:
+    """The step's prepared images and their labels, on the run's device."""
+    chosen = picked(len(part), batch, step, run, name)
+    return model.prepare(part.images[chosen]), part.labels[chosen].to(run.device)
 
 
 @lru_cache(maxsize=8)

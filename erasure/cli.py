@@ -182,7 +182,11 @@ def list_(
     elif what == "attacks":
         lines = attack_names()
     elif what == "concepts":
-        folder = Path(__file__).parent / "models" / "pocket" if model == "pocket" else Path(model)
+        folder = (
+            Path(__file__).parent / "models" / "pocket"
+            if model.startswith("pocket")
+            else Path(model)
+        )
         if not (folder / "concepts.json").is_file():
             raise SettingError(f"{model} has no list of concepts; any text can be erased from it.")
         lines = load("erasure_datasets.concept:Catalogue").load(folder / "concepts.json").targets()

@@ -19,6 +19,7 @@ from erasure.models.load import load_model
 from erasure.models.load_vit import load_vit, save_vit
 from erasure.models.one_step import ONE_STEP, OneStep
 from erasure.models.stable_diffusion import StableDiffusion
+from erasure.models.vit import ViTModel
 from erasure.storage import atomic, write_json
 
 Form = Literal["diffusers", "text-encoder", "delta", "lora", "vit"]
@@ -49,8 +50,7 @@ def export(run: Path, out: Path, *, to: Form = "diffusers", dtype: str = "float3
     if to == "lora":
         return _export_lora(run, out, edit)
     if to == "vit":
-        model = load_vit(edit.base)
-        edit.apply(model)
+        model = open_vit(run)
         with atomic(out) as temporary:
             save_vit(model, temporary)
             (temporary / "README.md").write_text(model_card(run, edit, to))
@@ -157,6 +157,14 @@ def open_run(
     return model
 
 
+def open_vit(run: Path) -> ViTModel:
+    """A forgetting run's classifier, with its edit applied."""
+    edit = Edit.load(run)
+    model = load_vit(edit.base)
+    edit.apply(model)
+    return model
+
+
 def save_model(model: StableDiffusion, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a diffusers folder, with what this toolkit knows of the model beside it."""
     pipeline = model.pipeline
@@ -200,42 +208,7 @@ def model_card(run: Path, edit: Edit, form: Form) -> str:
         f"Erased with **{edit.method}** (erasure-toolkit). Concepts: {names}. "
         f"Base: `{edit.base}`.", "",
     ]  # fmt: skip
-    if form == "diffusers":
-        lines += [
-            "```python", "from diffusers import StableDiffusionPipeline", "",
-            "pipeline = StableDiffusionPipeline.from_pretrained("
-            '"<this folder>", safety_checker=None)',
-        ]  # fmt: skip
-        if edit.sampling:
-            lines.append(
-                f'pipeline("...", num_inference_steps={edit.sampling.steps}, '
-                f"guidance_scale={edit.sampling.guidance})  # it draws in so many calls"
-            )
-        lines += ["```", ""]
-    elif form == "text-encoder":
-        lines += [
-            "Only the text encoder: it erases in front of any UNet of this model's family.", "",
-            "```python", "from transformers import CLIPTextModel", "",
-            'pipeline.text_encoder = CLIPTextModel.from_pretrained("<this folder>")',
-            "```", "",
-        ]  # fmt: skip
-    elif form == "lora":
-        lines += [
-            "One adapter per request: `pipeline.load_lora_weights(folder, weight_name=...)`, or "
-            "one peft folder each for a classifier.", "",
-        ]  # fmt: skip
-    elif form == "vit":
-        lines += [
-            f"A classifier of {len(edit.concepts)} classes fewer; the head keeps its size. Open it "
-            "with `timm.create_model('local-dir:<this folder>', pretrained=True)`, or with "
-            "transformers if its config.json names a model_type.", "",
-        ]  # fmt: skip
-    else:
-        lines += [
-            "Only the changed tensors: load them with `erasure.Edit.load(folder)` "
-            "and `.apply(model)`.",
-            "",
-        ]
+    lines += _usage(edit, form)
     lines += ["## Settings", "", "| setting | value |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in edit.settings.items()]
     for file in sorted((run / "scores").glob("*.json")):
@@ -253,3 +226,44 @@ def model_card(run: Path, edit: Edit, form: Form) -> str:
             lines.append(f"| {name} | {score['value']:.3f} | {untouched} | {score['n']} |")
         lines += ["", "Stamp: `" + json.dumps(record["stamp"]) + "`"]
     return "\n".join(lines) + "\n"
+
+
+def _usage(edit: Edit, form: str) -> list[str]:
+    """The card's lines on how to open an export."""
+    if form == "diffusers":
+        lines = [
+            "```python", "from diffusers import StableDiffusionPipeline", "",
+            "pipeline = StableDiffusionPipeline.from_pretrained("
+            '"<this folder>", safety_checker=None)',
+        ]  # fmt: skip
+        if edit.sampling:
+            lines.append(
+                f'pipeline("...", num_inference_steps={edit.sampling.steps}, '
+                f"guidance_scale={edit.sampling.guidance})  # it draws in so many calls"
+            )
+        lines += ["```", ""]
+    elif form == "text-encoder":
+        lines = [
+            "Only the text encoder: it erases in front of any UNet of this model's family.", "",
+            "```python", "from transformers import CLIPTextModel", "",
+            'pipeline.text_encoder = CLIPTextModel.from_pretrained("<this folder>")',
+            "```", "",
+        ]  # fmt: skip
+    elif form == "lora":
+        lines = [
+            "One adapter per request: `pipeline.load_lora_weights(folder, weight_name=...)`, or "
+            "one peft folder each for a classifier.", "",
+        ]  # fmt: skip
+    elif form == "vit":
+        lines = [
+            f"A classifier of {len(edit.concepts)} classes fewer; the head keeps its size. Open it "
+            "with `timm.create_model('local-dir:<this folder>', pretrained=True)`, or with "
+            "transformers if its config.json names a model_type.", "",
+        ]  # fmt: skip
+    else:
+        lines = [
+            "Only the changed tensors: load them with `erasure.Edit.load(folder)` "
+            "and `.apply(model)`.",
+            "",
+        ]
+    return lines

@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from erasure.errors import RunError, SettingError
+from erasure.optimisers import Stepper
+from erasure.progress import Bar
 from erasure.storage import append_line, atomic, read_tensors, write_json, write_tensors
 
 Precision = Literal["no", "bf16"]
@@ -34,21 +36,6 @@ SAME_RUN = (
     "mixed_precision",
     "processes",
 )
-
-
-class Stepper(Protocol):
-    """An optimiser, as far as a run needs one: it can be saved and loaded."""
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]: ...
-
-    def zero_grad(self) -> None: ...
-
-    def step(self) -> object: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
 class Run:
@@ -210,7 +197,7 @@ class Run:
             self.watcher(stage, step)
 
     @contextmanager
-    def progress(self, stage: str, total: int, start: int = 0) -> Iterator["Bar"]:
+    def progress(self, stage: str, total: int, start: int = 0) -> Iterator[Bar]:
         """A live bar on standard error with loss, rate and time left; silent in other processes."""
         columns = (
             TextColumn("{task.description}"), BarColumn(),
@@ -302,18 +289,6 @@ class Run:
                 kept.append(line + "\n")
         with atomic(file) as temporary:
             temporary.write_text("".join(kept))
-
-
-class Bar:
-    """One line of the live display."""
-
-    def __init__(self, live: Progress, task: TaskID) -> None:
-        self._live, self._task, self._start, self._count = live, task, time.monotonic(), 0
-
-    def advance(self, note: str = "") -> None:
-        self._count += 1
-        rate = self._count / max(time.monotonic() - self._start, 1e-6)
-        self._live.update(self._task, advance=1, note=f"{note} {rate:.1f}/s".strip())
 
 
 def _holds_files(folder: Path) -> bool:

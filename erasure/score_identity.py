@@ -20,10 +20,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from erasure.fit import Optimiser, fit, trainable
+from erasure.fit import fit, trainable
 from erasure.models.diffusion import Condition, DiffusionModel
 from erasure.models.one_step import OneStep, pipeline_with
 from erasure.models.stable_diffusion import StableDiffusion
+from erasure.optimisers import Optimiser
 from erasure.run import Run
 
 

@@ -12,7 +12,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from erasure.models.diffusion import DiffusionModel
-from erasure.run import Bar
+from erasure.progress import Bar
 from erasure.storage import atomic
 from erasure_datasets.images import read_image
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from erasure.edit import Edit
 from erasure.errors import SettingError
-from erasure.exporting import open_run
+from erasure.exporting import open_run, open_vit
 from erasure.storage import atomic
 from evaluation.page import render
 from evaluation.protocols import pocket
@@ -79,17 +79,18 @@ def facts(run: Path) -> dict[str, Any]:
 
 def moved(run: Path, edit: Edit) -> list[dict[str, Any]]:
     """Each changed tensor's relative change |new - old| / |old|, largest first."""
-    base = open_run(run, edited=False).parameters()
+    is_vit = bool(edit.concepts) and edit.concepts[0].kind == "class"
+    model = open_vit(run) if is_vit else open_run(run)
+    current = model.parameters()
     changes = [
         {
             "name": name,
-            "size": tensor.numel(),
+            "size": old.numel(),
             "change": float(
-                (tensor - (old := base[name].detach().float().cpu())).norm()
-                / old.norm().clamp_min(1e-12)
+                (current[name].detach() - old).float().norm() / old.float().norm().clamp_min(1e-12)
             ),
         }
-        for name, tensor in edit.tensors.items()
+        for name, old in model.originals.items()
     ]
     return sorted(changes, key=lambda entry: -entry["change"])
 

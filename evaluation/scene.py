@@ -16,7 +16,7 @@ from torch import Tensor
 
 from erasure.models.diffusion import Condition, DiffusionModel, Sampling
 from erasure.models.one_step import OneStep
-from erasure.run import Bar
+from erasure.progress import Bar
 from erasure.storage import atomic
 from erasure_datasets.concept import Concept
 from evaluation.criteria import Criterion

@@ -302,7 +302,7 @@ def test_published_settings_are_the_defaults() -> None:
 def test_a_one_step_generator_is_attacked_at_its_own_timestep(
     sd1: Path, tmp_path: Path, criterion: str
 ) -> None:
-    """Whoever sees the lesson's noise draws the target, and the drawing obeys the run's sampling."""
+    """Whoever sees the lesson's noise draws the target; drawing obeys the run's sampling."""
     run = Case("sfd", sd1).run(tmp_path / "one").folder
     model, concept = open_run(run), erasure.Edit.load(run).concepts[0]
     scene = Scene(

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from erasure.batches import picked
+from erasure.batches import labelled
 from erasure.config import check, setting
-from erasure.fit import Optimiser, fit
+from erasure.fit import fit
 from erasure.forgetting import Request
 from erasure.models.vit import ViTModel
+from erasure.optimisers import Optimiser
 from erasure.registry import METHODS
 from erasure.run import Run
 
@@ -51,9 +52,9 @@ class FineTune:
         steps = request.steps(self.epochs, self.batch_size, part)
 
         def loss(step: int) -> dict[str, Tensor]:
-            chosen = picked(len(part), self.batch_size, step, run, f"{request.stage} retain")
-            logits = model.forward(model.prepare(part.images[chosen]))[1]
-            terms = {"retain": F.cross_entropy(logits, part.labels[chosen].to(run.device))}
+            x, right = labelled(model, part, self.batch_size, step, run, f"{request.stage} retain")
+            logits = model.forward(x)[1]
+            terms = {"retain": F.cross_entropy(logits, right)}
             gamma = penalty(self.l1, step * self.epochs / steps, self.epochs, self.epochs_without)
             if gamma:
                 size = torch.stack([weight.abs().sum() for weight in weights.values()]).sum()

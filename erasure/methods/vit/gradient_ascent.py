@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from erasure.batches import picked
+from erasure.batches import labelled
 from erasure.config import check, setting
-from erasure.fit import Optimiser, fit
+from erasure.fit import fit
 from erasure.forgetting import Request
 from erasure.models.vit import ViTModel
+from erasure.optimisers import Optimiser
 from erasure.registry import METHODS
 from erasure.run import Run
 
@@ -45,9 +46,9 @@ class GradientAscent:
         part = request.forget
 
         def loss(step: int) -> dict[str, Tensor]:
-            chosen = picked(len(part), self.batch_size, step, run, f"{request.stage} forget")
-            logits = model.forward(model.prepare(part.images[chosen]))[1]
-            return {"forget": -F.cross_entropy(logits, part.labels[chosen].to(run.device))}
+            x, right = labelled(model, part, self.batch_size, step, run, f"{request.stage} forget")
+            logits = model.forward(x)[1]
+            return {"forget": -F.cross_entropy(logits, right)}
 
         fit(
             loss, weights, steps=request.steps(self.epochs, self.batch_size, part),

@@ -36,15 +36,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from erasure.batches import picked
+from erasure.batches import labelled
 from erasure.config import check, setting
-from erasure.fit import Optimiser, fit
+from erasure.fit import fit
 from erasure.forgetting import Request
 from erasure.models.lora import Adapter, linears, merge, moving_groups
 from erasure.models.vit import ViTModel
+from erasure.optimisers import Optimiser
 from erasure.registry import METHODS
 from erasure.run import Run
-from erasure_datasets.classes import Labelled
 
 
 @METHODS.register
@@ -93,17 +93,14 @@ class GSLoRA:
         per_epoch = max(steps // self.epochs, 1)
         share = 1 - self.average ** (1 / per_epoch)
 
-        def batch(part: Labelled, step: int, name: str) -> tuple[Tensor, Tensor]:
-            chosen = picked(len(part), self.batch_size, step, run, f"{request.stage} {name}")
-            return model.prepare(part.images[chosen]), part.labels[chosen].to(run.device)
-
         def loss(step: int) -> dict[str, Tensor]:
             if step >= self.average_from * per_epoch:
                 is_first = step == self.average_from * per_epoch
                 _follow(mean, weights, 1 if is_first else share)
             (x_f, y_f), (x_r, y_r) = (
-                batch(request.forget, step, "forget"), batch(request.retain, step, "retain")
-            )  # fmt: skip
+                labelled(model, part, self.batch_size, step, run, f"{request.stage} {name}")
+                for part, name in ((request.forget, "forget"), (request.retain, "retain"))
+            )
             features, logits = model.forward(torch.cat([x_f, x_r]))
             terms = {
                 "retain": F.cross_entropy(logits[len(y_f) :], y_r),

@@ -18,11 +18,12 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erasure.batches import picked
+from erasure.batches import labelled
 from erasure.config import check, setting
-from erasure.fit import Optimiser, fit
+from erasure.fit import fit
 from erasure.forgetting import Request
 from erasure.models.vit import ViTModel
+from erasure.optimisers import Optimiser
 from erasure.registry import METHODS
 from erasure.run import Run
 
@@ -58,18 +59,15 @@ def relabel(
     """Train the weights, or what the masks leave of them, on random labels and right ones."""
 
     def loss(step: int) -> dict[str, Tensor]:
-        sides = []
-        for part, name in ((request.forget, "forget"), (request.retain, "retain")):
-            size = settings.batch_size
-            chosen = picked(len(part), size, step, run, f"{request.stage} {name}")
-            sides.append((model.prepare(part.images[chosen]), part.labels[chosen]))
-        (x_f, y_f), (x_r, y_r) = sides
-        wrong = other_labels(y_f, len(model.labels), run).to(run.device)
+        (x_f, y_f), (x_r, y_r) = (
+            labelled(model, part, settings.batch_size, step, run, f"{request.stage} {name}")
+            for part, name in ((request.forget, "forget"), (request.retain, "retain"))
+        )
+        wrong = other_labels(y_f, len(model.labels), run)
         logits = model.forward(torch.cat([x_f, x_r]))[1]
         return {
             "forget": F.cross_entropy(logits[: len(wrong)], wrong),
-            "retain": settings.retain_weight
-            * F.cross_entropy(logits[len(wrong) :], y_r.to(run.device)),
+            "retain": settings.retain_weight * F.cross_entropy(logits[len(wrong) :], y_r),
         }
 
     fit(
@@ -80,7 +78,7 @@ def relabel(
 
 
 def other_labels(labels: Int[Tensor, " b"], classes: int, run: Run) -> Int[Tensor, " b"]:
-    """A random class for each label, never the label itself, on the CPU."""
+    """A random class for each label, never the label itself."""
     count = len(labels) * run.accelerator.num_processes
-    shift = run.shard(torch.randint(1, classes, (count,), generator=run.generator)).cpu()
+    shift = run.shard(torch.randint(1, classes, (count,), generator=run.generator))
     return (labels + shift) % classes

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from erasure.batches import picked
+from erasure.batches import labelled
 from erasure.config import check, setting
-from erasure.fit import Optimiser, fit
+from erasure.fit import fit
 from erasure.forgetting import Request
 from erasure.models.vit import ViTModel, reinitialise
+from erasure.optimisers import Optimiser
 from erasure.registry import METHODS
 from erasure.run import Run
 
@@ -52,10 +53,8 @@ class Retrain:
             with torch.no_grad():
                 for name, weight in weights.items():
                     average[name].lerp_(weight.detach(), share)
-            chosen = picked(len(part), self.batch_size, step, run, f"{request.stage} retain")
-            x = augmented(model.prepare(part.images[chosen]), run)
-            logits = model.forward(x)[1]
-            right = part.labels[chosen].to(run.device)
+            x, right = labelled(model, part, self.batch_size, step, run, f"{request.stage} retain")
+            logits = model.forward(augmented(x, run))[1]
             return {"retain": F.cross_entropy(logits, right, label_smoothing=0.05)}
 
         fit(

@@ -1,0 +1,99 @@
+"""Which optimiser takes the steps, in a form that a run can save and resume."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import nn
+
+
+class Stepper(Protocol):
+    """An optimiser, as far as a run needs one: it can be saved and loaded."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]: ...
+
+    def zero_grad(self) -> None: ...
+
+    def step(self) -> object: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+
+class MuonAndAdam:
+    """Muon on the matrices and AdamW on the rest, with one state for both."""
+
+    def __init__(self, weights: Sequence[nn.Parameter], rate: float, weight_decay: float) -> None:
+        matrices = [weight for weight in weights if weight.ndim == 2]
+        others = [weight for weight in weights if weight.ndim != 2]
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(
+                matrices, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(others, lr=rate, weight_decay=0.0),
+        ]
+        self.firsts = (0, len(matrices))
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return [group for part in self.parts for group in part.param_groups]
+
+    def zero_grad(self) -> None:
+        for part in self.parts:
+            part.zero_grad()
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The parts' states under consecutive numbers."""
+        return {
+            "state": {
+                first + number: slots
+                for first, part in zip(self.firsts, self.parts, strict=True)
+                for number, slots in part.state_dict()["state"].items()
+            }
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        ends = (*self.firsts[1:], float("inf"))
+        for first, end, part in zip(self.firsts, ends, self.parts, strict=True):
+            own = {n - first: s for n, s in state_dict["state"].items() if first <= n < end}
+            part.load_state_dict({**part.state_dict(), "state": own})
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """Which optimiser takes the steps; `cosine` lets the learning rate fall to 0 over them.
+
+    "muon" is Muon for the matrices (Jordan et al., 2024, its update scaled to AdamW's) and AdamW
+    for everything else.
+    """
+
+    kind: Literal["adam", "adamw", "sgd", "muon"] = "adam"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    momentum: float = 0.0
+    cosine: bool = False
+
+    def over(self, weights: Sequence[nn.Parameter], rate: float) -> Stepper:
+        if self.kind == "muon":
+            return MuonAndAdam(weights, rate, self.weight_decay)
+        if self.kind == "sgd":
+            return torch.optim.SGD(
+                weights, lr=rate, momentum=self.momentum, weight_decay=self.weight_decay
+            )
+        kind = torch.optim.AdamW if self.kind == "adamw" else torch.optim.Adam
+        return kind(weights, lr=rate, betas=self.betas, weight_decay=self.weight_decay)
+
+    def rate(self, step: int, steps: int) -> float:
+        """The factor on the learning rate at a step."""
+        return (1 + math.cos(math.pi * step / steps)) / 2 if self.cosine else 1.0
+
+
+ADAM = Optimiser()
