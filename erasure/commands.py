@@ -40,7 +40,7 @@ class LazyGroup(TyperGroup):
 
 def option(name: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
     """One option of a command; `...` as its default makes it required."""
-    flag = "--" + name.replace("_", "-")
+    flag = "--" + name.rstrip("_").replace("_", "-")  # class_ for a word that Python keeps
     flags = [f"{flag}/--no-{name.replace('_', '-')}"] if kind == bool | None else [flag]
     annotation = Annotated[kind, typer.Option(*flags, help=text)]
     value = inspect.Parameter.empty if default is ... else default

@@ -116,7 +116,7 @@ def _forget_command(name: str) -> Any:
     """A command with the options of every request and one per field of the method's dataclass."""
     method = load("erasure.registry:METHODS").get("vit", name)
     texts: list[tuple[str, Any, Any, str]] = [
-        ("class", list[str] | None, None, "what to forget, in one request; several with commas"),
+        ("class_", list[str] | None, None, "what to forget, in one request; several with commas"),
         ("task", list[str] | None, None, "one request of several, in turn: cat,dog"),
         ("model", str, "pocket-vit", "pocket-vit, timm:NAME, a classifier's folder or a Hub id"),
         ("out", Path, ..., "the run's folder"),
@@ -134,7 +134,7 @@ def _forget_command(name: str) -> Any:
     common = [option(*line) for line in texts]
 
     def command(**values: Any) -> None:
-        tasks = _words(",".join(values["class"] or [])), *map(_words, values["task"] or [])
+        tasks = _words(",".join(values["class_"] or [])), *map(_words, values["task"] or [])
         forgetting = importlib.import_module("erasure.forgetting")
         data = forgetting.Data(
             values["data"], values["images"], values["test_images"], values["shots"],
