@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
 
-from erasure.config import Value, resolve
+from erasure.config import Source, Value, resolve
 from erasure.edit import Edit
 from erasure.errors import ErasureError, ModelError, SettingError
 from erasure.exporting import open_run
@@ -84,17 +84,9 @@ def erase(
         method_class, given=settings, quick=quick, presets=read_presets(loaded.folder, word)
     )
     record = {
-        "command": shlex.join(sys.argv),
-        "method": word,
-        "model": loaded.name,
+        **record_of(run, word, loaded.name, found, chosen, sources),
         "config": str(config) if config else None,
-        "concepts": [concept.as_json() for concept in found],
-        "settings": asdict(chosen),  # type: ignore[call-overload]
-        "sources": sources,
         "quick": quick,
-        "seed": seed,
-        "mixed_precision": mixed_precision,
-        "processes": run.accelerator.num_processes,
     }
     if run.begin(record):
         edit = Edit.load(run.folder)
@@ -114,3 +106,21 @@ def erase(
     if edit.base != loaded.name:  # the method edited a generator of the model, not the model
         loaded = open_run(run.folder, device=run.device)
     return Result(loaded, edit, run.folder)
+
+
+def record_of(
+    run: Run, word: str, model: str, concepts: list[Concept], settings: object,
+    sources: dict[str, Source],
+) -> dict[str, object]:  # fmt: skip
+    """What config.json says of every run, before it begins."""
+    return {
+        "command": shlex.join(sys.argv),
+        "method": word,
+        "model": model,
+        "concepts": [concept.as_json() for concept in concepts],
+        "settings": asdict(settings),  # type: ignore[call-overload]
+        "sources": sources,
+        "seed": run.seed,
+        "mixed_precision": run.mixed_precision,
+        "processes": run.accelerator.num_processes,
+    }

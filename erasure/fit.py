@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -52,11 +53,7 @@ def fit(
             run.average_gradients(weights)
             if not _is_finite(total, weights):
                 file = run.save_state(stage, step, weights, optimiser, carried)
-                raise DivergedError(
-                    f"{stage} met a loss or gradient that is not finite at step {step} "
-                    f"(loss {total.item():.4g}); the last good state is kept in {file}. "
-                    "Lower learning_rate and use another --out."
-                )
+                raise _diverged(stage, step, total.item(), file)
             if clip is not None:
                 nn.utils.clip_grad_value_(list(weights.values()), clip)
             for name, mask in (masks or {}).items():
@@ -76,6 +73,13 @@ def fit(
             run.checkpoint(stage, step + 1, weights, optimiser, carried)
         if start < steps:
             run.save_state(stage, steps, weights, optimiser, carried)
+
+
+def _diverged(stage: str, step: int, loss: float, file: Path) -> DivergedError:
+    return DivergedError(
+        f"{stage} met a loss or gradient that is not finite at step {step} (loss {loss:.4g}); "
+        f"the last good state is kept in {file}. Lower learning_rate and use another --out."
+    )
 
 
 def _is_finite(total: Tensor, weights: Mapping[str, nn.Parameter]) -> bool:

@@ -1,8 +1,6 @@
 """Make a vision transformer forget classes, one request after another, and keep the result."""
 
 import json
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from erasure.config import Value, resolve
 from erasure.edit import Edit
+from erasure.erasing import record_of
 from erasure.errors import ModelError, SettingError
 from erasure.models.load import read_presets
 from erasure.models.load_vit import load_vit
@@ -96,18 +95,10 @@ def forget(
         Concept(loaded.labels[number], "class", label=number) for task in classes for number in task
     ]
     record = {
-        "command": shlex.join(sys.argv),
-        "method": word,
-        "model": loaded.name,
-        "concepts": [concept.as_json() for concept in concepts],
+        **record_of(run, word, loaded.name, concepts, chosen, sources),
         "tasks": [[loaded.labels[number] for number in task] for task in classes],
         "data": asdict(data),
-        "settings": asdict(chosen),
-        "sources": sources,
         "quick": quick,
-        "seed": seed,
-        "mixed_precision": mixed_precision,
-        "processes": run.accelerator.num_processes,
     }
     if run.begin(record):
         edit = Edit.load(run.folder)

@@ -72,15 +72,24 @@ def evaluate(
         "requests": json.loads((run / "requests.json").read_text()),
         "weights_touched": sum(sizes[weight] for weight in touched) / sum(sizes.values()),
         "seconds": config.get("seconds"),
-        "stamp": {
-            "protocol": name, "data": config["data"], "classes": len(model.labels),
-            "images": len(test), "resolution": model.transform.size,
-            "reference": str(reference) if reference else None,
-            "versions": {part: version(part) for part in ("torch", "timm", "erasure-toolkit")},
-        },
-    }  # fmt: skip
+        "stamp": stamp(name, config["data"], model, len(test), reference),
+    }
     write_json(run / "scores" / f"{name}.json", record)
     return record
+
+
+def stamp(
+    name: str, data: dict[str, Any], model: ViTModel, images: int, reference: Path | None
+) -> dict[str, object]:
+    return {
+        "protocol": name,
+        "data": data,
+        "classes": len(model.labels),
+        "images": images,
+        "resolution": model.transform.size,
+        "reference": str(reference) if reference else None,
+        "versions": {part: version(part) for part in ("torch", "timm", "erasure-toolkit")},
+    }
 
 
 def _scores(

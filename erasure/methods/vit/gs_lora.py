@@ -124,10 +124,7 @@ class GSLoRA:
                 stage=request.stage, carried={f"mean.{n}": matrix for n, matrix in mean.items()},
                 by=Optimiser("adamw", weight_decay=self.weight_decay, cosine=True),
             )  # fmt: skip
-        if self.average_from < self.epochs:
-            _follow(mean, weights, share)
-        else:
-            mean = {name: matrix.detach() for name, matrix in weights.items()}
+        _follow(mean, weights, share if self.average_from < self.epochs else 1)
         kept, moved = moving_groups(model, mean, groups, adapter.scale, self.zero_below)
         run.log(f"{request.stage} groups", steps, {f"block {i}": m for i, m in enumerate(moved)})
         merge(model, kept, adapter.scale)
