@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 import torch
 from jaxtyping import Float, Int, UInt8
 from timm.data import resolve_data_config
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from erasure.errors import ModelError
-from erasure.storage import read_tensors
+from erasure.models.load_vit import read_network
 
 
 @dataclass(frozen=True)
@@ -46,16 +45,7 @@ def load_classifier(folder: Path) -> Classifier:
     if not file.is_file():
         raise ModelError(f"{folder} is no classifier: it has no config.json.")
     config = json.loads(file.read_text())
-    model = timm.create_model(
-        config["architecture"], num_classes=config["num_classes"], **config.get("model_args", {})
-    )
-    tensors, _ = read_tensors(folder / "model.safetensors")
-    try:
-        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    except RuntimeError as error:
-        raise ModelError(
-            f"{folder}'s weights do not fit its config: {str(error).splitlines()[0]}"
-        ) from error
+    model = read_network(folder, config)
     data = resolve_data_config(pretrained_cfg=config["pretrained_cfg"])
     labels = tuple(config["label_names"])
     return Classifier(

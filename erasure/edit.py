@@ -107,6 +107,11 @@ class Edit:
         )
 
     @property
+    def is_of_classes(self) -> bool:
+        """Whether a classifier was edited."""
+        return bool(self.concepts) and self.concepts[0].kind == "class"
+
+    @property
     def scale(self) -> float:
         """alpha / rank of the adapters."""
         return float(self.settings["alpha"]) / int(self.settings["rank"])  # type: ignore[arg-type, call-overload]

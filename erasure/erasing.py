@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import get_args
@@ -94,8 +94,16 @@ def erase(
             return Result(open_run(run.folder, device=run.device), edit, run.folder)
         edit.apply(loaded)
         return Result(loaded, edit, run.folder)
+    edit = kept_edit(run, lambda: chosen.erase(loaded, found, run))
+    if edit.base != loaded.name:  # the method edited a generator of the model, not the model
+        loaded = open_run(run.folder, device=run.device)
+    return Result(loaded, edit, run.folder)
+
+
+def kept_edit(run: Run, make: Callable[[], Edit]) -> Edit:
+    """Make the edit and finish the run with it; a SettingError takes the run back."""
     try:
-        edit = chosen.erase(loaded, found, run)
+        edit = make()
     except SettingError:
         run.withdraw()
         raise
@@ -103,9 +111,7 @@ def erase(
         edit.save(run.folder)
     run.finish()
     run.accelerator.wait_for_everyone()
-    if edit.base != loaded.name:  # the method edited a generator of the model, not the model
-        loaded = open_run(run.folder, device=run.device)
-    return Result(loaded, edit, run.folder)
+    return edit
 
 
 def record_of(

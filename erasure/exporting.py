@@ -43,7 +43,7 @@ def export(run: Path, out: Path, *, to: Form = "diffusers", dtype: str = "float3
     if out.exists():
         raise SettingError(f"out must be a new folder; {out} exists.")
     edit = Edit.load(run)
-    is_vit = bool(edit.concepts) and edit.concepts[0].kind == "class"
+    is_vit = edit.is_of_classes
     if is_vit != (to == "vit") and to not in ("delta", "lora"):
         fitting = "vit, lora or delta" if is_vit else "diffusers, text-encoder, lora or delta"
         raise SettingError(f"to must be {fitting} for {run}; got {to!r}.")
@@ -88,7 +88,7 @@ def _export_lora(run: Path, out: Path, edit: Edit) -> Path:
         temporary.mkdir(parents=True, exist_ok=True)
         for request, names in edit.requests.items():
             place = temporary / "-".join(name.replace(" ", "_") for name in names)
-            if edit.concepts[0].kind == "class":
+            if edit.is_of_classes:
                 _write_peft(edit.adapter(request), dict(edit.settings), place)
             else:
                 file = place.with_name(place.name + ".safetensors")
@@ -198,7 +198,7 @@ def _rename_for_publishing(encoder: Path) -> None:
 def model_card(run: Path, edit: Edit, form: Form) -> str:
     """A README.md with Hub front matter: base, method, concepts, settings, scores."""
     names = ", ".join(concept.name for concept in edit.concepts)
-    is_vit = bool(edit.concepts) and edit.concepts[0].kind == "class"
+    is_vit = edit.is_of_classes
     lines = [
         "---", f"library_name: {LIBRARIES.get(form, 'diffusers')}",
         f"pipeline_tag: {'image-classification' if is_vit else 'text-to-image'}",

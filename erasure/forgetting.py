@@ -13,7 +13,7 @@ from torch import Tensor
 
 from erasure.config import Value, resolve
 from erasure.edit import Edit
-from erasure.erasing import record_of
+from erasure.erasing import kept_edit, record_of
 from erasure.errors import ModelError, SettingError
 from erasure.models.load import read_presets
 from erasure.models.load_vit import load_vit
@@ -104,16 +104,12 @@ def forget(
         edit = Edit.load(run.folder)
         edit.apply(loaded)
         return Forgotten(loaded, edit, run.folder)
-    try:
+
+    def make() -> Edit:
         train, test = load_parts(loaded, data)
-        edit = _forget_all(chosen, loaded, classes, concepts, train, test, word, watch_every, run)
-    except SettingError:
-        run.withdraw()
-        raise
-    if run.is_main:
-        edit.save(run.folder)
-    run.finish()
-    run.accelerator.wait_for_everyone()
+        return _forget_all(chosen, loaded, classes, concepts, train, test, word, watch_every, run)
+
+    edit = kept_edit(run, make)
     return Forgotten(loaded, edit, run.folder)
 
 

@@ -79,8 +79,7 @@ def facts(run: Path) -> dict[str, Any]:
 
 def moved(run: Path, edit: Edit) -> list[dict[str, Any]]:
     """Each changed tensor's relative change |new - old| / |old|, largest first."""
-    is_vit = bool(edit.concepts) and edit.concepts[0].kind == "class"
-    model = open_vit(run) if is_vit else open_run(run)
+    model = open_vit(run) if edit.is_of_classes else open_run(run)
     current = model.parameters()
     changes = [
         {

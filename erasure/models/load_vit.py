@@ -53,6 +53,18 @@ def load_vit(
         return _transformers(folder, full_name, device)
     if "architecture" not in config:
         raise ModelError(f"{file} names neither a timm architecture nor a model_type.")
+    network = read_network(folder, config)
+    count = config["num_classes"]
+    labels = config.get("label_names") or [str(number) for number in range(count)]
+    library = "torchvision" if config["architecture"].startswith("torchvision:") else "timm"
+    return ViTModel(
+        network.to(device), name=full_name, folder=folder, labels=labels, library=library,
+        transform=_transform(config["pretrained_cfg"]),
+    )  # fmt: skip
+
+
+def read_network(folder: Path, config: dict[str, Any]) -> nn.Module:
+    """The network of a timm or torchvision folder, in float32; ModelError if it does not fit."""
     network = empty_network(config)
     tensors, _ = read_tensors(folder / "model.safetensors")
     try:
@@ -61,13 +73,7 @@ def load_vit(
         raise ModelError(
             f"{folder}'s weights do not fit its config: {str(error).splitlines()[0]}"
         ) from error
-    count = config["num_classes"]
-    labels = config.get("label_names") or [str(number) for number in range(count)]
-    library = "torchvision" if config["architecture"].startswith("torchvision:") else "timm"
-    return ViTModel(
-        network.to(device), name=full_name, folder=folder, labels=labels, library=library,
-        transform=_transform(config["pretrained_cfg"]),
-    )  # fmt: skip
+    return network
 
 
 def empty_network(config: dict[str, Any]) -> nn.Module:
