@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from erasure.edit import Edit
 from erasure.errors import EditError, ModelError, SettingError
+from erasure.models.latent_diffusion import LatentDiffusion
 from erasure.models.load import load_model
 from erasure.models.load_vit import load_vit, save_vit
 from erasure.models.one_step import ONE_STEP, OneStep
@@ -31,8 +32,9 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16}
 def export(run: Path, out: Path, *, to: Form = "diffusers", dtype: str = "float32") -> Path:
     """Write a run's result to `out`, a new folder, which appears whole or not at all.
 
-    `to`: "diffusers" for a folder that StableDiffusionPipeline opens, "text-encoder" for one that
-    CLIPTextModel opens (EditError if the edit changes anything else), "delta" for the changed
+    `to`: "diffusers" for a folder that diffusers opens, "text-encoder" for one that
+    CLIPTextModel opens, or two in it of a model that has two (EditError if the edit changes
+    anything else), "delta" for the changed
     tensors alone, "lora" for one file per request that diffusers' load_lora_weights or peft opens,
     "vit" for a classifier's folder that its own library opens.
     """
@@ -61,7 +63,7 @@ def export(run: Path, out: Path, *, to: Form = "diffusers", dtype: str = "float3
             (temporary / "README.md").write_text(model_card(run, edit, to))
         return out
     if to == "text-encoder":
-        elsewhere = [name for name in edit.tensors if not name.startswith("text_encoder.")]
+        elsewhere = [name for name in edit.tensors if not name.startswith("text_encoder")]
         if elsewhere:
             raise EditError(
                 f"{edit.method} changed {elsewhere[0]} and {len(elsewhere) - 1} other tensors "
@@ -69,14 +71,16 @@ def export(run: Path, out: Path, *, to: Form = "diffusers", dtype: str = "float3
             )
         model = open_run(run)
         with atomic(out) as temporary:
-            model.pipeline.text_encoder.to(DTYPES[dtype]).save_pretrained(temporary)
-            _rename_for_publishing(temporary)
-            (temporary / "README.md").write_text(model_card(run, edit, to))
+            for tower in model.towers:  # a single one is the folder itself
+                place = temporary / tower if len(model.towers) > 1 else temporary
+                getattr(model.pipeline, tower).to(DTYPES[dtype]).save_pretrained(place)
+                _rename_for_publishing(place)
+            (temporary / "README.md").write_text(model_card(run, edit, to, model))
         return out
     model = open_run(run)
     with atomic(out) as temporary:
         save_model(model, temporary, DTYPES[dtype])
-        (temporary / "README.md").write_text(model_card(run, edit, to))
+        (temporary / "README.md").write_text(model_card(run, edit, to, model))
     return out
 
 
@@ -143,14 +147,15 @@ def undo(run: Path, out: Path, *, concepts: Sequence[str]) -> Path:
 
 def open_run(
     run: Path, *, device: torch.device | str = "cpu", edited: bool = True
-) -> StableDiffusion:
+) -> LatentDiffusion:
     """A run's model, with its edit applied unless `edited` is false."""
     edit, file = Edit.load(run), run / "config.json"
     record = json.loads(file.read_text()) if file.is_file() else {}
     name, _, revision = edit.base.partition("@")
     config = Path(record["config"]) if record.get("config") else None
     model = load_model(name, config=config, revision=revision or None, device=device)
-    if edit.sampling == ONE_STEP and model.sampling is None:  # made from a generator's bare UNet
+    is_plain = isinstance(model, StableDiffusion) and model.sampling is None
+    if edit.sampling == ONE_STEP and is_plain:  # made from a generator's bare UNet
         model = OneStep.on(model, model.pipeline.unet, name=model.name)
     if edited:
         edit.apply(model)
@@ -165,14 +170,15 @@ def open_vit(run: Path) -> ViTModel:
     return model
 
 
-def save_model(model: StableDiffusion, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+def save_model(model: LatentDiffusion, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a diffusers folder, with what this toolkit knows of the model beside it."""
     pipeline = model.pipeline
     if dtype == torch.float16:
-        for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-            module.half()
+        for part in ("unet", "vae", *model.towers):
+            getattr(pipeline, part).half()
     pipeline.save_pretrained(folder, safe_serialization=True)
-    _rename_for_publishing(folder / "text_encoder")
+    for tower in model.towers:
+        _rename_for_publishing(folder / tower)
     if not any((folder / "unet").glob("*.safetensors")):
         raise ModelError(f"{folder} was written without UNet weights.")
     for name in ("concepts.json", "presets.json"):
@@ -191,12 +197,18 @@ def _rename_for_publishing(encoder: Path) -> None:
     for file in encoder.glob("*.safetensors"):
         tensors = load_file(file)
         if not any(name.startswith("text_model.") for name in tensors):
-            tensors = {f"text_model.{name}": tensor for name, tensor in tensors.items()}
+            tensors = {
+                name if name.startswith("text_projection") else f"text_model.{name}": tensor
+                for name, tensor in tensors.items()
+            }
             save_file(tensors, file, {"format": "pt"})
 
 
-def model_card(run: Path, edit: Edit, form: Form) -> str:
-    """A README.md with Hub front matter: base, method, concepts, settings, scores."""
+def model_card(run: Path, edit: Edit, form: Form, model: LatentDiffusion | None = None) -> str:
+    """A README.md with Hub front matter: base, method, concepts, settings, scores.
+
+    `model` is what was written, where it says how the export is opened.
+    """
     names = ", ".join(concept.name for concept in edit.concepts)
     is_vit = edit.is_of_classes
     lines = [
@@ -208,7 +220,7 @@ def model_card(run: Path, edit: Edit, form: Form) -> str:
         f"Erased with **{edit.method}** (erasure-toolkit). Concepts: {names}. "
         f"Base: `{edit.base}`.", "",
     ]  # fmt: skip
-    lines += _usage(edit, form)
+    lines += _usage(edit, form, model)
     lines += ["## Settings", "", "| setting | value |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in edit.settings.items()]
     for file in sorted((run / "scores").glob("*.json")):
@@ -228,13 +240,14 @@ def model_card(run: Path, edit: Edit, form: Form) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _usage(edit: Edit, form: str) -> list[str]:
+def _usage(edit: Edit, form: str, model: LatentDiffusion | None) -> list[str]:
     """The card's lines on how to open an export."""
-    if form == "diffusers":
+    if form == "diffusers" and model is not None:
+        kind = type(model.pipeline).__name__
+        without = ", safety_checker=None" if isinstance(model, StableDiffusion) else ""
         lines = [
-            "```python", "from diffusers import StableDiffusionPipeline", "",
-            "pipeline = StableDiffusionPipeline.from_pretrained("
-            '"<this folder>", safety_checker=None)',
+            "```python", f"from diffusers import {kind}", "",
+            f'pipeline = {kind}.from_pretrained("<this folder>"{without})',
         ]  # fmt: skip
         if edit.sampling:
             lines.append(
@@ -242,13 +255,17 @@ def _usage(edit: Edit, form: str) -> list[str]:
                 f"guidance_scale={edit.sampling.guidance})  # it draws in so many calls"
             )
         lines += ["```", ""]
-    elif form == "text-encoder":
+    elif form == "text-encoder" and model is not None:
+        kinds = {tower: type(getattr(model.pipeline, tower)).__name__ for tower in model.towers}
+        place = '"<this folder>"'
         lines = [
-            "Only the text encoder: it erases in front of any UNet of this model's family.", "",
-            "```python", "from transformers import CLIPTextModel", "",
-            'pipeline.text_encoder = CLIPTextModel.from_pretrained("<this folder>")',
-            "```", "",
+            "Only the text encoding: it erases in front of any UNet of this model's family.", "",
+            "```python", f"from transformers import {', '.join(kinds.values())}", "",
         ]  # fmt: skip
+        for tower, kind in kinds.items():
+            inside = f'{place}, subfolder="{tower}"' if len(kinds) > 1 else place
+            lines.append(f"pipeline.{tower} = {kind}.from_pretrained({inside})")
+        lines += ["```", ""]
     elif form == "lora":
         lines = [
             "One adapter per request: `pipeline.load_lora_weights(folder, weight_name=...)`, or "

@@ -1,4 +1,4 @@
-"""Miniature Stable Diffusions with random weights, in the shapes of 1.4 and 2.1."""
+"""Miniature Stable Diffusions with random weights, in the shapes of 1.4, 2.1 and XL."""
 
 import os
 
@@ -7,17 +7,25 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import json
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    EulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 from erasure.models.load import POCKET, load_model
 from erasure.models.stable_diffusion import StableDiffusion
@@ -25,66 +33,105 @@ from erasure.models.stable_diffusion import StableDiffusion
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
-def build_miniature(folder: Path, *, is_v2: bool) -> Path:
-    """A pipeline of random weights, in the shape of 1.4 or of 2.1.
+Family = Literal["1", "2", "xl"]
+NOISE = {
+    "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,
+}  # fmt: skip
+
+
+def build_miniature(folder: Path, family: Family) -> Path:
+    """A pipeline of random weights, in the shape of 1.4, of 2.1, or of XL.
 
     SD 1.4: heads by number, convolutional projections, PNDM, quick_gelu. SD 2.1: v-prediction,
-    heads per level, linear projections, DDIM, gelu, one text layer fewer than the tower has.
+    heads per level, linear projections, DDIM, an OpenCLIP tower (gelu, one layer fewer than it was
+    trained with, padded with "!"). XL: the first's tower beside a wider OpenCLIP tower with a
+    projection, two transformer blocks in a level, the size of the image as input, Euler.
     """
-    torch.manual_seed(2 if is_v2 else 1)
-    tokenizer = CLIPTokenizer.from_pretrained(POCKET / "tokenizer")
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_attention_heads=4,
-            num_hidden_layers=2, max_position_embeddings=32,
-            hidden_act="gelu" if is_v2 else "quick_gelu", bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        )
-    )  # fmt: skip
+    torch.manual_seed(["1", "2", "xl"].index(family) + 1)
+    is_old = family == "1"
+    blocks = ("CrossAttnDownBlock2D", "DownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
+    shape: dict[str, Any] = {
+        "attention_head_dim": 4 if is_old else [2, 4],
+        "cross_attention_dim": 32,
+    }
+    if family == "xl":
+        blocks = ("DownBlock2D", "CrossAttnDownBlock2D"), ("CrossAttnUpBlock2D", "UpBlock2D")
+        shape |= {
+            "cross_attention_dim": 32 + 40, "transformer_layers_per_block": [1, 2],
+            "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 24 + 6 * 8,
+        }  # fmt: skip
     unet = UNet2DConditionModel(
         sample_size=8, layers_per_block=1, block_out_channels=(16, 32), norm_num_groups=8,
-        cross_attention_dim=32, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        attention_head_dim=[2, 4] if is_v2 else 4, use_linear_projection=is_v2,
+        down_block_types=blocks[0], up_block_types=blocks[1], use_linear_projection=not is_old,
+        **shape,
     )  # fmt: skip
     vae = AutoencoderKL(
         block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, latent_channels=4,
         sample_size=16,
     )  # fmt: skip
-    noise = {
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "steps_offset": 1,
-    }
-    if is_v2:
-        scheduler = DDIMScheduler(
-            **noise, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False
-        )
+    if family == "xl":
+        StableDiffusionXLPipeline(
+            vae=vae, unet=unet, text_encoder=tower(CLIPTextModel, 32, "quick_gelu"),
+            text_encoder_2=tower(CLIPTextModelWithProjection, 40, "gelu", projection_dim=24),
+            tokenizer=tokenizer(), tokenizer_2=tokenizer("!"),
+            scheduler=EulerDiscreteScheduler(**NOISE, timestep_spacing="leading"),
+            add_watermarker=False,
+        ).save_pretrained(folder)  # fmt: skip
+        return folder
+    if is_old:
+        scheduler = PNDMScheduler(**NOISE, skip_prk_steps=True)
     else:
-        scheduler = PNDMScheduler(**noise, skip_prk_steps=True)
+        scheduler = DDIMScheduler(
+            **NOISE, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False
+        )
     StableDiffusionPipeline(
-        vae=vae, text_encoder=text, tokenizer=tokenizer, unet=unet, scheduler=scheduler,
+        vae=vae, unet=unet, scheduler=scheduler, tokenizer=tokenizer(None if is_old else "!"),
+        text_encoder=tower(CLIPTextModel, 32, "quick_gelu" if is_old else "gelu"),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder)  # fmt: skip
     return folder
 
 
+def tokenizer(padding: str | None = None) -> CLIPTokenizer:
+    """Pocket's; it pads with its end token as CLIP's, or with "!" as OpenCLIP's."""
+    options = {"pad_token": padding} if padding else {}
+    return CLIPTokenizer.from_pretrained(POCKET / "tokenizer", **options)
+
+
+def tower(kind: type, width: int, activation: str, **more: int) -> Any:
+    """A text encoder of two layers."""
+    own = tokenizer()
+    return kind(
+        CLIPTextConfig(
+            vocab_size=len(own), hidden_size=width, intermediate_size=2 * width,
+            num_attention_heads=4, num_hidden_layers=2, max_position_embeddings=32,
+            hidden_act=activation, bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id,
+            pad_token_id=own.pad_token_id, **more,
+        )
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def sd1(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_miniature(tmp_path_factory.mktemp("models") / "sd1", is_v2=False)
+    return build_miniature(tmp_path_factory.mktemp("models") / "sd1", "1")
 
 
 @pytest.fixture(scope="session")
 def sd2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_miniature(tmp_path_factory.mktemp("models") / "sd2", is_v2=True)
+    return build_miniature(tmp_path_factory.mktemp("models") / "sd2", "2")
+
+
+@pytest.fixture(scope="session")
+def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_miniature(tmp_path_factory.mktemp("models") / "sdxl", "xl")
 
 
 @pytest.fixture(scope="session")
 def listed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The SD 1.4 miniature with a list of concepts of its own."""
-    folder = build_miniature(tmp_path_factory.mktemp("models") / "listed", is_v2=False)
+    folder = build_miniature(tmp_path_factory.mktemp("models") / "listed", "1")
     record = {
         "objects": ["cat", "dog", "tree"],
         "styles": ["Photo", "Sketch"],

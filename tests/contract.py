@@ -50,6 +50,8 @@ TINY: dict[str, dict[str, Value]] = {
 }
 # what a method without a `select` setting may change
 SELECTED = {"uce": "xattn.kv", "sfd": "full", "gs-lora": "unet.*transformer_blocks.*.ff.net.*"}
+# methods that say in one line that they do not work on a family
+REFUSED = {("sfd", "sdxl")}
 # on top of pocket's presets, for those methods that have these settings
 POCKET_FEW: dict[str, Value] = {
     "steps": 15,

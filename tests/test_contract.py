@@ -1,4 +1,4 @@
-"""The contract, over every registered method and both shapes of Stable Diffusion."""
+"""The contract, over every registered method and each family of Stable Diffusion."""
 
 import json
 import os
@@ -9,35 +9,45 @@ from pathlib import Path
 
 import pytest
 import torch
-from contract import POCKET_FEW, SELECTED, TINY, Case, every_method, settings_of
+from contract import POCKET_FEW, REFUSED, SELECTED, TINY, Case, every_method, settings_of
 from safetensors.torch import load_file
 from torch import Tensor
 
 from erasure.edit import Edit
 from erasure.erasing import Result, erase
-from erasure.errors import ErasureError
+from erasure.errors import ErasureError, SettingError
 from erasure.exporting import export, open_run
 from erasure.methods.diffusion.esd import SELECTIONS
+from erasure.models.latent_diffusion import LatentDiffusion
 from erasure.models.load import load_model
-from erasure.models.stable_diffusion import StableDiffusion
 from erasure.registry import METHODS
 
-CASES = [(method, model) for method in every_method() for model in ("sd1", "sd2")]
+PAIRS = [(method, model) for method in every_method() for model in ("sd1", "sd2", "sdxl")]
+CASES = [pair for pair in PAIRS if pair not in REFUSED]
 
 
 @pytest.fixture(scope="module")
 def results(
-    tmp_path_factory: pytest.TempPathFactory, sd1: Path, sd2: Path
+    tmp_path_factory: pytest.TempPathFactory, sd1: Path, sd2: Path, sdxl: Path
 ) -> dict[tuple[str, str], tuple[Case, Result]]:
     """Each method run once on each miniature."""
     done = {}
     for method, model in CASES:
-        case = Case(method, {"sd1": sd1, "sd2": sd2}[model])
+        case = Case(method, {"sd1": sd1, "sd2": sd2, "sdxl": sdxl}[model])
         done[method, model] = case, case.run(tmp_path_factory.mktemp("runs") / f"{method}-{model}")
     return done
 
 
-def base_of(result: Result) -> StableDiffusion:
+@pytest.mark.parametrize(("method", "model"), sorted(REFUSED))
+def test_a_family_is_refused_in_one_line(
+    method: str, model: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingError, match=f"^{method} .* Choose another method\\.$"):
+        Case(method, request.getfixturevalue(model)).run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def base_of(result: Result) -> LatentDiffusion:
     """A fresh copy of the model that the edit was made on."""
     return open_run(result.folder, edited=False)
 
@@ -145,10 +155,11 @@ def test_export_opens_in_plain_diffusers(
         if component == "unet":
             want = result.model.parameters()[name].detach().to(getattr(torch, dtype)).float()
             assert torch.equal(stored[rest].float(), want), name
-    assert all(
-        name.startswith("text_model.")
-        for name in load_file(out / "text_encoder" / "model.safetensors")
-    )
+    for tower in result.model.towers:
+        assert all(
+            name.startswith(("text_model.", "text_projection."))
+            for name in load_file(out / tower / "model.safetensors")
+        )
     assert result.edit.method in (out / "README.md").read_text()
     if dtype == "float32":
         reopened = load_model(str(out))

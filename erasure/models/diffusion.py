@@ -14,7 +14,7 @@ from erasure.models.select import SELECTIONS
 from erasure.models.slots import Slotted
 from erasure_datasets.concept import Catalogue
 
-Condition = Float[Tensor, "b n d"]
+Condition = Float[Tensor, "b n d"]  # a row per token; what else a family needs, in rows after them
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,11 @@ class DiffusionModel(Editable):
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Condition:
-        """The text encoder's hidden states, one row per prompt."""
+        """What the UNet is told of each prompt; "" is the unconditional one."""
+
+    @abstractmethod
+    def states(self, condition: Condition) -> Float[Tensor, "b n d"]:
+        """The rows that belong to tokens, which cross-attention reads."""
 
     @abstractmethod
     def token_count(self, text: str) -> int:

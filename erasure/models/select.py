@@ -12,9 +12,9 @@ SELECTIONS: dict[str, str] = {
     "xattn.kv": r"^unet\..*\battn2\.to_[kv]\.",
     "noxattn": r"^unet\.(?!time_embedding)(?!.*\battn2\.)",
     "selfattn": r"^unet\..*\battn1\.",
-    "text": r"^text_encoder\.",
-    "text.layers": r"^text_encoder\..*\b(layers\.\d+|final_layer_norm)\.",
-    "text.mlp": r"^text_encoder\..*\bmlp\.",
+    "text": r"^text_encoder(?:_2)?\.",
+    "text.layers": r"^text_encoder(?:_2)?\..*\b(layers\.\d+|final_layer_norm)\.",
+    "text.mlp": r"^text_encoder(?:_2)?\..*\bmlp\.",
 }
 TEXT_LAYER = re.compile(r"^text\.layer\.(\d+)$")
 
@@ -44,7 +44,7 @@ def select_names(
 def _one(word: str, known: Sequence[str], selections: Mapping[str, str]) -> list[str]:
     layer = TEXT_LAYER.match(word)
     if layer:
-        rule = re.compile(rf"^text_encoder\..*\blayers\.{int(layer[1])}\.")
+        rule = re.compile(rf"^text_encoder(?:_2)?\..*\blayers\.{int(layer[1])}\.")
     elif word in selections:
         rule = re.compile(selections[word])
     else:

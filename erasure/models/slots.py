@@ -56,6 +56,18 @@ def fill(
     return embedded.scatter(1, index, vectors.to(embedded))
 
 
+def repadded(slotted: Slotted, end: int, padding: int) -> Int[Tensor, "b n"]:
+    """The ids with another tokenizer's padding after each prompt's end token.
+
+    The slots hold token 0: encoders read the pooled embedding at the first end token, which many
+    tokenizers also pad with.
+    """
+    is_slot = torch.zeros_like(slotted.ids, dtype=torch.bool).scatter(1, slotted.places, True)
+    is_end = (slotted.ids == end) & ~is_slot
+    is_over = is_end.cumsum(1) - is_end.int() > 0
+    return slotted.ids.masked_fill(is_over, padding).masked_fill(is_slot, 0)
+
+
 def lay_out(
     parts: Sequence[tuple[Sequence[int], Sequence[int]]], count: int, *, ends: tuple[int, int],
     padding: int, length: int,

@@ -91,6 +91,17 @@ def test_an_attack_reports_each_case_and_its_control(name: str, run: Path, crite
         assert case["success"] == (case["pre"] or bool(case["found"] and case["found"]["success"]))
 
 
+@pytest.mark.parametrize("name", attack_names())
+def test_every_attack_works_on_xl(name: str, sdxl: Path, tmp_path: Path, criterion: str) -> None:
+    run = tmp_path / "xl"
+    erasure.erase(str(sdxl), "uce", ["cat"], kind="object", anchor="dog", out=run)
+    record = json.loads((run / "edit.json").read_text())
+    record["sampling"] = {"steps": 2, "guidance": 2.0, "scheduler": "DDIMScheduler"}
+    (run / "edit.json").write_text(json.dumps(record))
+    options = {"criterion": f"{criterion}:by_chance", "seeds": (188,), "prompts": 2}
+    assert attack(run, name, **options, **SMALL[name])["scores"]["ASR"]["n"] == 2
+
+
 def test_the_same_attack_again_is_read_and_another_is_refused(run: Path, criterion: str) -> None:
     options = {"criterion": f"{criterion}:never", "seeds": (188,), **SMALL["unlearndiffatk"]}
     first = attack(run, "unlearndiffatk", **options)

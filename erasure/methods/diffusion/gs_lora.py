@@ -35,8 +35,8 @@ from torch.nn import functional as F
 from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.fit import fit
+from erasure.models.latent_diffusion import LatentDiffusion
 from erasure.models.lora import Adapter, linears, merge, moving_groups
-from erasure.models.stable_diffusion import StableDiffusion
 from erasure.paths import Paths, PushFrom, answers, draw_paths, points, push_rows
 from erasure.registry import METHODS
 from erasure.run import Run
@@ -71,7 +71,7 @@ class GSLoRA:
     def __post_init__(self) -> None:
         check(self)
 
-    def erase(self, model: StableDiffusion, concepts: list[Concept], run: Run) -> Edit:
+    def erase(self, model: LatentDiffusion, concepts: list[Concept], run: Run) -> Edit:
         tensors: dict[str, Tensor] = {}
         for number, concept in enumerate(concepts):
             kept = self._request(model, number, concept, concepts[:number], run)
@@ -83,7 +83,7 @@ class GSLoRA:
         )  # fmt: skip
 
     def _request(
-        self, model: StableDiffusion, number: int, concept: Concept, earlier: list[Concept],
+        self, model: LatentDiffusion, number: int, concept: Concept, earlier: list[Concept],
         run: Run,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Train and merge one concept's adapter; its matrices."""
@@ -126,7 +126,7 @@ class GSLoRA:
         return {name: matrix.float().cpu().clone() for name, matrix in busy.items()}
 
     def _paths(
-        self, model: StableDiffusion, rows: list[tuple[str, ...]], name: str, run: Run
+        self, model: LatentDiffusion, rows: list[tuple[str, ...]], name: str, run: Run
     ) -> Paths:
         return draw_paths(
             model, rows, name=name, count=self.paths, steps=self.sampling_steps,

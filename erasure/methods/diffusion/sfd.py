@@ -38,6 +38,7 @@ from erasure.config import check, setting
 from erasure.distilling import distil
 from erasure.edit import Edit
 from erasure.errors import SettingError
+from erasure.models.diffusion import DiffusionModel
 from erasure.models.load import load_generator
 from erasure.models.one_step import OneStep
 from erasure.models.stable_diffusion import StableDiffusion
@@ -90,7 +91,12 @@ class SFD:
                 f"got {self.first_timestep}."
             )
 
-    def erase(self, model: StableDiffusion, concepts: list[Concept], run: Run) -> Edit:
+    def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
+        if not isinstance(model, StableDiffusion):
+            raise SettingError(
+                f"sfd distils Stable Diffusion 1.x and 2.x; {model.name} is neither. "
+                "Choose another method."
+            )
         file = Path(self.retain_prompts) if self.retain_prompts else None
         kept = retain_prompts(concepts, model.catalogue, file)
         rows = [

@@ -84,7 +84,7 @@ class UCE:
                     last_position(model, prompt, concept.name),
                     last_position(model, anchor, concept.anchor),
                 )
-                hidden = model.encode([prompt, anchor]).double()
+                hidden = model.states(model.encode([prompt, anchor])).double()
                 length = 1 if self.positions == "last" else hidden.shape[1] - max(start, last)
                 sources.append(hidden[0, start : start + length])
                 targets.append(hidden[1, last : last + length])
@@ -95,7 +95,7 @@ class UCE:
         vectors = []
         for start in range(0, len(prompts), 64):
             part = prompts[start : start + 64]
-            hidden = model.encode(part).double()
+            hidden = model.states(model.encode(part)).double()
             if self.positions == "last":
                 ends = [last_position(model, prompt, "") for prompt in part]
                 hidden = hidden[torch.arange(len(part)), ends][:, None]
