@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from erasure.models.diffusion import DiffusionModel
+from erasure.models.diffusion import DiffusionModel, SampledPath
 from erasure.run import Run
 from erasure_datasets.concept import Concept
 
@@ -17,12 +17,31 @@ PushFrom = Literal["prompt", "anchor", "concept"]
 
 @dataclass(frozen=True)
 class Paths:
-    """Latents (s, n, c, h, w) before each timestep (s), the finished ones, and their prompts."""
+    """`n` paths of `s` timesteps: (s, n, c, h, w), finished (n, c, h, w); and their prompts.
+
+    `asked` and `none` are what the untouched model predicts under each path's first prompt, and
+    under the empty one.
+    """
 
     latents: Tensor
     finished: Tensor
     timesteps: Tensor
+    asked: Tensor
+    none: Tensor
     prompts: list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Points:
+    """A batch of points on paths: latents (b, c, h, w), timesteps (b), prompts by column.
+
+    `said` holds the untouched model's predictions that drawing the paths took anyway, by column.
+    """
+
+    z_t: Tensor
+    t: Tensor
+    prompts: list[tuple[str, ...]]
+    said: dict[tuple[str, ...], Tensor]
 
 
 def push_rows(concepts: list[Concept], push_from: PushFrom) -> list[tuple[str, ...]]:
@@ -53,34 +72,47 @@ def draw_paths(
     generator = run.generator_for(f"{name} paths")
     order = torch.randperm(len(rows), generator=generator).tolist()
     chosen = [rows[order[i % len(order)]] for i in range(count)]
-    parts, timesteps = [], torch.empty(0)
+    parts: list[SampledPath] = []
     with run.progress(f"paths to {name}", -(-count // PATHS_AT_ONCE)) as bar, model.original():
         for first in range(0, count, PATHS_AT_ONCE):
             condition = model.encode([row[0] for row in chosen[first : first + PATHS_AT_ONCE]])
-            path, timesteps = model.sample_path(
-                condition, steps=steps, guidance=guidance, generator=generator
+            parts.append(
+                model.sample_path(condition, steps=steps, guidance=guidance, generator=generator)
             )
-            parts.append(path.cpu())
             bar.advance()
-    whole = torch.cat(parts, dim=1)
-    return Paths(whole[:-1], whole[-1], timesteps.cpu(), chosen)
+    latents, asked, none = (
+        torch.cat([getattr(part, name).cpu() for part in parts], dim=1)
+        for name in ("latents", "asked", "none")
+    )
+    finished = torch.cat([part.finished.cpu() for part in parts])
+    return Paths(latents, finished, parts[0].timesteps.cpu(), asked, none, chosen)
 
 
-def points(paths: Paths, batch: int, run: Run) -> tuple[Tensor, Tensor, list[list[str]]]:
-    """This process's part of a random batch of points: latents, timesteps, prompts by column."""
+def points(paths: Paths, batch: int, run: Run) -> Points:
+    """This process's part of a random batch of points."""
     step = run.shard(torch.randint(len(paths.timesteps), (batch,), generator=run.generator)).cpu()
     path = run.shard(torch.randint(len(paths.prompts), (batch,), generator=run.generator)).cpu()
     rows = [paths.prompts[i] for i in path.tolist()]
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    return paths.latents[step, path].to(run.device), paths.timesteps[step].to(run.device), columns
+    columns = [tuple(column) for column in zip(*rows, strict=True)]
+    z_t, asked, none = (
+        part[step, path].to(run.device) for part in (paths.latents, paths.asked, paths.none)
+    )
+    t = paths.timesteps[step].to(run.device)
+    return Points(z_t, t, columns, {("",) * len(rows): none, columns[0]: asked})
+
+
+def original_answers(model: DiffusionModel, at: Points) -> list[Tensor]:
+    """The untouched model's prediction under each column, asking only what is not known yet."""
+    with model.original():
+        return answers(model, at, dict(at.said))
 
 
 def answers(
-    model: DiffusionModel, z_t: Tensor, t: Tensor, columns: Sequence[Sequence[str]]
+    model: DiffusionModel, at: Points, said: dict[tuple[str, ...], Tensor] | None = None
 ) -> list[Tensor]:
     """The model's prediction under each column of prompts; equal columns are asked once."""
-    said: dict[tuple[str, ...], Tensor] = {}
-    for texts in map(tuple, columns):
+    said = {} if said is None else said
+    for texts in at.prompts:
         if texts not in said:
-            said[texts] = model.predict(z_t, t, model.encode(texts))
-    return [said[tuple(texts)] for texts in columns]
+            said[texts] = model.predict(at.z_t, at.t, model.encode(texts))
+    return [said[texts] for texts in at.prompts]

@@ -172,13 +172,13 @@ def _generated(
                 condition = model.encode(
                     [prompt for prompt, _ in chosen[start : start + GENERATION_BATCH]]
                 )
-                path, _ = model.sample_path(
+                path = model.sample_path(
                     condition,
                     steps=plan.sampling_steps,
                     guidance=plan.guidance,
                     generator=generator,
                 )
-                parts.append(path[-1])
+                parts.append(path.finished)
                 bar.advance()
         sets.append(
             Pictures(torch.cat(parts).cpu(), [p for p, _ in chosen], [a for _, a in chosen])

@@ -171,10 +171,10 @@ class Scene:
                     noises.append(torch.randn(shape, generator=generator).to(model.device))
                     latents.append(model.one_call(noises[-1], condition))
                 else:
-                    path, _ = model.sample_path(
+                    path = model.sample_path(
                         condition, steps=steps, guidance=guidance, generator=generator
                     )
-                    latents.append(path[-1])
+                    latents.append(path.finished)
         return Targets(torch.cat(latents), torch.cat(noises) if noises else None)
 
     def lesson(

@@ -20,12 +20,12 @@ from erasure.edit import Edit
 from erasure.exporting import export, open_run
 from erasure.models.load import load_model
 from erasure.models.stable_diffusion import StableDiffusion
+from erasure_datasets.concept import Concept
 from evaluation.criteria import find_criterion
 from evaluation.grid import grid
 from evaluation.pictures import COLUMNS
 from evaluation.protocols import pocket
 from evaluation.scene import Case, cases_of, sampling_of
-from erasure_datasets.concept import Concept
 
 
 def draw(model: StableDiffusion, cases: list[Case]) -> Tensor:

@@ -26,6 +26,20 @@ class Sampling:
     scheduler: str
 
 
+@dataclass(frozen=True)
+class SampledPath:
+    """Latents before each timestep and the finished ones, and the noise predicted at each.
+
+    `asked` is predicted under the condition, `none` under the empty prompt.
+    """
+
+    latents: Float[Tensor, "s b c h w"]
+    finished: Float[Tensor, "b c h w"]
+    timesteps: Int[Tensor, " s"]
+    asked: Float[Tensor, "s b c h w"]
+    none: Float[Tensor, "s b c h w"]
+
+
 class DiffusionModel(Editable):
     """An editable text-to-image model; see `Editable` for how it is edited."""
 
@@ -87,11 +101,8 @@ class DiffusionModel(Editable):
     @abstractmethod
     def sample_path(
         self, condition: Condition, *, steps: int, guidance: float, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "s1 b c h w"], Int[Tensor, " s"]]:
-        """Guided DDIM over `steps` descending timesteps: (latents, timesteps).
-
-        The latents are those before each timestep and, last, the finished ones.
-        """
+    ) -> SampledPath:
+        """Guided DDIM over `steps` descending timesteps, from the generator's noise."""
 
     @abstractmethod
     def generate(

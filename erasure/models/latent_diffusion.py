@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from erasure.errors import ModelError, SettingError
-from erasure.models.diffusion import Condition, DiffusionModel
+from erasure.models.diffusion import Condition, DiffusionModel, SampledPath
 from erasure.models.slots import Slotted, fill, lay_out, repadded
 from erasure_datasets.concept import Catalogue
 
@@ -236,20 +236,23 @@ class LatentDiffusion(DiffusionModel):
     @torch.no_grad()
     def sample_path(
         self, condition: Condition, *, steps: int, guidance: float, generator: torch.Generator
-    ) -> tuple[Float[Tensor, "s1 b c h w"], Int[Tensor, " s"]]:
+    ) -> SampledPath:
         scheduler: Any = DDIMScheduler.from_config(
             self.pipeline.scheduler.config, prediction_type="epsilon", clip_sample=False
         )
         scheduler.set_timesteps(steps, device=self.device)
         z = torch.randn((len(condition), *self.latent_shape), generator=generator).to(self.device)
         empty = self.encode([""]).expand_as(condition)
-        path = [z]
+        path, asked, empties = [], [], []
         for t in scheduler.timesteps:
             batch = t.expand(len(z))
             none, some = self.predict(z, batch, empty), self.predict(z, batch, condition)
+            for kept, value in ((path, z), (asked, some), (empties, none)):
+                kept.append(value)
             z = scheduler.step(none + guidance * (some - none), t, z).prev_sample
-            path.append(z)
-        return torch.stack(path), scheduler.timesteps
+        return SampledPath(
+            torch.stack(path), z, scheduler.timesteps, torch.stack(asked), torch.stack(empties)
+        )
 
     @torch.no_grad()
     def generate(

@@ -37,7 +37,7 @@ def test_sample_path_ends_where_diffusers_ends(sd1: Path) -> None:
     from diffusers import DDIMScheduler
 
     model = load_model(str(sd1))
-    path, timesteps = model.sample_path(
+    path = model.sample_path(
         model.encode(["a cat"]), steps=4, guidance=3.0, generator=torch.Generator().manual_seed(5)
     )
     pipeline = StableDiffusionPipeline.from_pretrained(sd1, safety_checker=None)
@@ -46,9 +46,12 @@ def test_sample_path_ends_where_diffusers_ends(sd1: Path) -> None:
     want = pipeline(
         "a cat", latents=noise, num_inference_steps=4, guidance_scale=3.0, output_type="latent"
     ).images
-    assert path.shape == (5, 1, 4, 8, 8)
-    assert torch.equal(timesteps, pipeline.scheduler.timesteps)
-    assert torch.allclose(path[-1], want, atol=1e-4)
+    assert path.latents.shape == (4, 1, 4, 8, 8)
+    for prompt, said in (("a cat", path.asked), ("", path.none)):
+        again = model.predict(path.latents[2], path.timesteps[2:3], model.encode([prompt]))
+        assert torch.allclose(said[2], again, atol=1e-6)
+    assert torch.equal(path.timesteps, pipeline.scheduler.timesteps)
+    assert torch.allclose(path.finished, want, atol=1e-4)
 
 
 def test_generate_is_reproducible_per_image(sd1: Path) -> None:

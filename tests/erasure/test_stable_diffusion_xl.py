@@ -38,7 +38,7 @@ def test_sample_path_ends_where_diffusers_ends(sdxl: Path, model: StableDiffusio
     """The pooled embedding and the image's size reach the UNet as diffusers sends them."""
     from diffusers import DDIMScheduler
 
-    path, timesteps = model.sample_path(
+    path = model.sample_path(
         model.encode(["a cat"]), steps=4, guidance=3.0, generator=torch.Generator().manual_seed(5)
     )
     pipeline = StableDiffusionXLPipeline.from_pretrained(sdxl, add_watermarker=False)
@@ -47,8 +47,8 @@ def test_sample_path_ends_where_diffusers_ends(sdxl: Path, model: StableDiffusio
     want = pipeline(
         "a cat", latents=noise, num_inference_steps=4, guidance_scale=3.0, output_type="latent"
     ).images
-    assert torch.equal(timesteps, pipeline.scheduler.timesteps)
-    assert torch.allclose(path[-1], want, atol=1e-4)
+    assert torch.equal(path.timesteps, pipeline.scheduler.timesteps)
+    assert torch.allclose(path.finished, want, atol=1e-4)
 
 
 def test_generate_takes_prompts_and_conditions(model: StableDiffusionXL) -> None:

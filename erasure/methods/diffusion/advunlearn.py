@@ -42,7 +42,7 @@ from erasure.edit import Edit
 from erasure.fit import fit
 from erasure.models.diffusion import DiffusionModel
 from erasure.models.slots import Placement, Slotted, place
-from erasure.paths import Paths, PushFrom, answers, draw_paths, points, push_rows
+from erasure.paths import Paths, Points, PushFrom, draw_paths, original_answers, points, push_rows
 from erasure.registry import METHODS
 from erasure.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
@@ -99,26 +99,22 @@ class AdvUnlearn:
         latest = torch.zeros(self.batch_size, self.tokens, width, device=run.device)
 
         def loss(step: int) -> dict[str, Tensor]:
-            z_t, t, prompts = points(forget, self.batch_size, run)
-            with model.original():
-                asked, start, pushed, none = answers(model, z_t, t, prompts)
+            at = points(forget, self.batch_size, run)
+            asked, start, pushed, none = original_answers(model, at)
             if step < self.warmup:
-                condition = model.encode(prompts[0])
+                condition = model.encode(at.prompts[0])
             else:
-                slotted = self._slots(model, prompts[0])
+                slotted = self._slots(model, at.prompts[0])
                 if (step - self.warmup) % self.attack_every == 0:
                     first = step == self.warmup
-                    found = self._attack(
-                        model, slotted, z_t, t, asked, None if first else latest, run
-                    )
+                    found = self._attack(model, slotted, at, asked, None if first else latest, run)
                     latest.copy_(run.gather(found))
                 condition = model.encode_slots(slotted, run.shard(latest))
             wanted = start - self.push * (pushed - none)
-            erase = F.mse_loss(model.predict(z_t, t, condition), wanted)
-            z_t, t, prompts = points(retain, self.retain_batch_size, run)
-            with model.original():
-                (wanted,) = answers(model, z_t, t, prompts)
-            kept = F.mse_loss(model.predict(z_t, t, model.encode(prompts[0])), wanted)
+            erase = F.mse_loss(model.predict(at.z_t, at.t, condition), wanted)
+            at = points(retain, self.retain_batch_size, run)
+            (wanted,) = original_answers(model, at)
+            kept = F.mse_loss(model.predict(at.z_t, at.t, model.encode(at.prompts[0])), wanted)
             return {"erase": erase, "retain": self.retain_weight * kept}
 
         with model.gradient_checkpointing(self.gradient_checkpointing):
@@ -129,7 +125,7 @@ class AdvUnlearn:
         return Edit.between(model, concepts, "advunlearn", asdict(self))
 
     def _attack(
-        self, model: DiffusionModel, slotted: Slotted, z_t: Tensor, t: Tensor, asked: Tensor,
+        self, model: DiffusionModel, slotted: Slotted, at: Points, asked: Tensor,
         latest: Tensor | None, run: Run,
     ) -> Tensor:  # fmt: skip
         """Vectors (b, k, w) under which the edited model predicts what the untouched one did."""
@@ -145,8 +141,8 @@ class AdvUnlearn:
         held = torch.zeros_like(vectors)
         for _ in range(1 if self.attack == "fast" else self.attack_steps):
             condition = model.encode_slots(slotted, vectors.expand(len(slotted), -1, -1))
-            distance = (model.predict(z_t, t, condition) - asked).square().flatten(1).mean(1).sum()
-            (gradient,) = torch.autograd.grad(distance, [vectors])
+            distance = (model.predict(at.z_t, at.t, condition) - asked).square()
+            (gradient,) = torch.autograd.grad(distance.flatten(1).mean(1).sum(), [vectors])
             gradient = gradient + held if self.accumulate else gradient
             if self.attack == "adam":
                 vectors.grad = gradient

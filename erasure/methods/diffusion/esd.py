@@ -28,7 +28,7 @@ from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.fit import fit
 from erasure.models.diffusion import DiffusionModel
-from erasure.paths import Paths, PushFrom, answers, draw_paths, points, push_rows
+from erasure.paths import Paths, PushFrom, draw_paths, original_answers, points, push_rows
 from erasure.registry import METHODS
 from erasure.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
@@ -69,18 +69,16 @@ class ESD:
             retain = self._paths(model, kept, "retain", run)
 
         def loss(_step: int) -> dict[str, Tensor]:
-            z_t, t, prompts = points(forget, self.batch_size, run)
-            with model.original():
-                start, pushed, none = answers(model, z_t, t, prompts[1:])
-                wanted = start - self.push * (pushed - none)
-            terms = {"erase": F.mse_loss(model.predict(z_t, t, model.encode(prompts[0])), wanted)}
+            at = points(forget, self.batch_size, run)
+            _, start, pushed, none = original_answers(model, at)
+            wanted = start - self.push * (pushed - none)
+            condition = model.encode(at.prompts[0])
+            terms = {"erase": F.mse_loss(model.predict(at.z_t, at.t, condition), wanted)}
             if retain is not None:
-                z_t, t, (texts,) = points(retain, self.batch_size, run)
-                with model.original():
-                    wanted = model.predict(z_t, t, model.encode(texts))
-                terms["retain"] = self.retain_weight * F.mse_loss(
-                    model.predict(z_t, t, model.encode(texts)), wanted
-                )
+                at = points(retain, self.batch_size, run)
+                (wanted,) = original_answers(model, at)
+                kept = F.mse_loss(model.predict(at.z_t, at.t, model.encode(at.prompts[0])), wanted)
+                terms["retain"] = self.retain_weight * kept
             return terms
 
         fit(loss, weights, steps=self.steps, learning_rate=self.learning_rate, run=run)

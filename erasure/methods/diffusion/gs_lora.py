@@ -98,17 +98,19 @@ class GSLoRA:
         retain = self._paths(model, list(dict.fromkeys(kept)), f"retain {number}", run)
 
         def loss(step: int) -> dict[str, Tensor]:
-            z_t, t, prompts = points(forget, self.batch_size, run)
-            with adapter.off():
-                asked, start, pushed, none = answers(model, z_t, t, prompts)
+            at = points(forget, self.batch_size, run)
+            with adapter.off():  # eps_- has earlier adapters in it, so the paths' own do not serve
+                asked, start, pushed, none = answers(model, at)
                 wanted = start - self.push * (pushed - none)
                 unit = F.mse_loss(asked, wanted).clamp(min=1e-8)
-            left = F.mse_loss(model.predict(z_t, t, model.encode(prompts[0])), wanted) / unit
-            z_t, t, (texts,) = points(retain, self.batch_size, run)
-            condition = model.encode(texts)
+            left = (
+                F.mse_loss(model.predict(at.z_t, at.t, model.encode(at.prompts[0])), wanted) / unit
+            )
+            at = points(retain, self.batch_size, run)
+            condition = model.encode(at.prompts[0])
             with adapter.off():
-                before = model.predict(z_t, t, condition)
-            moved = F.mse_loss(model.predict(z_t, t, condition), before) / unit
+                before = model.predict(at.z_t, at.t, condition)
+            moved = F.mse_loss(model.predict(at.z_t, at.t, condition), before) / unit
             terms = {"erase": F.relu(left - self.bound), "retain": self.retain_weight * moved}
             if step >= self.group_warmup and self.group_weight:
                 terms["groups"] = self.group_weight * adapter.group_norms(groups).sum()

@@ -13,6 +13,7 @@ from erasure.models.load import load_model
 from erasure.models.select import select_names
 from erasure.models.slots import place
 from erasure.models.stable_diffusion import StableDiffusion
+from erasure.paths import Points
 from erasure.run import Run
 from erasure_datasets.concept import Concept
 
@@ -31,7 +32,7 @@ def distances(
     found = []
     for chosen in (replace(method, attack_rate=1e-12), method):
         run.generator.manual_seed(1)
-        vectors = chosen._attack(model, slotted, z, t, asked, None, run)
+        vectors = chosen._attack(model, slotted, Points(z, t, [], {}), asked, None, run)
         with torch.no_grad():
             said = model.predict(z, t, model.encode_slots(slotted, vectors))
         found.append((said - asked).square().flatten(1).mean(1))

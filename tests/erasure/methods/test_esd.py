@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -34,15 +35,15 @@ def test_the_loss_is_the_papers(listed: Path, tmp_path: Path, monkeypatch) -> No
         str(listed), "esd", ["cat"], out=tmp_path / "run", steps=1, batch_size=3, push=1.5, paths=2,
         sampling_steps=3, learning_rate=1e-4,
     )  # fmt: skip
-    z_t, t, prompts = drawn[0]
+    at = drawn[0]
     model = load_model(str(listed), dtype=torch.float64)
     model.alphas_cumprod = model.alphas_cumprod.double()
 
-    def ask(texts: list[str]) -> torch.Tensor:
-        return model.predict(z_t.double(), t, model.encode(texts))
+    def ask(texts: Sequence[str]) -> torch.Tensor:
+        return model.predict(at.z_t.double(), at.t, model.encode(texts))
 
-    wanted = ask(prompts[0]) - 1.5 * (ask(prompts[0]) - ask([""] * 3))
-    want = (ask(prompts[0]) - wanted).square().mean().item()
+    wanted = ask(at.prompts[0]) - 1.5 * (ask(at.prompts[0]) - ask([""] * 3))
+    want = (ask(at.prompts[0]) - wanted).square().mean().item()
     got = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[0])["erase"]
     assert abs(got - want) < 1e-5 * max(1, want)
 
