@@ -13,7 +13,7 @@ import timm
 import torch
 from peft import PeftModel
 from torch.nn import functional as F
-from vits import LABELS, image_folder, timm_folder, transformers_folder
+from vits import LABELS, image_folder, timm_folder, transformers_folder, vit_base_folder
 
 from erasure.config import Value
 from erasure.edit import Edit
@@ -24,7 +24,7 @@ from erasure.methods.vit.fine_tune import penalty
 from erasure.methods.vit.gs_lora import bounded_loss, prototype_distance
 from erasure.methods.vit.ssd import dampening
 from erasure.models.load_vit import load_vit
-from erasure.models.lora import Adapter, linears
+from erasure.models.lora import Adapter
 from erasure.registry import METHODS
 
 TINY: dict[str, dict[str, Value]] = {
@@ -245,9 +245,30 @@ def test_salun_moves_only_the_mask(place: Path) -> None:
     assert F.relu(torch.tensor(total - moved)).item() > 0
 
 
-def test_real_size_takes_two_steps(tmp_path: Path) -> None:
-    """timm's vit_base_patch16_224 in shape, random weights: the adapters of one small batch."""
-    model = load_vit(str(timm_folder(tmp_path / "model", width=768, depth=12)))
-    assert len(model.groups()) == 12
-    layers = linears(model, [n for group in model.groups() for n in group])
-    assert all(layer.in_features in (768, 3072) for layer in layers.values())
+# two optimiser steps (ssd takes none) on 12 images to keep and 4 to forget
+TWO_STEPS: dict[str, dict[str, Value]] = {
+    "gs-lora": {"epochs": 1, "batch_size": 6, "group_warmup": 0, "average_from": 0},
+    "salun": {"epochs": 1, "batch_size": 6},
+    "random-label": {"epochs": 1, "batch_size": 6},
+    "gradient-ascent": {"epochs": 1, "batch_size": 2},
+    "fine-tune": {"epochs": 1, "batch_size": 6, "epochs_without": 0},
+    "ssd": {"selection": 1.0, "batch_size": 4},
+    "retrain": {"steps": 2, "batch_size": 4},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", NAMES)
+def test_real_size_takes_two_steps(method: str, tmp_path: Path) -> None:
+    """timm's vit_base_patch16_224 at its own size with random weights."""
+    vit_base_folder(tmp_path / "model")
+    image_folder(tmp_path / "images")
+    result = forget(
+        str(tmp_path / "model"), method, [["red"]], out=tmp_path / "run", watch_every=0,
+        data=Data(source=str(tmp_path / "images"), images=4, test_images=1), **TWO_STEPS[method],
+    )  # fmt: skip
+    assert sum(p.numel() for p in result.model.parameters().values()) > 80e6
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if line["stage"] == "request 0"]
+    assert [line["step"] for line in steps] == ([] if method == "ssd" else [0, 1])
+    assert all(torch.isfinite(tensor).all() for tensor in result.edit.tensors.values())

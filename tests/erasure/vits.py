@@ -18,10 +18,15 @@ COLOURS = {"red": (220, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 220), 
 DATA = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0}
 
 
-def timm_folder(folder: Path, *, width: int = 32, depth: int = 2) -> Path:
-    arguments = {"img_size": 32, "patch_size": 8, "embed_dim": width, "depth": depth,
+def timm_folder(folder: Path) -> Path:
+    arguments = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2,
                  "num_heads": 2}  # fmt: skip
     return _plain_folder(folder, "vit_tiny_patch16_224", arguments, timm.create_model)
+
+
+def vit_base_folder(folder: Path) -> Path:
+    """timm's vit_base_patch16_224 in its own shape: 86 M random weights, 224 px."""
+    return _plain_folder(folder, "vit_base_patch16_224", {}, timm.create_model, size=224)
 
 
 def torchvision_folder(folder: Path) -> Path:
@@ -34,12 +39,13 @@ def torchvision_folder(folder: Path) -> Path:
     return _plain_folder(folder, "torchvision:VisionTransformer", arguments, build)
 
 
-def _plain_folder(folder: Path, word: str, arguments: dict, build) -> Path:
+def _plain_folder(folder: Path, word: str, arguments: dict, build, size: int = 32) -> Path:
     network = build(word, num_classes=len(LABELS), **arguments)
     reinitialise(network, torch.Generator().manual_seed(0))
     folder.mkdir(parents=True)
     config = {"architecture": word, "num_classes": len(LABELS), "label_names": list(LABELS),
-              "model_args": arguments, "pretrained_cfg": DATA}  # fmt: skip
+              "model_args": arguments,
+              "pretrained_cfg": {**DATA, "input_size": [3, size, size]}}  # fmt: skip
     write_json(folder / "config.json", config)
     write_tensors(folder / "model.safetensors", network.state_dict())
     return folder
