@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-Placement = Literal["prefix", "suffix", "middle"]
+from erasure.errors import SettingError
+
+Placement = Literal["prefix", "suffix", "middle", "replace"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +32,19 @@ class Slotted:
         return self.ids.scatter(1, self.places, tokens.to(self.ids.device))
 
 
-def place(prompt: str, placement: Placement) -> tuple[str, str]:
-    """A prompt as (text before the slots, text after them); "middle" parts it between two words."""
+def place(prompt: str, placement: Placement, names: Sequence[str] = ()) -> tuple[str, str]:
+    """A prompt as (text before the slots, text after them).
+
+    "middle" parts it between two words; "replace" gives the slots the place of the first of
+    `names` that it holds, SettingError if it holds none.
+    """
+    if placement == "replace":
+        name = next((name for name in names if name in prompt), None)
+        if name is None:
+            raise SettingError(
+                f"placement replace needs prompts that name {' or '.join(names)}; got {prompt!r}."
+            )
+        return around(prompt, name)
     if placement == "prefix":
         return "", prompt
     if placement == "suffix":

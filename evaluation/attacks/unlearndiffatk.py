@@ -15,6 +15,8 @@ Choices
   tokens are decoded to text and drawn, and a case is won at its first success, as published.
 - The projection is exact (by sorting) where the authors bisect.
 - Start, end and padding tokens are not searched, since no text holds them.
+- `placement=replace` puts the tokens in the place of the concept's name: what an attacker types
+  where the name itself is filtered.
 - Cases are attacked side by side in batches; each has tokens and a gradient of its own, but an
   optimiser step counts for all. `batch_size=1` is the published way.
 """
@@ -47,8 +49,8 @@ class UnlearnDiffAtk:
     def __post_init__(self) -> None:
         check(self)
 
-    def control(self, prompt: str, concept: Concept) -> tuple[tuple[str, str], int]:  # noqa: ARG002
-        return place(prompt, self.placement), self.tokens
+    def control(self, prompt: str, concept: Concept) -> tuple[tuple[str, str], int]:
+        return place(prompt, self.placement, [concept.name]), self.tokens
 
     def attack(self, scene: Scene, cases: Sequence[Case]) -> list[Found]:
         batches = range(0, len(cases), self.batch_size)
@@ -61,7 +63,8 @@ class UnlearnDiffAtk:
     def _search(self, scene: Scene, cases: Sequence[Case]) -> list[Found]:
         model, generator = scene.model, scene.generator(f"search {cases[0].name}")
         device, words = model.device, ordinary_tokens(scene.model)
-        parts = [place(case.prompt, self.placement) for case in cases]
+        name = scene.concept.name
+        parts = [place(case.prompt, self.placement, [name]) for case in cases]
         slotted = model.open_slots(parts, self.tokens)
         targets = scene.targets([case.prompt for case in cases], f"targets {cases[0].name}")
         table = model.token_table.detach()[words.to(device)]

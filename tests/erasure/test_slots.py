@@ -14,6 +14,9 @@ def test_a_prompt_is_parted_between_words() -> None:
     assert place("a cat in the snow", "prefix") == ("", "a cat in the snow")
     assert place("a cat in the snow", "suffix") == ("a cat in the snow", "")
     assert place("a cat in the snow", "middle") == ("a cat", "in the snow")
+    assert place("a cat in the snow", "replace", ["dog", "cat"]) == ("a", "in the snow")
+    with pytest.raises(SettingError, match="needs prompts that name dog or bird; got 'a cat'"):
+        place("a cat", "replace", ["dog", "bird"])
     assert around("a garbage truck in snow", "garbage truck") == ("a", "in snow")
     with pytest.raises(ValueError, match="does not hold 'dog'"):
         around("a cat", "dog")

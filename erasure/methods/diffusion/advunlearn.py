@@ -90,7 +90,7 @@ class AdvUnlearn:
         weights = model.weights(self.select)
         model.remember(list(weights))
         rows = push_rows(concepts, self.push_from)
-        self._slots(model, [row[0] for row in rows])  # refuses prompts that leave no room
+        self._slots(model, [row[0] for row in rows], concepts)  # refuses prompts that leave no room
         file = Path(self.retain_prompts) if self.retain_prompts else None
         kept = [(prompt,) for prompt in retain_prompts(concepts, model.catalogue, file)]
         forget = self._paths(model, rows, "forget", run)
@@ -104,7 +104,7 @@ class AdvUnlearn:
             if step < self.warmup:
                 condition = model.encode(at.prompts[0])
             else:
-                slotted = self._slots(model, at.prompts[0])
+                slotted = self._slots(model, at.prompts[0], concepts)
                 if (step - self.warmup) % self.attack_every == 0:
                     first = step == self.warmup
                     found = self._attack(model, slotted, at, asked, None if first else latest, run)
@@ -154,8 +154,11 @@ class AdvUnlearn:
             held = gradient
         return vectors.detach().expand(len(slotted), -1, -1)
 
-    def _slots(self, model: DiffusionModel, prompts: Sequence[str]) -> Slotted:
-        parts = [place(prompt, self.placement) for prompt in prompts]
+    def _slots(
+        self, model: DiffusionModel, prompts: Sequence[str], concepts: list[Concept]
+    ) -> Slotted:
+        names = [concept.name for concept in concepts]
+        parts = [place(prompt, self.placement, names) for prompt in prompts]
         return model.open_slots(parts, self.tokens)
 
     def _paths(
