@@ -25,6 +25,11 @@ class Paths:
     prompts: list[tuple[str, ...]]
 
 
+def texts_of(*rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Every prompt in these rows, and the empty one."""
+    return ["", *dict.fromkeys(text for part in rows for row in part for text in row)]
+
+
 def push_rows(concepts: list[Concept], push_from: PushFrom) -> list[tuple[str, ...]]:
     """(c, start, pushed, '') for every concept and template.
 
@@ -78,9 +83,9 @@ def points(paths: Paths, batch: int, run: Run) -> tuple[Tensor, Tensor, list[lis
 def answers(
     model: DiffusionModel, z_t: Tensor, t: Tensor, columns: Sequence[Sequence[str]]
 ) -> list[Tensor]:
-    """The model's prediction under each column of prompts; equal columns are asked once."""
-    said: dict[tuple[str, ...], Tensor] = {}
-    for texts in map(tuple, columns):
-        if texts not in said:
-            said[texts] = model.predict(z_t, t, model.encode(texts))
-    return [said[tuple(texts)] for texts in columns]
+    """The model's prediction under each column of prompts, in one call; equal ones asked once."""
+    asked = list(dict.fromkeys(map(tuple, columns)))
+    count = len(asked)
+    condition = model.encode([text for texts in asked for text in texts])
+    said = model.predict(z_t.repeat(count, 1, 1, 1), t.repeat(count), condition).chunk(count)
+    return [said[asked.index(tuple(texts))] for texts in columns]

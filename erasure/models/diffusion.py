@@ -113,7 +113,17 @@ class DiffusionModel(Editable):
 
     @abstractmethod
     def gradient_checkpointing(self, on: bool) -> AbstractContextManager[None]:
-        """Within it, the UNet keeps few activations for the backward pass, if `on`."""
+        """Within it, UNet and text encoders keep few activations for backward passes, if `on`."""
+
+    @abstractmethod
+    def memorised(
+        self, prompts: Sequence[str], *, encoders_rest: bool = True
+    ) -> AbstractContextManager[None]:
+        """Within it, `encode` answers these prompts from memory; idle parts leave the device.
+
+        Where text weights are remembered, that is so for the untouched model alone. The autoencoder
+        is idle, and text encoders if they are not edited, unless `encoders_rest` is false.
+        """
 
     @property
     @abstractmethod
