@@ -25,7 +25,7 @@ class Masters:
         self.weights, self.masks = weights, dict(masks or {})
         self._counts = {name: int(mask.sum()) for name, mask in self.masks.items()}
         self._start = {
-            name: (start or {})[name].detach().to("cpu", torch.float32, copy=True)
+            name: (start or {})[name].detach().to("cpu", torch.float32)
             for name, weight in weights.items()
             if weight.dtype != torch.float32
         }
@@ -83,7 +83,7 @@ class Masters:
         """Make the weights float32, to the last bit what the masters and `start` hold."""
         for name, value in self._start.items():
             weight = self.weights[name]
-            whole = value.to(weight.device)
+            whole = value.to(weight.device, copy=True)
             if name in self.moving:
                 self._write(name, whole)
             weight.data = whole

@@ -11,7 +11,6 @@ from erasure.models.diffusion import DiffusionModel
 from erasure.run import Run
 from erasure_datasets.concept import Concept
 
-PATHS_AT_ONCE = 16
 PushFrom = Literal["prompt", "anchor", "concept"]
 
 
@@ -58,10 +57,10 @@ def draw_paths(
     generator = run.generator_for(f"{name} paths")
     order = torch.randperm(len(rows), generator=generator).tolist()
     chosen = [rows[order[i % len(order)]] for i in range(count)]
-    parts, timesteps = [], torch.empty(0)
-    with run.progress(f"paths to {name}", -(-count // PATHS_AT_ONCE)) as bar, model.original():
-        for first in range(0, count, PATHS_AT_ONCE):
-            condition = model.encode([row[0] for row in chosen[first : first + PATHS_AT_ONCE]])
+    parts, timesteps, some = [], torch.empty(0), model.images_at_once
+    with run.progress(f"paths to {name}", -(-count // some)) as bar, model.original():
+        for first in range(0, count, some):
+            condition = model.encode([row[0] for row in chosen[first : first + some]])
             path, timesteps = model.sample_path(
                 condition, steps=steps, guidance=guidance, generator=generator
             )

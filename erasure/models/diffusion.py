@@ -135,6 +135,12 @@ class DiffusionModel(Editable):
     def resolution(self) -> int:
         """Pixels along an image's side, for square images at the model's own size."""
 
+    @property
+    def images_at_once(self) -> int:
+        """How many images to draw or encode together: 16 at 512 pixels, fewer of larger ones."""
+        _, height, width = self.latent_shape
+        return max(1, min(16, 16 * 64 * 64 // (height * width)))
+
     def add_noise(
         self, z0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]
     ) -> Float[Tensor, "b c h w"]:

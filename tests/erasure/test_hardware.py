@@ -12,6 +12,7 @@ from torch import Tensor
 from erasure.cli import main
 from erasure.erasing import erase
 from erasure.errors import DeviceError
+from erasure.exporting import open_run
 from erasure.methods.diffusion.esd import ESD
 from erasure.models.load import load_model
 
@@ -150,6 +151,36 @@ def test_channels_last_changes_no_result(method: str, sd1: Path, tmp_path: Path)
     for name, tensor in plain.edit.tensors.items():
         close = (tensor - fast.edit.tensors[name]).abs() < 1e-4  # Adam turns rounding into steps
         assert close.float().mean() > 0.95, name
+
+
+@pytest.mark.parametrize(
+    ("method", "family"),
+    [
+        ("esd", "sdxl"),
+        ("gs-lora", "sdxl"),
+        ("salun", "sd2"),
+        ("sfd", "sd1"),
+        ("advunlearn", "sdxl"),
+    ],
+)
+def test_bf16_learns_in_float32_and_leaves_the_rest_alone(
+    method: str, family: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """The same bits each time, and the rest of the model to the last bit what it was."""
+    case = Case(method, request.getfixturevalue(family))
+    result = case.run(tmp_path / "run", mixed_precision="bf16")
+    base = open_run(result.folder, edited=False).parameters()
+    shapes = result.edit.shapes()
+    assert shapes
+    for name, weight in result.model.parameters().items():
+        assert weight.dtype == torch.float32
+        assert name in shapes or torch.equal(weight, base[name]), name
+    again = case.run(tmp_path / "again", mixed_precision="bf16")
+    for name, tensor in result.edit.tensors.items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, again.edit.tensors[name]), name
+        # steps this small are lost where weights are kept in bfloat16
+        assert not torch.equal(tensor, tensor.to(torch.bfloat16).float()), name
 
 
 def test_attention_is_torchs_own(sd1: Path, sdxl: Path) -> None:

@@ -138,7 +138,8 @@ class AdvUnlearn:
     ) -> Tensor:  # fmt: skip
         """Vectors (b, k, w) under which the edited model predicts what the untouched one did."""
         if latest is None or self.attack_init == "random":
-            words = [i for i in range(len(model.token_table)) if i not in model.special_tokens]
+            special = set(model.special_tokens)
+            words = [i for i in range(len(model.token_table)) if i not in special]
             shape = (self.batch_size, self.tokens)
             chosen = torch.tensor(words)[torch.randint(len(words), shape, generator=run.generator)]
             start = model.token_table[run.shard(chosen)]
