@@ -175,7 +175,7 @@ def list_(
             "pocket",
             "pocket-one-step",
             "pocket-vit",
-            "(any Stable Diffusion 1.x or 2.x: a diffusers folder, a Hub id, a .safetensors file)",
+            "(any Stable Diffusion 1.x, 2.x, XL: a diffusers folder, a Hub id, a .safetensors)",
         ]
     elif what == "protocols":
         lines = module_names(Path(__file__).parents[1] / "evaluation" / "protocols")
@@ -222,6 +222,8 @@ def main() -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            sys.exit(_complain(f"the device has too little memory: {error}"))
         message = getattr(
             error, "format_message", None
         )  # click's own usage errors, wherever typer keeps click

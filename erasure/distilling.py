@@ -68,7 +68,8 @@ def _regress(
         drawn = generator.one_call(paths.latents[0, numbers].to(run.device), condition)
         return {"regress": F.mse_loss(drawn, paths.finished[numbers].to(run.device))}
 
+    weights = generator.weights("full")
     fit(
-        loss, generator.weights("full"), steps=-(-WARM_UP_PASSES * pairs // batch_size),
+        loss, weights, start=run.lowered(weights), steps=-(-WARM_UP_PASSES * pairs // batch_size),
         learning_rate=WARM_UP_RATE, run=run, stage="regress",
     )  # fmt: skip

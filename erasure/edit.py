@@ -48,13 +48,13 @@ class Edit:
         changed: dict[str, Tensor] = {}
         current = model.parameters()
         for name, original in model.originals.items():
-            value = current[name].detach()
+            value = current[name].detach().cpu()
             if not torch.isfinite(value).all():
                 raise EditError(
                     f"{method} left values in {name} that are not finite; nothing was written."
                 )
             if not torch.equal(value, original):
-                changed[name] = value.float().cpu().clone()
+                changed[name] = value.float().clone()
         if not changed:
             raise EditError(
                 f"{method} changed no weight of {model.name}; raise its steps or learning_rate."

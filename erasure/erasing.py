@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import get_args
 
@@ -11,18 +11,20 @@ from erasure.config import Source, Value, resolve
 from erasure.edit import Edit
 from erasure.errors import ErasureError, ModelError, SettingError
 from erasure.exporting import open_run
+from erasure.hardware import Hardware
 from erasure.models.diffusion import DiffusionModel
+from erasure.models.latent_diffusion import LatentDiffusion
 from erasure.models.load import load_model, read_presets
 from erasure.registry import METHODS
-from erasure.run import Precision, Run
+from erasure.run import Run
 from erasure_datasets.concept import Concept, ConceptKind, UnknownConceptError
 
 
 @dataclass(frozen=True)
 class Result:
-    """A finished erasure: the edited model, the edit, and the folder that holds it."""
+    """A finished erasure: the edited model in float32, the edit, and the folder that holds it."""
 
-    model: DiffusionModel
+    model: LatentDiffusion
     edit: Edit
     folder: Path
 
@@ -56,18 +58,20 @@ def find_concepts(
 
 
 def erase(
-    model: str | DiffusionModel, method: str, concepts: Sequence[str], *, out: Path | str,
+    model: str | LatentDiffusion, method: str, concepts: Sequence[str], *, out: Path | str,
     kind: str | None = None, anchor: str | None = None, seed: int = 0, quick: bool = False,
-    mixed_precision: Precision = "no", report_to: str | None = None, config: Path | None = None,
-    **settings: Value,
+    report_to: str | None = None, config: Path | None = None, **settings: Value,
 ) -> Result:  # fmt: skip
     """Erase concepts and keep the edit under `out`; the same call resumes or returns what is there.
 
-    `settings` are the method's own. ErasureError (SettingError, RunError, ...) for anything the
+    `settings` are the method's own, and those of `Hardware`. A model that is handed over is left in
+    the precision that these ask for. ErasureError (SettingError, RunError, ...) for anything the
     caller can mend; then nothing is half-written.
     """
     method_class = METHODS.get("diffusion", method)
-    run = Run(Path(out), seed=seed, mixed_precision=mixed_precision, report_to=report_to)
+    shared = {item.name for item in fields(Hardware)} & settings.keys()
+    hardware = Hardware(**{name: settings.pop(name) for name in shared})  # type: ignore[arg-type]
+    run = Run(Path(out), seed=seed, hardware=hardware, report_to=report_to)
     loaded = (
         load_model(model, config=config, device=run.device) if isinstance(model, str) else model
     )
@@ -94,8 +98,10 @@ def erase(
             return Result(open_run(run.folder, device=run.device), edit, run.folder)
         edit.apply(loaded)
         return Result(loaded, edit, run.folder)
-    edit = kept_edit(run, lambda: chosen.erase(loaded, found, run))
-    if edit.base != loaded.name:  # the method edited a generator of the model, not the model
+    with hardware.at_work(loaded):
+        edit = kept_edit(run, lambda: chosen.erase(loaded, found, run))
+    # a generator of the model was edited, or the model is in lower precision now
+    if edit.base != loaded.name or run.low is not None:
         loaded = open_run(run.folder, device=run.device)
     return Result(loaded, edit, run.folder)
 
@@ -127,6 +133,6 @@ def record_of(
         "settings": asdict(settings),  # type: ignore[call-overload]
         "sources": sources,
         "seed": run.seed,
-        "mixed_precision": run.mixed_precision,
+        **{name: value for name, value in asdict(run.hardware).items() if name != "device"},
         "processes": run.accelerator.num_processes,
     }

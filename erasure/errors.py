@@ -6,6 +6,7 @@ ErasureError
 ├── RunError                       a run folder's state: another run's, incomplete, unreadable
 ├── EditError                      an edit that does not fit its model, or changes nothing
 ├── DivergedError                  a loss that became NaN or infinite
+├── DeviceError                    a device whose memory is too small
 └── StorageError                   a write that failed
 """
 
@@ -32,6 +33,10 @@ class EditError(ErasureError):
 
 class DivergedError(ErasureError):
     """Training met a loss or gradient that is not finite."""
+
+
+class DeviceError(ErasureError):
+    """A device ran out of memory; the run can go on from its last state."""
 
 
 class StorageError(ErasureError):

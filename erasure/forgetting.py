@@ -15,11 +15,12 @@ from erasure.config import Value, resolve
 from erasure.edit import Edit
 from erasure.erasing import kept_edit, record_of
 from erasure.errors import ModelError, SettingError
+from erasure.hardware import Hardware, Precision
 from erasure.models.load import read_presets
 from erasure.models.load_vit import load_vit
 from erasure.models.vit import ViTModel
 from erasure.registry import METHODS
-from erasure.run import Precision, Run
+from erasure.run import Run
 from erasure.storage import write_json
 from erasure_datasets.canvas import OBJECTS, STYLES
 from erasure_datasets.classes import Labelled, load_classes
@@ -82,7 +83,10 @@ def forget(
     steps into log.jsonl (0: never). ErasureError for anything the caller can mend.
     """
     method_class: Any = METHODS.get("vit", method)
-    run = Run(Path(out), seed=seed, mixed_precision=mixed_precision, report_to=report_to)
+    if mixed_precision == "fp16":
+        raise SettingError("mixed_precision must be no or bf16 for a classifier; got 'fp16'.")
+    hardware = Hardware(mixed_precision=mixed_precision)
+    run = Run(Path(out), seed=seed, hardware=hardware, report_to=report_to)
     loaded = load_vit(model, device=run.device) if isinstance(model, str) else model
     if loaded.originals:
         raise ModelError(f"{loaded.name} holds an edit already; undo it, or load the model afresh.")

@@ -82,7 +82,6 @@ def _common_options() -> list[inspect.Parameter]:
         ("anchor", str | None, None, "what to draw instead"),
         ("config", Path | None, None, "component configs for a single .safetensors file"),
         ("seed", int, 0, "seed of everything random"),
-        ("mixed_precision", str, "no", "no or bf16"),
         ("report_to", str | None, None, "tensorboard, wandb or another accelerate tracker"),
         ("quick", bool, False, "the method's smoke-run values"),
     ]
@@ -92,15 +91,15 @@ def _common_options() -> list[inspect.Parameter]:
 def _erase_command(name: str) -> Any:
     """A command with the common options and one option per field of the method's dataclass."""
     method = load("erasure.registry:METHODS").get("diffusion", name)
-    common = _common_options()
+    common, hardware = _common_options(), load("erasure.hardware:Hardware")
 
     def command(**values: Any) -> None:
         erase = load("erasure.erasing:erase")
         result = erase(
             values["model"], name, values["concept"], out=values["out"], kind=values["kind"],
             anchor=values["anchor"], config=values["config"], seed=values["seed"],
-            quick=values["quick"], mixed_precision=values["mixed_precision"],
-            report_to=values["report_to"], **given_settings(values, common),
+            quick=values["quick"], report_to=values["report_to"],
+            **given_settings(values, common),
         )  # fmt: skip
         record = json.loads((result.folder / "config.json").read_text())
         typer.echo(
@@ -109,7 +108,8 @@ def _erase_command(name: str) -> Any:
         )
 
     text = inspect.getdoc(inspect.getmodule(method))
-    return built(name, command, [*common, *setting_options(method)], text)
+    options = [*common, *setting_options(hardware), *setting_options(method)]
+    return built(name, command, options, text)
 
 
 def _forget_command(name: str) -> Any:

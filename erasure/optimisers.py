@@ -1,5 +1,6 @@
 """Which optimiser takes the steps, in a form that a run can save and resume."""
 
+import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,15 +82,25 @@ class Optimiser:
     momentum: float = 0.0
     cosine: bool = False
 
-    def over(self, weights: Sequence[nn.Parameter], rate: float) -> Stepper:
+    def over(
+        self, weights: Sequence[nn.Parameter], rate: float, *, in_8_bits: bool = False,
+        is_fused: bool = False,
+    ) -> Stepper:  # fmt: skip
+        """The optimiser; the options are for Adam and AdamW."""
         if self.kind == "muon":
             return MuonAndAdam(weights, rate, self.weight_decay)
         if self.kind == "sgd":
             return torch.optim.SGD(
                 weights, lr=rate, momentum=self.momentum, weight_decay=self.weight_decay
             )
+        options: dict[str, Any] = {
+            "lr": rate, "betas": self.betas, "weight_decay": self.weight_decay,
+        }  # fmt: skip
+        if in_8_bits:
+            bits: Any = importlib.import_module("bitsandbytes").optim
+            return (bits.AdamW8bit if self.kind == "adamw" else bits.Adam8bit)(weights, **options)
         kind = torch.optim.AdamW if self.kind == "adamw" else torch.optim.Adam
-        return kind(weights, lr=rate, betas=self.betas, weight_decay=self.weight_decay)
+        return kind(weights, fused=is_fused or None, **options)  # None: torch's own choice
 
     def rate(self, step: int, steps: int) -> float:
         """The factor on the learning rate at a step."""

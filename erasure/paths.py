@@ -11,7 +11,6 @@ from erasure.models.diffusion import DiffusionModel, SampledPath
 from erasure.run import Run
 from erasure_datasets.concept import Concept
 
-PATHS_AT_ONCE = 16
 PushFrom = Literal["prompt", "anchor", "concept"]
 
 
@@ -44,6 +43,11 @@ class Points:
     said: dict[tuple[str, ...], Tensor]
 
 
+def texts_of(*rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Every prompt in these rows, and the empty one."""
+    return ["", *dict.fromkeys(text for part in rows for row in part for text in row)]
+
+
 def push_rows(concepts: list[Concept], push_from: PushFrom) -> list[tuple[str, ...]]:
     """(c, start, pushed, '') for every concept and template.
 
@@ -73,9 +77,10 @@ def draw_paths(
     order = torch.randperm(len(rows), generator=generator).tolist()
     chosen = [rows[order[i % len(order)]] for i in range(count)]
     parts: list[SampledPath] = []
-    with run.progress(f"paths to {name}", -(-count // PATHS_AT_ONCE)) as bar, model.original():
-        for first in range(0, count, PATHS_AT_ONCE):
-            condition = model.encode([row[0] for row in chosen[first : first + PATHS_AT_ONCE]])
+    some = model.images_at_once
+    with run.progress(f"paths to {name}", -(-count // some)) as bar, model.original():
+        for first in range(0, count, some):
+            condition = model.encode([row[0] for row in chosen[first : first + some]])
             parts.append(
                 model.sample_path(condition, steps=steps, guidance=guidance, generator=generator)
             )
@@ -110,9 +115,12 @@ def original_answers(model: DiffusionModel, at: Points) -> list[Tensor]:
 def answers(
     model: DiffusionModel, at: Points, said: dict[tuple[str, ...], Tensor] | None = None
 ) -> list[Tensor]:
-    """The model's prediction under each column of prompts; equal columns are asked once."""
+    """The model's prediction under each column of prompts: one call for all not `said` yet."""
     said = {} if said is None else said
-    for texts in at.prompts:
-        if texts not in said:
-            said[texts] = model.predict(at.z_t, at.t, model.encode(texts))
+    asked = [texts for texts in dict.fromkeys(at.prompts) if texts not in said]
+    if asked:
+        count = len(asked)
+        condition = model.encode([text for texts in asked for text in texts])
+        found = model.predict(at.z_t.repeat(count, 1, 1, 1), at.t.repeat(count), condition)
+        said |= dict(zip(asked, found.chunk(count), strict=True))
     return [said[texts] for texts in at.prompts]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,11 +21,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from erasure.errors import RunError, SettingError
+from erasure.hardware import Hardware
 from erasure.optimisers import Stepper
 from erasure.progress import Bar
-from erasure.storage import append_line, atomic, read_tensors, write_json, write_tensors
+from erasure.state import read_state, write_state
+from erasure.storage import append_line, atomic, write_json
 
-Precision = Literal["no", "bf16"]
 VERSIONS = ("torch", "diffusers", "transformers", "accelerate", "erasure-toolkit")
 SAME_RUN = (
     "method",
@@ -34,6 +35,8 @@ SAME_RUN = (
     "settings",
     "seed",
     "mixed_precision",
+    "use_8bit_adam",
+    "allow_tf32",
     "processes",
 )
 
@@ -46,11 +49,11 @@ class Run:
     """
 
     def __init__(
-        self, folder: Path, *, seed: int = 0, mixed_precision: Precision = "no",
+        self, folder: Path, *, seed: int = 0, hardware: Hardware = Hardware(),
         report_to: str | None = None, checkpoint_seconds: float = 15.0,
     ) -> None:  # fmt: skip
         self.folder, self.seed, self.checkpoint_seconds = folder, seed, checkpoint_seconds
-        self.mixed_precision = mixed_precision
+        self.hardware = hardware
         # without a GPU several processes must be told to meet, or each would be the main one
         is_cpu_group = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
         self.accelerator = Accelerator(
@@ -69,7 +72,29 @@ class Run:
 
     @property
     def device(self) -> torch.device:
-        return self.accelerator.device
+        own, asked = self.accelerator.device, self.hardware.device
+        # a process of several has a device of its own among those of the kind that was asked for
+        if asked == "auto" or (asked == own.type and own.index is not None):
+            return own
+        return torch.device(asked)
+
+    @property
+    def low(self) -> torch.dtype | None:
+        """What networks compute in, where it is less than float32."""
+        return self.hardware.low
+
+    def lower(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Cast parameters in place to what networks compute in."""
+        for parameter in parameters.values() if self.low is not None else ():
+            parameter.data = parameter.data.to(self.low)
+
+    def lowered(self, weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        """Cast as `lower` does; the float32 values there were, to start learning from."""
+        if self.low is None:
+            return {}
+        values = {n: weight.detach().to("cpu", copy=True) for n, weight in weights.items()}
+        self.lower(weights)
+        return values
 
     @property
     def is_main(self) -> bool:
@@ -83,7 +108,7 @@ class Run:
     def autocast(self) -> AbstractContextManager[object]:
         # accelerate's own precision is one per process, and a second run may want another
         return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.mixed_precision == "bf16"
+            self.device.type, self.low or torch.bfloat16, enabled=self.low is not None
         )
 
     def begin(self, record: Mapping[str, object]) -> bool:
@@ -102,10 +127,12 @@ class Run:
                     f"{file} is not readable ({error}); remove the folder or name another --out."
                 ) from error
             for key in SAME_RUN:
-                _compare(self.folder, key, old.get(key), new.get(key))
+                _compare(self.folder, key, old.get(key, new.get(key)), new.get(key))
             is_finished = (self.folder / "edit.json").is_file()
             if is_finished and "seconds" not in old:  # killed between the edit and the end
                 self.finish()
+            if not is_finished and self.is_main:  # what may differ is as it is now
+                write_json(file, {**old, **new})
             return is_finished
         if self.folder.exists() and (not self.folder.is_dir() or _holds_files(self.folder)):
             raise RunError(f"{self.folder} exists and is not a run of ours; name another --out.")
@@ -216,35 +243,24 @@ class Run:
         carried: Mapping[str, Tensor] | None = None,
     ) -> Path:
         """Write everything needed to go on from `step` in the same bits."""
-        file = self.folder / "state" / f"{stage}.safetensors"
+        file = self._state_file(stage)
         if self.is_main:
-            tensors = {f"weight.{name}": parameter for name, parameter in weights.items()}
-            tensors |= {f"carried.{name}": value for name, value in (carried or {}).items()}
-            for number, slots in optimiser.state_dict()["state"].items():
-                tensors |= {f"optimiser.{number}.{slot}": value for slot, value in slots.items()}
-            write_tensors(
-                file,
-                {**tensors, "generator": self.generator.get_state()},
-                {"step": str(step), "seconds": f"{self._seconds():.1f}"},
-            )
+            facts = {"step": str(step), "seconds": f"{self._seconds():.1f}"}
+            write_state(file, facts, weights, optimiser, carried or {}, self.generator)
         self._saved = time.monotonic()
         return file
 
+    def _state_file(self, stage: str) -> Path:
+        return self.folder / "state" / f"{stage}.safetensors"
+
     def knows(self, stage: str) -> bool:
         """Whether an interrupted run left a state of this stage."""
-        return (self.folder / "state" / f"{stage}.safetensors").is_file()
+        return self._state_file(stage).is_file()
 
-    def checkpoint(
-        self,
-        stage: str,
-        step: int,
-        weights: Mapping[str, nn.Parameter],
-        optimiser: Stepper,
-        carried: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        """Save the state if the last one is old enough."""
-        if time.monotonic() - self._saved >= self.checkpoint_seconds:
-            self.save_state(stage, step, weights, optimiser, carried)
+    @property
+    def is_due(self) -> bool:
+        """Whether the last saved state is old enough for another."""
+        return time.monotonic() - self._saved >= self.checkpoint_seconds
 
     def restore(
         self,
@@ -254,28 +270,16 @@ class Run:
         carried: Mapping[str, Tensor] | None = None,
     ) -> int:
         """Load a stage's state, if there is one; the step to go on from, 0 for a fresh start."""
-        file = self.folder / "state" / f"{stage}.safetensors"
-        if not file.is_file():
+        if not self.knows(stage):
             return 0
-        tensors, metadata = read_tensors(file)
-        with torch.no_grad():
-            for name, parameter in weights.items():
-                parameter.copy_(tensors[f"weight.{name}"])
-            for name, value in (carried or {}).items():
-                value.copy_(tensors[f"carried.{name}"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            kind, _, rest = name.partition(".")
-            if kind == "optimiser":
-                number, _, slot = rest.partition(".")
-                state.setdefault(int(number), {})[slot] = value
-        optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
-        self.generator.set_state(tensors["generator"])
+        facts = read_state(
+            self._state_file(stage), weights, optimiser, carried or {}, self.generator
+        )
         self.accelerator.wait_for_everyone()
-        self._earlier_seconds = float(metadata["seconds"])
+        self._earlier_seconds = float(facts["seconds"])
         if self.is_main:
-            self._shorten_log(stage, int(metadata["step"]))
-        return int(metadata["step"])
+            self._shorten_log(stage, int(facts["step"]))
+        return int(facts["step"])
 
     def _shorten_log(self, stage: str, step: int) -> None:
         """Drop the lines of steps that will be done again, and a last line that was cut off."""

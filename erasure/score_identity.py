@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from erasure.fit import fit, trainable
+from erasure.masters import Masters
 from erasure.models.diffusion import Condition, DiffusionModel
 from erasure.models.one_step import OneStep, pipeline_with
 from erasure.models.stable_diffusion import StableDiffusion
@@ -114,11 +115,12 @@ def duel(
 ) -> None:  # fmt: skip
     """Train the fake score and the generator in turn, `steps` times, from the same drawings."""
     weights, fake_weights = generator.weights("full"), fake.weights("full")
+    masters = Masters(fake_weights, start=run.lowered(fake_weights))
     optimiser = torch.optim.Adam(
-        list(fake_weights.values()), lr=fake_learning_rate, betas=(0.0, 0.999)
+        list(masters.moving.values()), lr=fake_learning_rate, betas=(0.0, 0.999)
     )
-    carried = {f"fake.{name}": parameter.data for name, parameter in fake_weights.items()}
-    carried |= {f"adam.{name}": slot for name, slot in _open_state(optimiser, fake_weights)}
+    carried = {f"fake.{name}": parameter.data for name, parameter in masters.moving.items()}
+    carried |= {f"adam.{name}": slot for name, slot in _open_state(optimiser, masters.moving)}
 
     def random_point(like: Tensor) -> tuple[Tensor, Tensor]:
         """This process's part of a batch of noise and timesteps."""
@@ -136,14 +138,18 @@ def duel(
             torch.rand(len(drawn) * run.accelerator.num_processes, generator=run.generator)
         )
         known = torch.where((dropped < rules.dropout).view(-1, 1, 1), asked.empty, asked.fake)
+        masters.give_back()  # they may have been restored
         with trainable(fake_weights):
             z_t = teacher.add_noise(drawn.detach(), noise, t)
             predicted = guided(fake, z_t, t, known, asked.empty, rules.fake_guidance)
             mistake = (asked.fake_weight * fake_loss(predicted, noise)).mean()
             mistake.backward()
-            run.average_gradients(fake_weights)
-            nn.utils.clip_grad_value_(list(fake_weights.values()), rules.clip)
+            masters.take_gradients()
+            run.average_gradients(masters.moving)
+            nn.utils.clip_grad_value_(list(masters.moving.values()), rules.clip)
             optimiser.step()
+            optimiser.zero_grad()
+            masters.give_back()
         noise, t = random_point(drawn)
         losses = generator_loss(teacher, fake, drawn, noise, t, asked, rules)
         return {"identity": (asked.weight * losses).mean(), "fake": mistake.detach()}
@@ -151,6 +157,7 @@ def duel(
     fit(
         loss, weights, steps=steps, learning_rate=learning_rate, by=Optimiser(betas=(0.0, 0.999)),
         clip=rules.clip, run=run, stage=stage, carried=carried,
+        start=run.lowered(weights),
     )  # fmt: skip
 
 

@@ -15,7 +15,6 @@ from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, render
 from erasure_datasets.concept import Catalogue, Concept, retain_prompts
 from erasure_datasets.images import find_images, read_image
 
-GENERATION_BATCH = 16
 ImageOf = Callable[[str, str, int], Tensor]  # (object, style, number) -> uint8 (3, h, w)
 
 
@@ -83,7 +82,7 @@ def _from_pairs(
         places = [(pairs[order[i % len(pairs)]], i // len(pairs)) for i in range(count)]
         chosen = [(name, style, number) for (name, style), number in places]
         images = torch.stack([image(*choice) for choice in chosen])
-        latents = torch.cat([model.to_latents(part) for part in images.split(GENERATION_BATCH)])
+        latents = torch.cat([model.to_latents(part) for part in images.split(model.images_at_once)])
         prompts = [catalogue.prompt(name, style) for name, style, _ in chosen]
         anchors = [_anchor_prompt(catalogue, name, style, concepts) for name, style, _ in chosen]
         sets.append(Pictures(latents.cpu(), prompts, anchors))
@@ -139,7 +138,7 @@ def _from_two_folders(
         ]
         anchors = [default[i % len(default)][1] for i in range(len(files))]
         images = torch.stack([read_image(file, model.resolution) for file in files])
-        latents = torch.cat([model.to_latents(part) for part in images.split(GENERATION_BATCH)])
+        latents = torch.cat([model.to_latents(part) for part in images.split(model.images_at_once)])
         sets.append(Pictures(latents.cpu(), prompts, anchors))
     return sets[0], sets[1]
 
@@ -163,15 +162,13 @@ def _generated(
     ):
         order = torch.randperm(len(pairs), generator=run.generator_for(f"{name} order")).tolist()
         chosen = [pairs[order[i % len(order)]] for i in range(count)]
-        generator, parts = run.generator_for(name), []
+        generator, parts, some = run.generator_for(name), [], model.images_at_once
         with (
-            run.progress(f"drawing images to {name}", -(-count // GENERATION_BATCH)) as bar,
+            run.progress(f"drawing images to {name}", -(-count // some)) as bar,
             model.original(),
         ):
-            for start in range(0, count, GENERATION_BATCH):
-                condition = model.encode(
-                    [prompt for prompt, _ in chosen[start : start + GENERATION_BATCH]]
-                )
+            for start in range(0, count, some):
+                condition = model.encode([prompt for prompt, _ in chosen[start : start + some]])
                 path = model.sample_path(
                     condition,
                     steps=plan.sampling_steps,

@@ -57,9 +57,9 @@ def build_miniature(folder: Path, family: Family) -> Path:
     if family == "xl":
         blocks = ("DownBlock2D", "CrossAttnDownBlock2D"), ("CrossAttnUpBlock2D", "UpBlock2D")
         shape |= {
-            "cross_attention_dim": 32 + 40, "transformer_layers_per_block": [1, 2],
+            "cross_attention_dim": 32 + 64, "transformer_layers_per_block": [1, 2],
             "addition_embed_type": "text_time", "addition_time_embed_dim": 8,
-            "projection_class_embeddings_input_dim": 24 + 6 * 8,
+            "projection_class_embeddings_input_dim": 32 + 6 * 8,
         }  # fmt: skip
     unet = UNet2DConditionModel(
         sample_size=8, layers_per_block=1, block_out_channels=(16, 32), norm_num_groups=8,
@@ -74,7 +74,7 @@ def build_miniature(folder: Path, family: Family) -> Path:
     if family == "xl":
         StableDiffusionXLPipeline(
             vae=vae, unet=unet, text_encoder=tower(CLIPTextModel, 32, "quick_gelu"),
-            text_encoder_2=tower(CLIPTextModelWithProjection, 40, "gelu", projection_dim=24),
+            text_encoder_2=tower(CLIPTextModelWithProjection, 64, "gelu", projection_dim=32),
             tokenizer=tokenizer(), tokenizer_2=tokenizer("!"),
             scheduler=EulerDiscreteScheduler(**NOISE, timestep_spacing="leading"),
             add_watermarker=False,

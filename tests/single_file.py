@@ -1,4 +1,4 @@
-"""Write a diffusers folder as one CompVis-style .safetensors file.
+"""Write a diffusers folder as one .safetensors file, named as the original releases are.
 
 This is the inverse of diffusers' own converter.
 """
@@ -6,6 +6,7 @@ This is the inverse of diffusers' own converter.
 import json
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,6 +20,8 @@ UNET_RESNET = {
 }
 UNET_ENDS = {
     "conv_in": "input_blocks.0.0",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
     "conv_norm_out": "out.0",
@@ -26,6 +29,18 @@ UNET_ENDS = {
     "mid_block.resnets.0": "middle_block.0",
     "mid_block.attentions.0": "middle_block.1",
     "mid_block.resnets.1": "middle_block.2",
+}
+OPEN_CLIP = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn": "attn",
+}
+OPEN_CLIP_ENDS = {
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "embeddings.token_embedding": "token_embedding",
+    "final_layer_norm": "ln_final",
 }
 VAE_ATTENTION = {
     "group_norm": "norm",
@@ -37,20 +52,31 @@ VAE_ATTENTION = {
 
 
 def write_single_file(folder: Path, file: Path) -> Path:
-    """Join UNet, VAE and text encoder of an SD 1.x folder under the original release's names."""
-    unet = json.loads((folder / "unet" / "config.json").read_text())
+    """Join UNet, VAE and text encoders of an SD 1.x or XL folder under the releases' names."""
+    layers = json.loads((folder / "unet" / "config.json").read_text())["layers_per_block"]
+    unet = _weights(folder / "unet")
+    attended = {
+        name.split(".")[1]
+        for name in unet
+        if name.startswith("up_blocks.") and ".attentions." in name
+    }
     tensors = {
-        f"model.diffusion_model.{_unet_name(name, unet['layers_per_block'])}": tensor
-        for name, tensor in _weights(folder / "unet").items()
+        f"model.diffusion_model.{_unet_name(name, layers, attended)}": tensor
+        for name, tensor in unet.items()
     }
     levels = len(json.loads((folder / "vae" / "config.json").read_text())["block_out_channels"])
     for name, tensor in _weights(folder / "vae").items():
         is_attention_matrix = ".attentions." in name and tensor.ndim == 2
         shaped = tensor[..., None, None] if is_attention_matrix else tensor
         tensors[f"first_stage_model.{_vae_name(name, levels)}"] = shaped
+    is_xl = (folder / "text_encoder_2").is_dir()
+    first = "conditioner.embedders.0" if is_xl else "cond_stage_model"
     for name, tensor in _weights(folder / "text_encoder").items():
         plain = name.removeprefix("text_model.")
-        tensors[f"cond_stage_model.transformer.text_model.{plain}"] = tensor
+        tensors[f"{first}.transformer.text_model.{plain}"] = tensor
+    if is_xl:
+        for name, tensor in _open_clip(_weights(folder / "text_encoder_2")).items():
+            tensors[f"conditioner.embedders.1.model.{name}"] = tensor
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
     return file
 
@@ -59,7 +85,29 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     return load_file(next(folder.glob("*.safetensors")))
 
 
-def _unet_name(name: str, layers: int) -> str:
+def _open_clip(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A transformers tower by open_clip's names, with q, k and v in one matrix."""
+    named: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        plain = name.removeprefix("text_model.")
+        if plain == "text_projection.weight":
+            named["text_projection"] = tensor.T
+        elif plain.startswith("encoder.layers."):
+            number, _, rest = plain.removeprefix("encoder.layers.").partition(".")
+            for ours, theirs in OPEN_CLIP.items():
+                rest = rest.replace(ours, theirs)
+            named[f"transformer.resblocks.{number}.{rest}"] = tensor
+        else:
+            for ours, theirs in OPEN_CLIP_ENDS.items():
+                plain = plain.replace(ours, theirs)
+            named[plain] = tensor
+    for name in [name for name in named if ".attn.q_proj." in name]:
+        parts = [named.pop(name.replace("q_proj", f"{part}_proj")) for part in "qkv"]
+        named[name.replace("q_proj.", "in_proj_")] = torch.cat(parts)
+    return named
+
+
+def _unet_name(name: str, layers: int, attended: set[str]) -> str:
     for ours, theirs in UNET_RESNET.items():
         name = name.replace(f".{ours}.", f".{theirs}.") if ".resnets." in name else name
     for ours, theirs in UNET_ENDS.items():
@@ -72,7 +120,7 @@ def _unet_name(name: str, layers: int) -> str:
             return f"input_blocks.{place + layers + 1}.0.op.{tail.removeprefix('conv.')}"
         return f"input_blocks.{place + int(number) + 1}.{'10'[kind == 'resnets']}.{tail}"
     if kind == "upsamplers":  # after the level's last resnet, and its attention where it has one
-        return f"output_blocks.{place + layers}.1.{tail}"
+        return f"output_blocks.{place + layers}.{'12'[level in attended]}.{tail}"
     return f"output_blocks.{place + int(number)}.{'10'[kind == 'resnets']}.{tail}"
 
 

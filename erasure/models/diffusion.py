@@ -124,7 +124,17 @@ class DiffusionModel(Editable):
 
     @abstractmethod
     def gradient_checkpointing(self, on: bool) -> AbstractContextManager[None]:
-        """Within it, the UNet keeps few activations for the backward pass, if `on`."""
+        """Within it, UNet and text encoders keep few activations for backward passes, if `on`."""
+
+    @abstractmethod
+    def memorised(
+        self, prompts: Sequence[str], *, encoders_rest: bool = True
+    ) -> AbstractContextManager[None]:
+        """Within it, `encode` answers these prompts from memory; idle parts leave the device.
+
+        Where text weights are remembered, that is so for the untouched model alone. The autoencoder
+        is idle, and text encoders if they are not edited, unless `encoders_rest` is false.
+        """
 
     @property
     @abstractmethod
@@ -135,6 +145,12 @@ class DiffusionModel(Editable):
     @abstractmethod
     def resolution(self) -> int:
         """Pixels along an image's side, for square images at the model's own size."""
+
+    @property
+    def images_at_once(self) -> int:
+        """How many images to draw or encode together: 16 at 512 pixels, fewer of larger ones."""
+        _, height, width = self.latent_shape
+        return max(1, min(16, 16 * 64 * 64 // (height * width)))
 
     def add_noise(
         self, z0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]

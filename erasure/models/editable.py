@@ -15,7 +15,8 @@ from erasure.models.select import select_names
 class Editable(ABC):
     """A frozen model with a way to ask what it would have said before it was edited.
 
-    `originals` holds copies of remembered tensors; only those can differ from the untouched model.
+    `originals` holds copies of remembered tensors, in the CPU's memory; only those can differ from
+    the untouched model.
     `selections` are the words that `weights` knows, each a regular expression over full names.
     """
 
@@ -25,6 +26,7 @@ class Editable(ABC):
 
     def __init__(self) -> None:
         self.originals: dict[str, Tensor] = {}
+        self._copies: dict[str, tuple[Tensor, Tensor]] = {}
         self._asks_original = False
 
     @abstractmethod
@@ -57,7 +59,23 @@ class Editable(ABC):
         parameters = self.parameters()
         for name in names:
             if name not in self.originals:
-                self.originals[name] = parameters[name].detach().clone()
+                self.originals[name] = parameters[name].detach().to("cpu", copy=True)
+
+    def kept(self, prefix: str, like: nn.Module) -> dict[str, Tensor]:
+        """The remembered tensors below a prefix, without it, as the module's own: for a call.
+
+        What had to be moved or cast for that is kept for the next.
+        """
+        own = next(like.parameters())
+        found = {}
+        for name, tensor in self.originals.items():
+            if name.startswith(prefix):
+                source, copy = self._copies.get(name, (None, tensor))
+                if source is not tensor or (copy.dtype, copy.device) != (own.dtype, own.device):
+                    copy = tensor.to(own.device, own.dtype)
+                    self._copies[name] = tensor, copy
+                found[name.removeprefix(prefix)] = copy
+        return found
 
     @contextmanager
     def original(self) -> Iterator[None]:
@@ -73,7 +91,7 @@ class Editable(ABC):
     def without_edit(self) -> Iterator[None]:
         """Within it the model itself is the untouched one, `generate` included."""
         current = self.parameters()
-        edited = {name: current[name].detach().clone() for name in self.originals}
+        edited = {name: current[name].detach().to("cpu", copy=True) for name in self.originals}
         try:
             with torch.no_grad():
                 for name, tensor in self.originals.items():

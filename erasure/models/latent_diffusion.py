@@ -3,7 +3,7 @@
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from erasure.errors import ModelError, SettingError
+from erasure.models.checkpointing import checkpointing
 from erasure.models.diffusion import Condition, DiffusionModel, SampledPath
 from erasure.models.slots import Slotted, fill, lay_out, repadded
 from erasure_datasets.concept import Catalogue
 
+ENCODED_AT_ONCE = 64
 BLOCK_LINEAR = re.compile(
     r"(.*transformer_blocks\.\d+)\.(ff\.net\.(?:0\.proj|2)|attn2\.to_(?:q|k|v|out\.0))$"
 )
@@ -58,6 +60,8 @@ class LatentDiffusion(DiffusionModel):
         for module in (*self._components.values(), self.pipeline.vae):
             module.requires_grad_(False).eval()
         self.pipeline.set_progress_bar_config(disable=True)
+        self._memory: dict[str, Tensor] = {}
+        self._remembers_original_only = False
 
     @abstractmethod
     def _read(self, ids: Sequence[Int[Tensor, "b n"]]) -> Condition:
@@ -82,15 +86,30 @@ class LatentDiffusion(DiffusionModel):
                 self.pipeline.scheduler.config
             )
 
+    def gradient_checkpointing(self, on: bool) -> AbstractContextManager[None]:
+        encoders = [getattr(self.pipeline, tower) for tower in self.towers]
+        return checkpointing(self.pipeline.unet, encoders) if on else nullcontext()
+
     @contextmanager
-    def gradient_checkpointing(self, on: bool) -> Iterator[None]:
-        unet = self.pipeline.unet
-        if on:
-            unet.enable_gradient_checkpointing()
+    def memorised(self, prompts: Sequence[str], *, encoders_rest: bool = True) -> Iterator[None]:
+        is_edited = any(name.startswith("text_encoder") for name in self.originals)
+        resting = [self.pipeline.vae]
+        if encoders_rest and not is_edited:
+            resting += [getattr(self.pipeline, tower) for tower in self.towers]
+        texts, device = list(dict.fromkeys(prompts)), self.device
+        with self.original():
+            for start in range(0, len(texts), ENCODED_AT_ONCE):
+                part = texts[start : start + ENCODED_AT_ONCE]
+                self._memory |= zip(part, self.encode(part), strict=True)
+        self._remembers_original_only = is_edited
+        for module in resting:
+            module.to("cpu")
         try:
             yield
         finally:
-            unet.disable_gradient_checkpointing()
+            self._memory = {}
+            for module in resting:
+                module.to(device)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -125,20 +144,20 @@ class LatentDiffusion(DiffusionModel):
         return list(found.values())
 
     def _call(self, component: str, *arguments: object, **options: object) -> Any:
-        module, prefix = self._components[component], component + "."
+        module = self._components[component]
         if not self._asks_original:
             return module(*arguments, **options)
-        kept = {
-            n.removeprefix(prefix): t for n, t in self.originals.items() if n.startswith(prefix)
-        }
-        return functional_call(module, kept, arguments, options)
+        return functional_call(module, self.kept(f"{component}.", module), arguments, options)
 
     def encode(self, prompts: Sequence[str]) -> Condition:
+        is_known = self._asks_original or not self._remembers_original_only
+        if is_known and self._memory and all(prompt in self._memory for prompt in prompts):
+            return torch.stack([self._memory[prompt] for prompt in prompts])
         condition = self._read([self.tokenize(prompts, own) for own in self.tokenizers])
-        if not self.pipeline.config.get("force_zeros_for_empty_prompt", False):
-            return condition
-        is_text = torch.tensor([prompt != "" for prompt in prompts], device=condition.device)
-        return condition * is_text.view(-1, 1, 1)
+        if self.pipeline.config.get("force_zeros_for_empty_prompt", False):
+            is_text = torch.tensor([prompt != "" for prompt in prompts], device=condition.device)
+            condition = condition * is_text.view(-1, 1, 1)
+        return condition.to(self.device)
 
     def tokenize(self, prompts: Sequence[str], tokenizer: str = "tokenizer") -> Int[Tensor, "b n"]:
         """Token ids as the pipeline makes them: padded and cut to the encoder's positions."""
@@ -149,7 +168,7 @@ class LatentDiffusion(DiffusionModel):
             max_length=self._text_window,
             return_tensors="pt",
         )
-        return encoded.input_ids.to(self.device)
+        return encoded.input_ids.to(self.pipeline.text_encoder.device)
 
     @property
     def _text_window(self) -> int:
@@ -221,7 +240,8 @@ class LatentDiffusion(DiffusionModel):
     def predict(
         self, z_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], condition: Condition
     ) -> Float[Tensor, "b c h w"]:
-        predicted = self._ask_unet(z_t, t, condition)
+        low = self.pipeline.unet.dtype
+        predicted = self._ask_unet(z_t.to(low), t, condition.to(low)).to(z_t.dtype)
         if not self._is_v_prediction:
             return predicted
         signal, spread = self.levels(t)
@@ -242,11 +262,10 @@ class LatentDiffusion(DiffusionModel):
         )
         scheduler.set_timesteps(steps, device=self.device)
         z = torch.randn((len(condition), *self.latent_shape), generator=generator).to(self.device)
-        empty = self.encode([""]).expand_as(condition)
+        both = torch.cat([self.encode([""]).expand_as(condition), condition])
         path, asked, empties = [], [], []
         for t in scheduler.timesteps:
-            batch = t.expand(len(z))
-            none, some = self.predict(z, batch, empty), self.predict(z, batch, condition)
+            none, some = self.predict(torch.cat([z, z]), t.expand(len(both)), both).chunk(2)
             for kept, value in ((path, z), (asked, some), (empties, none)):
                 kept.append(value)
             z = scheduler.step(none + guidance * (some - none), t, z).prev_sample

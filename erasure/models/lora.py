@@ -54,7 +54,11 @@ class Adapter:
         """sqrt of the summed squares of each group's matrices, (groups,); finite slope at zero."""
         squares = [
             torch.stack(
-                [m.square().sum() for name in group for m in (self.down[name], self.up[name])]
+                [
+                    m.float().square().sum()
+                    for name in group
+                    for m in (self.down[name], self.up[name])
+                ]
             ).sum()
             for group in groups
         ]
@@ -131,7 +135,9 @@ def moving_groups(
     kept, changes, current = {}, [], model.parameters()
     for group in groups:
         moved = [
-            scale * (tensors[n + UP] @ tensors[n + DOWN]).norm() / current[f"{n}.weight"].norm()
+            scale
+            * (tensors[n + UP] @ tensors[n + DOWN]).norm()
+            / current[f"{n}.weight"].float().norm()
             for n in group
         ]
         changes.append(float(torch.stack(moved).max()))

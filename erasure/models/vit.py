@@ -107,7 +107,7 @@ class ViTModel(Editable):
         hook = head.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
         try:
             if self._asks_original:
-                out: Any = functional_call(self.network, self.originals, (x,))
+                out: Any = functional_call(self.network, self.kept("", self.network), (x,))
             else:
                 out = self.network(x)
         finally:

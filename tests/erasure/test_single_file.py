@@ -10,9 +10,14 @@ from erasure.errors import ModelError
 from erasure.models.load import load_model
 
 
-def test_it_is_the_folder_it_was_made_from(sd1: Path, tmp_path: Path) -> None:
-    file = write_single_file(sd1, tmp_path / "model.safetensors")
-    opened, want = load_model(str(file), config=sd1), load_model(str(sd1))
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_it_is_the_folder_it_was_made_from(
+    family: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder = request.getfixturevalue(family)
+    file = write_single_file(folder, tmp_path / "model.safetensors")
+    opened, want = load_model(str(file), config=folder), load_model(str(folder))
+    assert type(opened) is type(want)
     assert opened.parameters().keys() == want.parameters().keys()
     for name, parameter in want.parameters().items():
         assert torch.equal(opened.parameters()[name], parameter), name

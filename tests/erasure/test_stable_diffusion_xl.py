@@ -67,7 +67,7 @@ def test_slots_filled_with_a_words_own_embeddings_change_nothing(model: StableDi
     words = model.pipeline.tokenizer("dog", add_special_tokens=False).input_ids
     slotted = model.open_slots([("a cat and a", "")], len(words))
     vectors = model.token_table[torch.tensor([words])]
-    assert vectors.shape[-1] == 32 + 40
+    assert vectors.shape[-1] == 32 + 64
     got = model.encode_slots(slotted, vectors)
     assert torch.allclose(got, model.encode(["a cat and a dog"]), atol=1e-6)
     vectors = vectors.detach().clone().requires_grad_()

@@ -39,10 +39,20 @@ from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.edit import Edit
+from erasure.errors import SettingError
 from erasure.fit import fit
 from erasure.models.diffusion import DiffusionModel
 from erasure.models.slots import Placement, Slotted, place
-from erasure.paths import Paths, Points, PushFrom, draw_paths, original_answers, points, push_rows
+from erasure.paths import (
+    Paths,
+    Points,
+    PushFrom,
+    draw_paths,
+    original_answers,
+    points,
+    push_rows,
+    texts_of,
+)  # fmt: skip
 from erasure.registry import METHODS
 from erasure.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
@@ -79,9 +89,6 @@ class AdvUnlearn:
     sampling_steps: int = setting(50, quick=12, help="DDIM steps of a path", at_least=2)
     paths: int = setting(64, quick=32, help="paths drawn at the start", at_least=1)
     retain_prompts: str = setting("", help="CSV with a 'prompt' column: what to keep")
-    gradient_checkpointing: bool = setting(
-        False, help="compute the UNet's activations twice instead of keeping them"
-    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -89,6 +96,12 @@ class AdvUnlearn:
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
         weights = model.weights(self.select)
         model.remember(list(weights))
+        if run.low is torch.float16:
+            raise SettingError(
+                "mixed_precision must be no or bf16 for advunlearn: its attack's gradients are too "
+                "small for fp16."
+            )
+        run.lower(model.parameters())
         rows = push_rows(concepts, self.push_from)
         self._slots(model, [row[0] for row in rows], concepts)  # refuses prompts that leave no room
         file = Path(self.retain_prompts) if self.retain_prompts else None
@@ -117,10 +130,10 @@ class AdvUnlearn:
             kept = F.mse_loss(model.predict(at.z_t, at.t, model.encode(at.prompts[0])), wanted)
             return {"erase": erase, "retain": self.retain_weight * kept}
 
-        with model.gradient_checkpointing(self.gradient_checkpointing):
+        with model.memorised(texts_of(rows, kept), encoders_rest=False):
             fit(
                 loss, weights, steps=self.steps, learning_rate=self.learning_rate, run=run,
-                carried={"latest": latest},
+                carried={"latest": latest}, start=model.originals,
             )  # fmt: skip
         return Edit.between(model, concepts, "advunlearn", asdict(self))
 
@@ -130,13 +143,15 @@ class AdvUnlearn:
     ) -> Tensor:  # fmt: skip
         """Vectors (b, k, w) under which the edited model predicts what the untouched one did."""
         if latest is None or self.attack_init == "random":
-            words = [i for i in range(len(model.token_table)) if i not in model.special_tokens]
+            special = set(model.special_tokens)
+            words = [i for i in range(len(model.token_table)) if i not in special]
             shape = (self.batch_size, self.tokens)
             chosen = torch.tensor(words)[torch.randint(len(words), shape, generator=run.generator)]
             start = model.token_table[run.shard(chosen)]
         else:
             start = run.shard(latest)
-        vectors = (start[:1] if self.attack_shared else start).detach().clone().requires_grad_(True)
+        vectors = (start[:1] if self.attack_shared else start).detach().float().clone()
+        vectors.requires_grad_(True)
         optimiser = torch.optim.Adam([vectors], lr=self.attack_rate)
         held = torch.zeros_like(vectors)
         for _ in range(1 if self.attack == "fast" else self.attack_steps):

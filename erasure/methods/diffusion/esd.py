@@ -21,14 +21,22 @@ Choices
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.fit import fit
 from erasure.models.diffusion import DiffusionModel
-from erasure.paths import Paths, PushFrom, draw_paths, original_answers, points, push_rows
+from erasure.paths import (
+    Paths,
+    PushFrom,
+    draw_paths,
+    original_answers,
+    points,
+    push_rows,
+    texts_of,
+)  # fmt: skip
 from erasure.registry import METHODS
 from erasure.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
@@ -61,12 +69,22 @@ class ESD:
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
         weights = model.weights(SELECTIONS.get(self.select, self.select))
         model.remember(list(weights))
-        forget = self._paths(model, push_rows(concepts, self.push_from), "forget", run)
-        retain = None
+        run.lower(model.parameters())
+        rows = push_rows(concepts, self.push_from)
+        file = Path(self.retain_prompts) if self.retain_prompts else None
+        kept: list[tuple[str, ...]] = []
         if self.retain_weight > 0:
-            file = Path(self.retain_prompts) if self.retain_prompts else None
-            kept = [(prompt,) for prompt in retain_prompts(concepts, model.catalogue, file)]
-            retain = self._paths(model, kept, "retain", run)
+            kept = [(text,) for text in retain_prompts(concepts, model.catalogue, file)]
+        with model.memorised(texts_of(rows, kept)):
+            self._train(model, weights, rows, kept, run)
+        return Edit.between(model, concepts, "esd", asdict(self))
+
+    def _train(
+        self, model: DiffusionModel, weights: dict[str, nn.Parameter],
+        rows: list[tuple[str, ...]], kept: list[tuple[str, ...]], run: Run,
+    ) -> None:  # fmt: skip
+        forget = self._paths(model, rows, "forget", run)
+        retain = self._paths(model, kept, "retain", run) if kept else None
 
         def loss(_step: int) -> dict[str, Tensor]:
             at = points(forget, self.batch_size, run)
@@ -77,12 +95,14 @@ class ESD:
             if retain is not None:
                 at = points(retain, self.batch_size, run)
                 (wanted,) = original_answers(model, at)
-                kept = F.mse_loss(model.predict(at.z_t, at.t, model.encode(at.prompts[0])), wanted)
-                terms["retain"] = self.retain_weight * kept
+                left = F.mse_loss(model.predict(at.z_t, at.t, model.encode(at.prompts[0])), wanted)
+                terms["retain"] = self.retain_weight * left
             return terms
 
-        fit(loss, weights, steps=self.steps, learning_rate=self.learning_rate, run=run)
-        return Edit.between(model, concepts, "esd", asdict(self))
+        fit(
+            loss, weights, steps=self.steps, learning_rate=self.learning_rate, run=run,
+            start=model.originals,
+        )  # fmt: skip
 
     def _paths(
         self, model: DiffusionModel, rows: list[tuple[str, ...]], name: str, run: Run

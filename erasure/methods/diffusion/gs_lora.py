@@ -37,7 +37,7 @@ from erasure.edit import Edit
 from erasure.fit import fit
 from erasure.models.latent_diffusion import LatentDiffusion
 from erasure.models.lora import Adapter, linears, merge, moving_groups
-from erasure.paths import Paths, PushFrom, answers, draw_paths, points, push_rows
+from erasure.paths import Paths, PushFrom, answers, draw_paths, points, push_rows, texts_of
 from erasure.registry import METHODS
 from erasure.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
@@ -72,6 +72,7 @@ class GSLoRA:
         check(self)
 
     def erase(self, model: LatentDiffusion, concepts: list[Concept], run: Run) -> Edit:
+        run.lower(model.parameters())
         tensors: dict[str, Tensor] = {}
         for number, concept in enumerate(concepts):
             kept = self._request(model, number, concept, concepts[:number], run)
@@ -94,8 +95,9 @@ class GSLoRA:
         file = Path(self.retain_prompts) if self.retain_prompts else None
         kept = [(prompt,) for prompt in retain_prompts([concept], model.catalogue, file)]
         kept += [(prompt,) for other in earlier for prompt in other.prompts()]
-        forget = self._paths(model, push_rows([concept], self.push_from), f"forget {number}", run)
-        retain = self._paths(model, list(dict.fromkeys(kept)), f"retain {number}", run)
+        rows, kept = push_rows([concept], self.push_from), list(dict.fromkeys(kept))
+        forget = self._paths(model, rows, f"forget {number}", run)
+        retain = self._paths(model, kept, f"retain {number}", run)
 
         def loss(step: int) -> dict[str, Tensor]:
             at = points(forget, self.batch_size, run)
@@ -116,10 +118,10 @@ class GSLoRA:
                 terms["groups"] = self.group_weight * adapter.group_norms(groups).sum()
             return terms
 
-        with adapter.on(model, layers):
+        with adapter.on(model, layers), model.memorised(texts_of(rows, kept)):
             fit(
                 loss, adapter.weights(), steps=self.steps, learning_rate=self.learning_rate,
-                run=run, stage=f"request {number}",
+                run=run, stage=f"request {number}", start=run.lowered(adapter.weights()),
             )  # fmt: skip
         weights = adapter.weights()
         busy, moved = moving_groups(model, weights, groups, adapter.scale, self.zero_below)

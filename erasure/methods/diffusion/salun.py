@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erasure.config import check, setting
@@ -35,9 +35,12 @@ from erasure.fit import fit, trainable
 from erasure.models.diffusion import DiffusionModel
 from erasure.registry import METHODS
 from erasure.run import Run
+from erasure.saliency import largest
 from erasure.storage import read_tensors, write_tensors
 from erasure.training_data import Pictures, Plan, gather
 from erasure_datasets.concept import Concept
+
+MASK_SCALE = 1024.0
 
 
 @METHODS.register
@@ -79,16 +82,21 @@ class SalUn:
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
         weights = model.weights(self.select)
         model.remember(list(weights))
+        run.lower(model.parameters())
         retain_file = Path(self.retain_prompts) if self.retain_prompts else None
         plan = Plan(
-            self.images,
-            self.forget_images,
-            self.retain_images,
-            retain_file,
-            self.sampling_steps,
+            self.images, self.forget_images, self.retain_images, retain_file, self.sampling_steps,
             self.guidance,
-        )
+        )  # fmt: skip
         forget, retain = gather(model, concepts, plan, run)
+        with model.memorised(["", *forget.prompts, *forget.anchors, *retain.prompts]):
+            self._train(model, weights, forget, retain, run)
+        return Edit.between(model, concepts, "salun", asdict(self))
+
+    def _train(
+        self, model: DiffusionModel, weights: dict[str, nn.Parameter], forget: Pictures,
+        retain: Pictures, run: Run,
+    ) -> None:  # fmt: skip
         masks = self.saliency(model, forget, run)
 
         def loss(_step: int) -> dict[str, Tensor]:
@@ -108,8 +116,10 @@ class SalUn:
             )
             return {"erase": erase, "retain": self.retain_weight * kept}
 
-        fit(loss, weights, steps=self.steps, learning_rate=self.learning_rate, run=run, masks=masks)
-        return Edit.between(model, concepts, "salun", asdict(self))
+        fit(
+            loss, weights, steps=self.steps, learning_rate=self.learning_rate, run=run, masks=masks,
+            start=model.originals,
+        )  # fmt: skip
 
     def saliency(self, model: DiffusionModel, forget: Pictures, run: Run) -> dict[str, Tensor]:
         """The mask, one bool tensor per selected weight.
@@ -130,7 +140,7 @@ class SalUn:
                     "SalUn.mask must hold a mask for every selected weight; "
                     f"{source} does not fit {wrong[0]}."
                 )
-            return {name: masks[name].to(run.device) for name in weights}
+            return {name: masks[name].to(run.device, torch.bool) for name in weights}
         gradients = self._summed_gradients(model, forget, run)
         masks = largest(gradients, self.keep)
         if run.is_main:
@@ -143,6 +153,10 @@ class SalUn:
         weights, generator = model.weights(self.select), run.generator_for("mask")
         with torch.no_grad():
             empty = model.encode([""])
+        summed = {
+            name: torch.zeros(weight.shape, device=weight.device)
+            for name, weight in weights.items()
+        }
         starts = range(0, len(forget.prompts), self.batch_size)
         with trainable(weights), run.progress("mask", len(starts)) as bar:
             for start in starts:
@@ -152,21 +166,20 @@ class SalUn:
                 )
                 noise = torch.randn(z0.shape, generator=generator).to(run.device)
                 z_t = model.add_noise(z0, noise, t)
-                with run.autocast():
-                    some = model.predict(
-                        z_t, t, model.encode(forget.prompts[start : start + self.batch_size])
-                    )
-                    none = model.predict(z_t, t, empty.expand(len(z0), -1, -1))
-                    guided = (1 + self.mask_guidance) * some - self.mask_guidance * none
-                    F.mse_loss(
-                        guided, noise
-                    ).backward()  # its sign does not matter: the sum is made absolute
+                condition = model.encode(forget.prompts[start : start + self.batch_size])
+                some, none = model.predict(
+                    torch.cat([z_t, z_t]), torch.cat([t, t]),
+                    torch.cat([condition, empty.expand_as(condition)]),
+                ).chunk(2)  # fmt: skip
+                guided = (1 + self.mask_guidance) * some - self.mask_guidance * none
+                # neither sign nor scale matters to a ranking; small gradients would be 0 in fp16
+                (MASK_SCALE * F.mse_loss(guided, noise)).backward()
+                for name, weight in weights.items():
+                    if weight.grad is not None:
+                        summed[name] += weight.grad
+                        weight.grad = None
                 bar.advance()
-            return {
-                name: weight.grad.detach().clone()
-                for name, weight in weights.items()
-                if weight.grad is not None
-            }
+        return summed
 
 
 def draw(
@@ -185,13 +198,3 @@ def draw(
         run.shard(t),
         run.shard(noise),
     )
-
-
-def largest(gradients: dict[str, Tensor], keep: float) -> dict[str, Tensor]:
-    """Bool masks over all tensors together: True for the floor(keep * n) largest in magnitude."""
-    flat = torch.cat([gradient.abs().flatten() for gradient in gradients.values()])
-    order = torch.argsort(flat, descending=True, stable=True)
-    chosen = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
-    chosen[order[: int(keep * len(flat))]] = True
-    parts = chosen.split([gradient.numel() for gradient in gradients.values()])
-    return {name: part.view_as(g) for (name, g), part in zip(gradients.items(), parts, strict=True)}

@@ -97,6 +97,8 @@ class SFD:
                 f"sfd distils Stable Diffusion 1.x and 2.x; {model.name} is neither. "
                 "Choose another method."
             )
+        if run.low is torch.float16:
+            raise SettingError("mixed_precision must be no or bf16 for sfd; its losses are sums.")
         file = Path(self.retain_prompts) if self.retain_prompts else None
         kept = retain_prompts(concepts, model.catalogue, file)
         rows = [
@@ -127,11 +129,13 @@ class SFD:
                 torch.cat([self.fake_forget_weight * half, self.fake_retain_weight * half]),
             )  # fmt: skip
 
-        duel(
-            model, generator, fake, draw, self._rules(), steps=self.steps,
-            learning_rate=self.learning_rate, fake_learning_rate=self.fake_learning_rate, run=run,
-            stage="fit",
-        )  # fmt: skip
+        run.lower(model.parameters())
+        with model.memorised([*(text for row in rows for text in row), *kept, ""]):
+            duel(
+                model, generator, fake, draw, self._rules(), steps=self.steps,
+                learning_rate=self.learning_rate, fake_learning_rate=self.fake_learning_rate,
+                run=run, stage="fit",
+            )  # fmt: skip
         return Edit.between(generator, concepts, "sfd", asdict(self))
 
     def _generator(self, model: StableDiffusion, prompts: list[str], run: Run) -> OneStep:

@@ -18,7 +18,9 @@ Choices
 - Each sum is divided by its number of prompts (times their own share when there are several
   concepts), so that the weights mean the same however many prompts there are; `average=false` sums,
   as published.
-- Solved in float64.
+- Solved in float64, and never in mixed precision.
+- Of Stable Diffusion XL the cross-attention is edited as of the others, over both encoders' states;
+  the pooled embedding, which also tells it of the concept, passes elsewhere and stays.
 """
 
 from collections.abc import Sequence
@@ -37,6 +39,7 @@ from erasure.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
 
 Vectors = Tensor  # (n, d) float64
+ENCODED_AT_ONCE = 64
 
 
 @METHODS.register
@@ -77,24 +80,29 @@ class UCE:
 
     def _erased(self, model: DiffusionModel, concepts: list[Concept]) -> tuple[Vectors, Vectors]:
         """Aligned vectors of concepts and their anchors, each scaled by the root of its weight."""
-        sources, targets, count = [], [], sum(len(concept.templates) for concept in concepts)
-        for concept in concepts:
-            for prompt, anchor in zip(concept.prompts(), concept.anchor_prompts(), strict=True):
-                start, last = (
-                    last_position(model, prompt, concept.name),
-                    last_position(model, anchor, concept.anchor),
-                )
-                hidden = model.states(model.encode([prompt, anchor])).double()
+        rows = [
+            (prompt, concept.name, anchor, concept.anchor)
+            for concept in concepts
+            for prompt, anchor in zip(concept.prompts(), concept.anchor_prompts(), strict=True)
+        ]
+        sources, targets = [], []
+        for first in range(0, len(rows), ENCODED_AT_ONCE):
+            part = rows[first : first + ENCODED_AT_ONCE]
+            hidden = model.states(model.encode([r[0] for r in part] + [r[2] for r in part]))
+            some, other = hidden.double().chunk(2)
+            for number, (prompt, name, anchor, stand_in) in enumerate(part):
+                start = last_position(model, prompt, name)
+                last = last_position(model, anchor, stand_in)
                 length = 1 if self.positions == "last" else hidden.shape[1] - max(start, last)
-                sources.append(hidden[0, start : start + length])
-                targets.append(hidden[1, last : last + length])
-        scale = (self.erase_weight / (count if self.average else 1)) ** 0.5
+                sources.append(some[number, start : start + length])
+                targets.append(other[number, last : last + length])
+        scale = (self.erase_weight / (len(rows) if self.average else 1)) ** 0.5
         return torch.cat(sources) * scale, torch.cat(targets) * scale
 
     def _preserved(self, model: DiffusionModel, prompts: Sequence[str]) -> Vectors:
         vectors = []
-        for start in range(0, len(prompts), 64):
-            part = prompts[start : start + 64]
+        for start in range(0, len(prompts), ENCODED_AT_ONCE):
+            part = prompts[start : start + ENCODED_AT_ONCE]
             hidden = model.states(model.encode(part)).double()
             if self.positions == "last":
                 ends = [last_position(model, prompt, "") for prompt in part]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from erasure.erasing import Result, erase
-from erasure.errors import SettingError
+from erasure.errors import DivergedError, SettingError
 from erasure.methods.diffusion.salun import largest
 from erasure.storage import read_tensors, write_tensors
 
@@ -39,6 +39,29 @@ def test_ties_go_to_the_first_and_the_count_is_floored() -> None:
     assert torch.cat(list(masks.values())).tolist() == [True, True, False, False, False]
 
 
+def test_it_is_the_stable_sort_of_all_magnitudes() -> None:
+    """Ties across tensors, zeros and tiny numbers, against the plain way."""
+    generator = torch.Generator().manual_seed(0)
+    gradients = {
+        "a": torch.randn(7, 11, generator=generator) * 1e-30,
+        "b": torch.randn(300, generator=generator).mul(3).round() / 3,
+        "c": torch.zeros(2, 5),
+    }
+    flat = torch.cat([g.abs().flatten() for g in gradients.values()])
+    order = torch.argsort(flat, descending=True, stable=True)
+    for keep in (0.001, 0.1, 0.5, 0.77, 0.99, 1.0):
+        want = torch.zeros(len(flat), dtype=torch.bool)
+        want[order[: int(keep * len(flat))]] = True
+        got = torch.cat([mask.flatten() for mask in largest(gradients, keep).values()])
+        assert torch.equal(got, want), keep
+
+
+def test_a_mask_of_numbers_that_are_not_finite_is_refused() -> None:
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(DivergedError, match="not finite"):
+            largest({"a": torch.tensor([1.0, bad])}, keep=0.5)
+
+
 @pytest.fixture(scope="module")
 def run(listed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("salun") / "run"
@@ -58,6 +81,7 @@ def test_weights_outside_the_mask_keep_their_bits(run: Path, listed: Path) -> No
         )
         < 1e-3
     )
+    assert {mask.dtype for mask in masks.values()} == {torch.bool}
     before = load_model(str(listed)).parameters()
     for name, tensor in Edit.load(run).tensors.items():
         outside = ~masks[name]
