@@ -5,7 +5,9 @@
 
 Runs, evaluations and attacks that are finished are kept, so it can be stopped and started again.
 `--runs` takes erasures from METHOD/CONCEPT folders of another place, such as erasure_table.py's.
-Prints the table in Markdown: attack success rates in percent, over cases and concepts.
+Prints the table in Markdown: attack success rates in percent, over cases and concepts; in brackets
+the controls, random tokens once and as often as the attack drew. "any" is the share of cases that
+fell to at least one attack; relearning, which changes weights, does not count in it.
 """
 
 import argparse
@@ -40,17 +42,25 @@ def attack_one(method: str, concept: str, chosen: argparse.Namespace) -> Path:
 
 def rows(folders: dict[str, list[Path]], attacks: list[str]) -> list[str]:
     """One Markdown line per method: each attack's ASR, with its control in brackets."""
-    titles = ["method", "n", "no attack", *attacks, "relearned in"]
+    titles = ["method", "n", "no attack", *attacks, "any", "relearned in"]
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     for method, runs in folders.items():
         cells, count, plain, relearned = [], 0, 0.0, "-"
+        fallen: dict[tuple[Path, str], bool] = {}
         for attack in attacks:
-            files = [run / "attacks" / f"{attack}.json" for run in runs]
-            records = [json.loads(file.read_text()) for file in files if file.is_file()]
+            files = {run: run / "attacks" / f"{attack}.json" for run in runs}
+            records = {
+                run: json.loads(file.read_text()) for run, file in files.items() if file.is_file()
+            }
             if not records:
                 cells.append("-")
                 continue
-            scores = [record["scores"] for record in records]
+            scores = [record["scores"] for record in records.values()]
+            for run, record in records.items() if attack != "relearn" else ():
+                for part in record["per_concept"].values():
+                    for entry in part["cases"]:
+                        key = run, entry["case"]["name"]
+                        fallen[key] = fallen.get(key, False) or entry["success"]
             count = sum(s["ASR"]["n"] for s in scores)
             plain = sum(s["pre_ASR"]["value"] for s in scores) / len(scores)
             cell = f"{100 * sum(s['ASR']['value'] for s in scores) / len(scores):.0f}"
@@ -61,12 +71,12 @@ def rows(folders: dict[str, list[Path]], attacks: list[str]) -> list[str]:
                 ]
                 cell += f" ({control[0]:.0f}, {control[1]:.0f})"
             if attack == "relearn":
-                parts = [part for r in records for part in r["per_concept"].values()]
+                parts = [part for r in records.values() for part in r["per_concept"].values()]
                 relearned = ", ".join(f"{part['steps']} / {part['random_steps']}" for part in parts)
             cells.append(cell)
-        lines.append(
-            "| " + " | ".join([method, str(count), f"{100 * plain:.0f}", *cells, relearned]) + " |"
-        )
+        worst = f"{100 * sum(fallen.values()) / max(len(fallen), 1):.0f}"
+        row = [method, str(count), f"{100 * plain:.0f}", *cells, worst, relearned]
+        lines.append("| " + " | ".join(row) + " |")
     return lines
 
 
