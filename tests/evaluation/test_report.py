@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from records import attacked, judged
 
 from erasure.edit import Edit
 from erasure.erasing import erase
@@ -16,36 +16,9 @@ from erasure.forgetting import Data, forget
 from erasure.models.load import load_model
 from evaluation import page as page_module
 from evaluation.evaluate import evaluate
-from evaluation.protocols import pocket
 from evaluation.ranking import differences
 from evaluation.report import report
 from evaluation.score import interval
-
-
-def judged(run: Path, concept: str, *, wrong: int, guidance: float = 3.0) -> None:
-    """Scores as an evaluation writes them, from made-up labels: `wrong` target images survive."""
-    model = load_model("pocket")
-    found = model.catalogue.concept(concept)  # type: ignore[union-attr]
-    chosen = pocket.plan((188,), None, [])
-    pairs = pocket.catalogue().pairs()
-    labels, left = {}, wrong
-    for key in chosen:
-        name, style = pairs[key[1]]
-        seen = pocket.catalogue().objects.index(name)
-        if name == concept:
-            seen, left = (seen, left - 1) if left > 0 else ((seen + 1) % 16, left)
-        labels[key] = (seen, pocket.catalogue().styles.index(style), 0.5)
-    scores, per = pocket.score(labels, [found])
-    record = {
-        "protocol": "pocket",
-        "scores": {k: vars(v) for k, v in scores.items()},
-        "per_concept": {n: {k: vars(v) for k, v in own.items()} for n, own in per.items()},
-        "baseline": {k: vars(v) for k, v in scores.items()},
-        "stamp": {**pocket.stamp(chosen), "guidance": guidance},
-        "labels": [[seed, index, *labels[seed, index][:2]] for seed, index in chosen],
-    }
-    (run / "scores").mkdir()
-    (run / "scores" / "pocket.json").write_text(json.dumps(record))
 
 
 @pytest.fixture(scope="module")
@@ -163,31 +136,9 @@ def test_scores_that_nobody_named_are_shown_as_they_are(tmp_path: Path) -> None:
 def test_attacks_stand_beside_their_controls_with_three_pictures_of_a_case(
     tmp_path: Path,
 ) -> None:
-    run, rates = tmp_path / "run", {"pre_ASR": 0.0, "ASR": 0.5, "control_ASR": 0.25}
+    run = tmp_path / "run"
     erase("pocket", "uce", ["cat"], out=run)
-    cases = [
-        {
-            "case": {"name": name, "prompt": "A cat image in Photo style."},
-            "found": {"success": success, "tries": 2, "prompt": f"a <kitty> {name}"},
-            "success": success,
-        }
-        for name, success in (("Photo_cat_seed188", False), ("Sketch_cat_seed188", True))
-    ]
-    record = {
-        "attack": "paraphrase", "protocol": "attack-paraphrase", "seconds": 3.0, "baseline": {},
-        "scores": {k: {"value": v, "stderr": 0.3, "n": 2, "higher_is_better": False}
-                   for k, v in rates.items()},
-        "stamp": {}, "per_concept": {
-            "cat": {"criterion": "vit says cat", "is_cut_by_budget": False, "cases": cases}
-        },
-    }  # fmt: skip
-    folders = "images/pocket", "images/pocket-base", "attacks/paraphrase/cat/images"
-    for folder in folders:
-        for entry in cases:
-            place = run / folder / f"{entry['case']['name']}.png"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (512, 512), "teal").save(place)
-    (run / "attacks" / "paraphrase.json").write_text(json.dumps(record))
+    attacked(run)
     files = report([run], tmp_path / "one.html")
     page = files[0].read_text()
     found = json.loads(files[1].read_text())["runs"][0]["attacks"]["paraphrase"]
