@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from erasure.edit import Edit
-from erasure.errors import RunError
+from erasure.errors import ModelError, RunError
 from erasure.exporting import open_run, open_vit
 from erasure_datasets.concept import Concept
 from evaluation.protocols import pocket
@@ -25,7 +25,11 @@ def facts(run: Path) -> dict[str, Any]:
     edit = Edit.load(run)
     config = _read(run / "config.json") if (run / "config.json").is_file() else {}
     sources = config.get("sources", {})
-    tensors, parts = moved(run, edit)
+    tensors, parts, unopened = [], [], ""
+    try:
+        tensors, parts = moved(run, edit)
+    except ModelError as error:  # the base may be on another machine, or behind a network
+        unopened = str(error)
     return {
         "run": str(run),
         "name": run.resolve().name,
@@ -49,8 +53,10 @@ def facts(run: Path) -> dict[str, Any]:
         "scores": {file.stem: _scored(file) for file in _records(run / "scores")},
         "attacks": {file.stem: _attacked(run, file) for file in _records(run / "attacks")},
         "pairs": pairs(run, edit.concepts),
+        "changed": len(edit.shapes()),
         "tensors": tensors,
         "parts": parts,
+        "unopened": unopened,
         "storage_mb": round((run / "edit.safetensors").stat().st_size / 1e6, 2),
     }
 
@@ -81,12 +87,13 @@ def moved(run: Path, edit: Edit) -> tuple[list[dict[str, Any]], list[dict[str, A
 def pairs(run: Path, concepts: Sequence[Concept]) -> list[dict[str, Any]]:
     """Pictures drawn before and after from the same noise, in rows: each concept, then the kept.
 
-    They are the files that images/NAME and images/NAME-base both hold.
+    They are the pictures that images/NAME and images/NAME-base both hold.
     """
     rows = []
     for base in sorted((run / "images").glob("*-base")):
         after = base.with_name(base.name.removesuffix("-base"))
-        files = sorted(f.name for f in base.glob("*.png") if (after / f.name).is_file())
+        drawn = [file for file in base.iterdir() if file.suffix in (".png", ".jpg")]
+        files = sorted(file.name for file in drawn if (after / file.name).is_file())
         left = list(files)
         for name in [*(concept.name for concept in concepts), ""]:
             chosen = [f for f in left if f"_{name.replace(' ', '_')}_" in f"_{f}"] if name else left
@@ -165,8 +172,8 @@ def _with_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
     for name, score in scores.items():
         is_rate = name in RATES or name.endswith("ASR")
         stderr, n = score.get("stderr"), score.get("n")
-        low = high = None
-        if (is_rate and n) or stderr:
+        low, high = score.get("low"), score.get("high")
+        if low is None and ((is_rate and n) or stderr):
             low, high = interval(score["value"], stderr or 0.0, n or 1, is_rate=is_rate)
         unit = "percent" if is_rate or name == "H" else "number"
         found[name] = {**score, "n": n, "low": low, "high": high, "unit": unit}
