@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from html import escape
 from threading import Event
 from typing import Any
 
@@ -126,7 +127,7 @@ class Answers:
                 "Nothing of it was kept.", title="Stopped", duration=4, print_exception=False
             ) from stopped
         except ErasureError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise gr.Error(escape(str(error)), print_exception=False) from error
         finally:
             self._pressed.pop(visitor.session_hash, None)
 

@@ -5,7 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, Response, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    Request,
+    Response,
+    expect,
+    sync_playwright,
+)
 
 from erasure.erasing import erase
 
@@ -14,6 +22,7 @@ FLAGS = (
     "--no-first-run", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 WAIT = 120_000  # ms; a slow machine draws a picture in seconds
+expect.set_options(timeout=WAIT)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
+from erasure.cli import main
 from erasure.edit import Edit
 from erasure.erasing import erase
 from erasure.errors import EditError, SettingError
@@ -20,7 +21,7 @@ from evaluation.demo import HOST, build, demo, named, serve
 from evaluation.demo_page import WAITING
 from evaluation.studio import CASES, LONGEST, SHOWN, Picture, Studio
 
-CAT, KEPT = "A cat image in Winter style.", "A house image in Photo style."
+CAT, KEPT = "A cat image in Winter style.", "A house image in Winter style."
 
 
 def silent(what: str, done: int, total: int) -> None: ...
@@ -217,6 +218,32 @@ def test_what_cannot_be_served_is_one_clear_error(runs: dict[str, Path], tmp_pat
     (tmp_path / "vit" / "edit.json").write_text(json.dumps(record))
     with pytest.raises(SettingError, match="forgot classes of a classifier"):
         build([tmp_path / "vit"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo"], "Missing argument"),
+        (["report"], "Missing argument"),
+        (["demo", "no-such-run"], "no-such-run holds no finished erasure"),
+        (["report", "no-such-run"], "no-such-run holds no finished erasure"),
+        (["report", "no-such-run", "--out", "page.pdf"], "out must end in .html; got page.pdf"),
+        (["demo", "no-such-run", "--port", "70000"], "port must be 1 to 65535; got 70000"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path,
+    arguments: list[str], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["erasure", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    _, said = capsys.readouterr()
+    assert ended.value.code == 2
+    assert message in said
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_runs_of_one_name_are_told_apart_by_their_parents() -> None:
