@@ -35,7 +35,7 @@ footer { display: none !important }
 :is(#gallery, #attacked) .grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(7rem, 14rem)); grid-auto-rows: auto }
 :is(#gallery, #attacked) .thumbnail-item { aspect-ratio: auto; height: auto; display: block; box-shadow: none }
 :is(#gallery, #attacked) .thumbnail-item img { aspect-ratio: 1; height: auto }
-:is(#gallery, #attacked) .caption-label { position: static; opacity: 1 !important; max-width: none; white-space: normal; border: 0; background: none; padding: .3rem 0; font-size: .8rem; line-height: 1.35 }
+:is(#gallery, #attacked) .caption-label { position: static; opacity: 1 !important; max-width: none; white-space: normal; border: 0; background: none; padding: .35rem .5rem; font-size: .8rem; line-height: 1.35 }
 """  # noqa: E501
 Parts = dict[str, Any]  # a page's components by name
 
