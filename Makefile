@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup quickstart test slow check format clean
+.PHONY: setup quickstart test test-browser slow check format clean
 
 setup: .venv/ready
 
@@ -15,6 +15,10 @@ quickstart: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+test-browser: setup
+	@command -v chromium >/dev/null || { echo "make test-browser needs chromium: apt-get install chromium"; exit 2; }
+	$(BIN)/python -m pytest -m browser tests/browser
 
 slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -156,9 +156,12 @@ def report(
 def demo(
     runs: Annotated[list[Path], typer.Argument(help="the runs' folders")],
     port: Annotated[int, typer.Option(help="on 127.0.0.1")] = 7860,
+    criterion: Annotated[
+        str, typer.Option(help="what an attack must show, as for `erasure attack`")
+    ] = "judge",
 ) -> None:
     """Serve a page that draws before and after from the same noise, on this machine only."""
-    load("evaluation.demo:demo")(runs, port=port)
+    load("evaluation.demo:demo")(runs, port=port, criterion=criterion)
 
 
 @app.command("list", context_settings=CONTEXT)

@@ -155,7 +155,7 @@ def _attack_one(chosen: Attack, scene: Scene, cases: list[Case], run: Path) -> d
         if scene.is_over:
             is_cut = True
             break
-        for outcome in _one_chunk(chosen, scene, left[start : start + size]):
+        for outcome in attack_cases(chosen, scene, left[start : start + size]):
             entry = {**asdict(outcome), "success": outcome.success}
             append_line(scene.folder / "outcomes.jsonl", entry)
             ended[outcome.case.name] = entry
@@ -175,7 +175,7 @@ def _attack_one(chosen: Attack, scene: Scene, cases: list[Case], run: Path) -> d
     return part
 
 
-def _one_chunk(chosen: Attack, scene: Scene, chunk: Sequence[tuple[Case, bool]]) -> list[Outcome]:
+def attack_cases(chosen: Attack, scene: Scene, chunk: Sequence[tuple[Case, bool]]) -> list[Outcome]:
     """Attack the cases that are not shown anyway, then as many random tries as each took."""
     hard = [case for case, pre in chunk if not pre]
     if isinstance(chosen, Relearn):

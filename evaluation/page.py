@@ -1,11 +1,15 @@
 """A report as one self-contained HTML page: pictures embedded, no script, nothing fetched."""
 
 import base64
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from evaluation import plots
 
 MEANING = {
     "UA": "the concept is gone: asked for it, the judge saw something else",
@@ -13,67 +17,54 @@ MEANING = {
     "CRA": "the other kind is still drawn",
     "CRA_target": "the other kind is still drawn where the concept was asked for",
     "CLIP": "cosine between image and prompt, on images without the concept",
+    "FID": "distance between the distributions of images",
+    "KID": "the same by kernels, unbiased for few images",
     "pre_ASR": "drawn by a plain prompt",
     "ASR": "drawn under attack",
     "control_ASR": "drawn with random tokens of the same length",
     "control_tries_ASR": "the same, as many tries as the attack had",
+    "Acc_f": "the forgotten classes are still recognised",
+    "Acc_o": "classes of earlier requests are still recognised",
+    "Acc_r": "the kept classes are still recognised",
+    "H": "harmonic mean of the drop in Acc_f and of Acc_r",
+    "MIA": "forgotten training images that look never seen",
+    "distance": "to the predictions of a model trained without them",
 }
-WIDTH, HEIGHT, EDGE = 420, 300, 44  # of the plot, in SVG units
+WIDEST = 192  # pixels of an embedded picture; larger ones are shrunk
 
 
-def render(
-    found: Sequence[Mapping[str, Any]],
-    groups: Sequence[Mapping[str, Any]],
-    pictures: Mapping[str, Sequence[Path]],
-) -> str:
-    """HTML of runs (report.facts), their comparison (report.comparable) and their PNG files."""
+def render(found: Sequence[Mapping[str, Any]], groups: Mapping[str, Any]) -> str:
+    """HTML of runs (`facts`) and their `rankings` by scores and by attacks."""
+    here = Path(__file__).parent
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"embedded": embedded, "percent": lambda value: f"{100 * value:.1f}"}
+        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "embedded": embedded, "shown": shown, "percent": lambda share: f"{100 * share:.1f}",
+        "curve": plots.curve, "trade_off": plots.trade_off,
+    }  # fmt: skip
     return environment.get_template("report.html.jinja").render(
         runs=found,
         groups=groups,
-        pictures=pictures,
         meaning=MEANING,
-        plots=[plot(group["rows"]) for group in groups],
-        frame={"width": WIDTH, "height": HEIGHT, "edge": EDGE},
+        style=(here / "report.css").read_text(),
+        frame={"width": plots.WIDTH, "height": plots.HEIGHT, "edge": plots.EDGE},
     )
 
 
+def shown(score: Mapping[str, Any], end: str = "value") -> str:
+    """A score, or an end of its interval, in its unit: a rate in percent, else four digits."""
+    value = score[end]
+    return f"{100 * value:.1f}" if score["unit"] == "percent" else f"{value:.4g}"
+
+
 def embedded(file: Path | str) -> str:
-    """A PNG as a data: address."""
-    return "data:image/png;base64," + base64.b64encode(Path(file).read_bytes()).decode()
-
-
-def plot(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Where each run stands in the plane of erased (across) and kept (up), with its interval."""
-    shares = [row["erased"] for row in rows] + [row["kept"] for row in rows]
-    least = max(0.0, min([0.8, *(share - 0.05 for share in shares)]))
-
-    def across(share: float) -> float:
-        return EDGE + (share - least) / (1 - least) * (WIDTH - 2 * EDGE)
-
-    def up(share: float) -> float:
-        return HEIGHT - EDGE - (share - least) / (1 - least) * (HEIGHT - 2 * EDGE)
-
-    points = [
-        {
-            "x": round(across(row["erased"]), 1),
-            "y": round(up(row["kept"]), 1),
-            "low": round(across(max(row["scores"]["UA"]["low"], least)), 1),
-            "high": round(across(row["scores"]["UA"]["high"]), 1),
-            "number": number,
-        }
-        for number, row in enumerate(rows, 1)
-    ]
-    ticks = [least + (1 - least) * step / 4 for step in range(5)]
-    return {
-        "points": points,
-        "across": [(round(across(tick), 1), f"{100 * tick:.0f}") for tick in ticks],
-        "up": [(round(up(tick), 1), f"{100 * tick:.0f}") for tick in ticks],
-    }
+    """A picture as a data: address; its own bytes if it is small, else a smaller JPEG."""
+    with Image.open(file) as picture:
+        if max(picture.size) <= WIDEST:
+            return "data:image/png;base64," + base64.b64encode(Path(file).read_bytes()).decode()
+        small, stream = picture.convert("RGB"), io.BytesIO()
+        small.thumbnail((WIDEST, WIDEST))
+        small.save(stream, format="JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

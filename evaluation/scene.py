@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,15 +95,21 @@ def _pair(index: int) -> tuple[str, str]:
 
 
 class Scene:
-    """An erased model under attack. `model.original()` asks the model from before the erasure."""
+    """An erased model under attack. `model.original()` asks the model from before the erasure.
+
+    `watcher` is told of each step (its stage, steps done, steps in all); what it raises stops the
+    attack.
+    """
 
     def __init__(
         self, model: DiffusionModel, concept: Concept, criterion: Criterion, folder: Path, *,
         sampling: Sampling, seed: int, budget: float | None,
+        watcher: Callable[[str, int, int], None] = lambda *_: None,
     ) -> None:  # fmt: skip
         self.model, self.concept, self.criterion, self.folder = model, concept, criterion, folder
         self.sampling, self._seed = sampling, seed
         self._budget, self._end = budget, float("inf")
+        self._watcher = watcher
         model.use_scheduler(sampling.scheduler)
 
     def start_clock(self) -> None:
@@ -126,7 +132,8 @@ class Scene:
     def progress(self, stage: str, total: int) -> Iterator[Bar]:
         """A live bar on standard error."""
         with Progress(console=Console(stderr=True), transient=True) as live:
-            yield Bar(live, live.add_task(stage, total=total, note=""))
+            task = live.add_task(stage, total=total, note="")
+            yield Bar(live, task, lambda done: self._watcher(stage, done, total))
 
     def wins(
         self, prompts: Sequence[str] | Condition, cases: Sequence[Case], kept_as: str | None = None
@@ -150,6 +157,7 @@ class Scene:
         parts = []
         for start in range(0, len(cases), DRAWN_AT_ONCE):
             part = slice(start, start + DRAWN_AT_ONCE)
+            self._watcher("drawing", start, len(cases))
             generators = [torch.Generator().manual_seed(case.noise_seed) for case in cases[part]]
             images = self.model.generate(
                 prompts[part], steps=self.sampling.steps, guidance=self.sampling.guidance,

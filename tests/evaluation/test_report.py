@@ -7,40 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from records import attacked, judged
 
 from erasure.edit import Edit
 from erasure.erasing import erase
-from erasure.errors import EditError, SettingError
+from erasure.errors import EditError, RunError, SettingError
+from erasure.forgetting import Data, forget
 from erasure.models.load import load_model
-from evaluation.protocols import pocket
+from evaluation import page as page_module
+from evaluation.evaluate import evaluate
+from evaluation.ranking import differences
 from evaluation.report import report
 from evaluation.score import interval
-
-
-def judged(run: Path, concept: str, *, wrong: int, guidance: float = 3.0) -> None:
-    """Scores as an evaluation writes them, from made-up labels: `wrong` target images survive."""
-    model = load_model("pocket")
-    found = model.catalogue.concept(concept)  # type: ignore[union-attr]
-    chosen = pocket.plan((188,), None, [])
-    pairs = pocket.catalogue().pairs()
-    labels, left = {}, wrong
-    for key in chosen:
-        name, style = pairs[key[1]]
-        seen = pocket.catalogue().objects.index(name)
-        if name == concept:
-            seen, left = (seen, left - 1) if left > 0 else ((seen + 1) % 16, left)
-        labels[key] = (seen, pocket.catalogue().styles.index(style), 0.5)
-    scores, per = pocket.score(labels, [found])
-    record = {
-        "protocol": "pocket",
-        "scores": {k: vars(v) for k, v in scores.items()},
-        "per_concept": {n: {k: vars(v) for k, v in own.items()} for n, own in per.items()},
-        "baseline": {k: vars(v) for k, v in scores.items()},
-        "stamp": {**pocket.stamp(chosen), "guidance": guidance},
-        "labels": [[seed, index, *labels[seed, index][:2]] for seed, index in chosen],
-    }
-    (run / "scores").mkdir()
-    (run / "scores" / "pocket.json").write_text(json.dumps(record))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +36,9 @@ def test_one_page_without_addresses_and_the_same_figures_beside_it(
     files = report(runs, tmp_path / "all.html")
     assert [file.suffix for file in files] == [".html", ".json", ".csv", ".md"]
     page = files[0].read_text()
-    assert not re.findall(r"""(?:src|href)=["'](?!data:)""", page)
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#run-)""", page)
+    assert "<script" not in page
+    assert "default-src 'none'" in page
     assert "75.0" in page  # 12 of the 16 in `worse`
     with files[2].open(newline="") as stream:
         table = list(csv.DictReader(stream))
@@ -71,7 +51,7 @@ def test_one_page_without_addresses_and_the_same_figures_beside_it(
 
 
 def test_unlike_stamps_are_not_ranked_together(runs: list[Path], tmp_path: Path) -> None:
-    groups = json.loads(report(runs, tmp_path / "all.html")[1].read_text())["groups"]
+    groups = json.loads(report(runs, tmp_path / "all.html")[1].read_text())["groups"]["scores"]
     assert [[row["name"] for row in group["rows"]] for group in groups] == [
         ["best", "worse"],
         ["other"],
@@ -80,6 +60,9 @@ def test_unlike_stamps_are_not_ranked_together(runs: list[Path], tmp_path: Path)
     assert groups[1]["differs"] == ["guidance: 3.0 there, 7.0 here"]
     page = (tmp_path / "all.html").read_text()
     assert "guidance: 3.0 there, 7.0 here" in page
+    with (tmp_path / "all.csv").open(newline="") as stream:
+        stamps = {Path(row["run"]).name: row["stamp"] for row in csv.DictReader(stream)}
+    assert stamps["best"] == stamps["worse"] != stamps["other"]
 
 
 def test_it_says_what_was_seen_instead_and_which_tensors_moved(
@@ -87,6 +70,10 @@ def test_it_says_what_was_seen_instead_and_which_tensors_moved(
 ) -> None:
     record = json.loads(report([runs[0]], tmp_path / "one.html")[1].read_text())["runs"][0]
     assert record["scores"]["pocket"]["seen"] == {"cat": [["dog", 12], ["cat", 4]]}
+    confusion = record["scores"]["pocket"]["confusion"]
+    assert confusion["objects"]["mistakes"] == ["cat as dog 12×"]
+    assert confusion["styles"]["mistakes"] == []
+    assert sum(map(sum, confusion["objects"]["counts"])) == 256
     base, edit = load_model("pocket").parameters(), Edit.load(runs[0])
     for entry in record["tensors"]:
         old = base[entry["name"]].detach().double()
@@ -108,6 +95,12 @@ def test_a_run_without_scores_is_still_reported_and_one_without_edit_is_not(
         report([tmp_path / "bare"], tmp_path / "page.pdf")
     with pytest.raises(SettingError, match="at least one run"):
         report([], tmp_path / "no.html")
+    with pytest.raises(SettingError, match="is named twice"):
+        report([tmp_path / "bare"] * 2, tmp_path / "no.html")
+    (tmp_path / "bare" / "scores").mkdir()
+    (tmp_path / "bare" / "scores" / "pocket.json").write_text("{")
+    with pytest.raises(RunError, match=r"pocket\.json is not readable"):
+        report([tmp_path / "bare"], tmp_path / "no.html")
     assert not (tmp_path / "no.html").exists()
 
 
@@ -120,3 +113,87 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
             for low, high in (interval(h, (h * (1 - h) / n) ** 0.5, n, is_rate=True) for h in hits)
         ]
         assert sum(covered) / len(covered) >= 0.92
+
+
+def test_scores_that_nobody_named_are_shown_as_they_are(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    erase("pocket", "uce", ["cat"], out=run)
+    (run / "scores").mkdir()
+    novel = {"value": 17.25, "stderr": 0.0, "n": 40, "higher_is_better": False}
+    bare = {"value": 0.25}
+    record = {"protocol": "novel", "scores": {"Novelty": novel, "Bare": bare}, "stamp": {"a": 1}}
+    (run / "scores" / "novel.json").write_text(json.dumps(record))
+    files = report([run], tmp_path / "one.html")
+    page = files[0].read_text()
+    for word in ("Novelty", "17.25", "lower is better", "no interval, n = 40", "not measured"):
+        assert word in page
+    with files[2].open(newline="") as stream:
+        table = {row["score"]: row for row in csv.DictReader(stream)}
+    assert (table["Novelty"]["value"], table["Novelty"]["low"]) == ("17.25", "")
+    assert (table["Bare"]["value"], table["Bare"]["n"]) == ("0.25", "")
+
+
+def test_attacks_stand_beside_their_controls_with_three_pictures_of_a_case(
+    tmp_path: Path,
+) -> None:
+    run = tmp_path / "run"
+    erase("pocket", "uce", ["cat"], out=run)
+    attacked(run)
+    files = report([run], tmp_path / "one.html")
+    page = files[0].read_text()
+    found = json.loads(files[1].read_text())["runs"][0]["attacks"]["paraphrase"]
+    assert [case["success"] for case in found["cases"]] == [True, False]
+    assert "a &lt;kitty&gt; Sketch" in page
+    for word in ("control_ASR", "vit says cat", "un-erased", "plain prompt", "attacked"):
+        assert word in page
+    assert page.count("data:image/jpeg") == 10  # two cases of three, and both as before and after
+    assert all('alt="' in tag for tag in re.findall(r"<img [^>]*>", page))
+
+
+def test_requests_of_a_classifier_are_shown_with_their_curve(tmp_path: Path) -> None:
+    run = tmp_path / "vit"
+    data = Data(images=4, test_images=4)
+    tasks = [["cat", "dog"], ["bird"]]
+    forget("pocket-vit", "gradient-ascent", tasks, out=run, data=data, quick=True, watch_every=1)
+    evaluate(run)
+    files = report([run], tmp_path / "one.html")
+    page = files[0].read_text()
+    for word in ("cat, dog, bird, forgotten", "After each request", "Acc_o", "request 2", "MIA"):
+        assert word in page
+    assert page.count("<polyline") >= 5 + 3  # lines of both requests, and the legend's three
+    record = json.loads(files[1].read_text())["runs"][0]["scores"]["continual"]
+    assert record["scores"]["H"]["low"] is None  # no spread is known of a harmonic mean
+    assert len(record["requests"]) == 2
+
+
+def test_differences_name_the_field_inside_a_stamp() -> None:
+    one = {"data": {"images": 64, "source": "canvas"}, "seeds": [188], "judge": "vit"}
+    other = {"data": {"images": 16, "source": "canvas"}, "seeds": [188, 288]}
+    assert differences(one, other) == [
+        "data.images: 64 there, 16 here",
+        "judge: vit there, None here",
+        "seeds: [188] there, [188, 288] here",
+    ]
+
+
+def test_every_colour_of_text_can_be_read_on_every_ground() -> None:
+    """WCAG's contrast of at least 4.5, by light and by dark."""
+    style = (Path(page_module.__file__).parent / "report.css").read_text()
+    themes = re.findall(r":root \{([^}]*--warn[^}]*)\}", style)
+    assert len(themes) == 3  # light, dark, print
+    for theme in themes:
+        colours = dict(re.findall(r"--(\w+): (#\w+)", theme))
+        for ink in ("ink", "soft", "mark", "warn"):
+            for ground in ("ground", "pale"):
+                assert contrast(colours[ink], colours[ground]) >= 4.5, (ink, ground)
+
+
+def contrast(one: str, other: str) -> float:
+    """(L1 + 0.05) / (L2 + 0.05) of two colours' relative luminances."""
+    lights = []
+    for colour in (one, other):
+        digits = colour[1:] if len(colour) == 7 else "".join(2 * letter for letter in colour[1:])
+        parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        lights.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+    return (max(lights) + 0.05) / (min(lights) + 0.05)

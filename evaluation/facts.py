@@ -1,0 +1,230 @@
+"""What there is to say about one run, read from its folder, as plain JSON."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from erasure.edit import Edit
+from erasure.errors import ModelError, RunError
+from erasure.exporting import open_run, open_vit
+from erasure_datasets.concept import Concept
+from evaluation.protocols import pocket
+from evaluation.score import interval
+
+RATES = ("UA", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o", "Acc", "MIA")
+SHOWN = 8  # pictures in a row, and attacked cases
+
+
+def facts(run: Path) -> dict[str, Any]:
+    """Everything the report says about one run.
+
+    EditError for a folder without a finished edit, RunError for a damaged record.
+    """
+    edit = Edit.load(run)
+    config = _read(run / "config.json") if (run / "config.json").is_file() else {}
+    sources = config.get("sources", {})
+    tensors, parts, unopened = [], [], ""
+    try:
+        tensors, parts = moved(run, edit)
+    except ModelError as error:  # the base may be on another machine, or behind a network
+        unopened = str(error)
+    return {
+        "run": str(run),
+        "name": run.resolve().name,
+        "method": edit.method,
+        "model": edit.base,
+        "concepts": [concept.name for concept in edit.concepts],
+        "anchors": {c.name: c.anchor for c in edit.concepts if c.anchor},
+        "kinds": sorted({concept.kind for concept in edit.concepts}),
+        "is_of_classes": edit.is_of_classes,
+        "command": config.get("command", ""),
+        "settings": [
+            {"name": name, "value": value, "source": sources.get(name, "")}
+            for name, value in edit.settings.items()
+        ],
+        "quick": bool(config.get("quick")),
+        "seed": config.get("seed"),
+        "seconds": config.get("seconds"),
+        "peak_memory_gb": config.get("peak_memory_gb"),
+        "device": config.get("device", ""),
+        "versions": config.get("versions", {}),
+        "scores": {file.stem: _scored(file) for file in _records(run / "scores")},
+        "attacks": {file.stem: _attacked(run, file) for file in _records(run / "attacks")},
+        "pairs": pairs(run, edit.concepts),
+        "changed": len(edit.shapes()),
+        "tensors": tensors,
+        "parts": parts,
+        "unopened": unopened,
+        "storage_mb": round((run / "edit.safetensors").stat().st_size / 1e6, 2),
+    }
+
+
+def moved(run: Path, edit: Edit) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Relative changes |new - old| / |old|: (of each changed tensor, of each part), largest first.
+
+    A part is what the first three words of a tensor's name say: unet.mid_block.attentions.
+    """
+    model = open_vit(run) if edit.is_of_classes else open_run(run)
+    current = model.parameters()
+    tensors: list[dict[str, Any]] = []
+    squares: dict[str, list[float]] = {}
+    for name, old in model.originals.items():
+        gone = float((current[name].detach() - old).float().square().sum())
+        whole = float(old.float().square().sum())
+        tensors.append({"name": name, "size": old.numel(), "change": _relative(gone, whole)})
+        sums = squares.setdefault(".".join(name.split(".")[:3]), [0.0, 0.0, 0.0])
+        for place, value in enumerate((gone, whole, old.numel())):
+            sums[place] += value
+    parts = [
+        {"name": name, "size": int(size), "change": _relative(gone, whole)}
+        for name, (gone, whole, size) in squares.items()
+    ]
+    return tuple(sorted(found, key=lambda e: -e["change"]) for found in (tensors, parts))  # type: ignore[return-value]
+
+
+def pairs(run: Path, concepts: Sequence[Concept]) -> list[dict[str, Any]]:
+    """Pictures drawn before and after from the same noise, in rows: each concept, then the kept.
+
+    They are the pictures that images/NAME and images/NAME-base both hold.
+    """
+    rows = []
+    for base in sorted((run / "images").glob("*-base")):
+        after = base.with_name(base.name.removesuffix("-base"))
+        drawn = [file for file in base.iterdir() if file.suffix in (".png", ".jpg")]
+        files = sorted(file.name for file in drawn if (after / file.name).is_file())
+        left = list(files)
+        for name in [*(concept.name for concept in concepts), ""]:
+            chosen = [f for f in left if f"_{name.replace(' ', '_')}_" in f"_{f}"] if name else left
+            left = [file for file in left if file not in chosen]
+            if chosen:
+                step = max(len(chosen) / SHOWN, 1)
+                picked = [chosen[int(i * step)] for i in range(min(len(chosen), SHOWN))]
+                shown = [
+                    {"of": named(f), "before": str(base / f), "after": str(after / f)}
+                    for f in picked
+                ]
+                rows.append({"protocol": after.name, "concept": name, "pairs": shown})
+    return rows
+
+
+def named(file: str) -> str:
+    """What a picture's file name says: "Pop Art cat, seed 188"."""
+    words, _, seed = Path(file).stem.replace("_", " ").partition(" seed")
+    return f"{words}, seed {seed}" if seed else words
+
+
+def _scored(file: Path) -> dict[str, Any]:
+    record = _read(file)
+    requests = record.get("after") or record.get("requests") or []
+    return {
+        "scores": _with_intervals(record["scores"]),
+        "baseline": _with_intervals(record.get("baseline", {})),
+        "per_concept": {
+            name: _with_intervals(scores) for name, scores in record.get("per_concept", {}).items()
+        },
+        "stamp": record.get("stamp", {}),
+        **_seen(record),
+        "requests": requests,
+        "curve": record.get("curve", []),
+        "weights_touched": record.get("weights_touched"),
+    }
+
+
+def _attacked(run: Path, file: Path) -> dict[str, Any]:
+    """An attack's figures, and some of its cases with the pictures' places, won ones first."""
+    record, cases, relearning = _read(file), [], {}
+    plain = run / "images" / "pocket"
+    plain = plain if plain.is_dir() else run / "images" / "plain"
+    parts = record.get("per_concept", {})
+    for concept, part in parts.items():
+        folder = run / "attacks" / file.stem / concept.replace(" ", "_") / "images"
+        for case in part["cases"]:
+            name, found = f"{case['case']['name']}.png", case["found"]
+            places = {
+                "un-erased": plain.with_name(f"{plain.name}-base") / name,
+                "plain prompt": plain / name,
+                "attacked": folder / name,
+            }
+            if found and all(place.is_file() for place in places.values()):
+                facts = {"asked": case["case"]["prompt"], "concept": concept, **found}
+                cases.append({**facts, "images": {k: str(v) for k, v in places.items()}})
+        if "steps" in part:
+            relearning[concept] = {"steps": part["steps"], "random_steps": part["random_steps"]}
+    wins = [case for case in cases if case["success"]]
+    return {
+        "scores": _with_intervals(record["scores"]),
+        "baseline": _with_intervals(record.get("baseline", {})),
+        "seconds": record.get("seconds"),
+        "stamp": record.get("stamp", {}),
+        "criterion": sorted({part["criterion"] for part in parts.values()}),
+        "is_cut_by_budget": any(part["is_cut_by_budget"] for part in parts.values()),
+        "relearning": relearning,
+        "wins": len(wins),
+        "cases": [*wins, *(case for case in cases if not case["success"])][:SHOWN],
+    }
+
+
+def _with_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Each score with its 95 % interval, or None for the ends where no spread is known."""
+    found = {}
+    for name, score in scores.items():
+        is_rate = name in RATES or name.endswith("ASR")
+        stderr, n = score.get("stderr"), score.get("n")
+        low, high = score.get("low"), score.get("high")
+        if low is None and ((is_rate and n) or stderr):
+            low, high = interval(score["value"], stderr or 0.0, n or 1, is_rate=is_rate)
+        unit = "percent" if is_rate or name == "H" else "number"
+        found[name] = {**score, "n": n, "low": low, "high": high, "unit": unit}
+    return found
+
+
+def _seen(record: Mapping[str, Any]) -> dict[str, Any]:
+    """`seen`: what the judge said where a target was asked for, most often first.
+
+    `confusion`: for objects and styles, how often each label (row) was judged as which (column).
+    """
+    if "labels" not in record or not record["protocol"].startswith(pocket.NAME):
+        return {"seen": {}, "confusion": {}}
+    catalogue, seen = pocket.catalogue(), {}
+    pairs = catalogue.pairs()
+    asked = [(*pairs[index], label, style) for _, index, label, style in record["labels"]]
+    for name in record.get("per_concept", {}):
+        is_style = name in catalogue.styles
+        names = catalogue.styles if is_style else catalogue.objects
+        said = Counter(names[s if is_style else o] for *pair, o, s in asked if name in pair)
+        seen[name] = said.most_common()
+    confusion = {}
+    for place, (kind, names) in enumerate(
+        {"objects": catalogue.objects, "styles": catalogue.styles}.items()
+    ):
+        counts = [[0] * len(names) for _ in names]
+        for entry in asked:
+            counts[names.index(entry[place])][entry[2 + place]] += 1
+        mistakes = [
+            f"{asked} as {seen} {number}×"
+            for asked, row in zip(names, counts, strict=True)
+            for seen, number in zip(names, row, strict=True)
+            if number and asked != seen
+        ]
+        confusion[kind] = {"labels": list(names), "counts": counts, "mistakes": mistakes}
+    return {"seen": seen, "confusion": confusion}
+
+
+def _records(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.json"))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(file.read_text())
+    except json.JSONDecodeError as error:
+        raise RunError(f"{file} is not readable ({error}); remove it and make it again.") from error
+    if not isinstance(record, dict) or (file.name != "config.json" and "scores" not in record):
+        raise RunError(f"{file} is no record of scores; remove it and make it again.")
+    return record
+
+
+def _relative(gone: float, whole: float) -> float:
+    return gone**0.5 / max(whole**0.5, 1e-12)

@@ -1,0 +1,97 @@
+"""Runs side by side: those that were judged alike in one ranking, the others in rankings apart."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+# (erased, kept) of a text-to-image model, and of a classifier; a minus stands for 1 - value
+FAMILIES = ((("UA",), ("IRA", "CRA")), (("-Acc_f", "-Acc_o"), ("Acc_r",)))
+
+
+def rankings(
+    found: Sequence[Mapping[str, Any]], kind: Literal["scores", "attacks"] = "scores"
+) -> list[dict[str, Any]]:
+    """One ranking per protocol (or attack) and stamp, best run first.
+
+    A ranking after the first of its protocol names the stamp's fields that differ from the
+    first's. Runs are `facts`.
+    """
+    groups: list[dict[str, Any]] = []
+    for entry in found:
+        for protocol, record in entry[kind].items():
+            same = [group for group in groups if group["protocol"] == protocol]
+            group = next((g for g in same if g["stamp"] == record["stamp"]), None)
+            if group is None:
+                differs = differences(same[0]["stamp"], record["stamp"]) if same else []
+                group = {
+                    "protocol": protocol, "stamp": record["stamp"], "differs": differs,
+                    "order": "", "rows": [],
+                }  # fmt: skip
+                groups.append(group)
+            group["rows"].append(_row(entry, record))
+    for group in groups:
+        _order(group)
+    return groups
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any], of: str = "") -> list[str]:
+    """The fields in which two stamps differ, with both values."""
+    found: list[str] = []
+    for name in sorted(first.keys() | second.keys()):
+        one, other = first.get(name), second.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found += differences(one, other, f"{of}{name}.")
+        elif one != other:
+            found.append(f"{of}{name}: {one} there, {other} here")
+    return found
+
+
+def _row(entry: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+    same = ("name", "run", "method", "concepts", "seconds", "peak_memory_gb", "storage_mb")
+    row: dict[str, Any] = {key: entry[key] for key in same}
+    row |= {"scores": record["scores"], "baseline": record["baseline"]}
+    for erased, kept in FAMILIES:
+        if erased[0].lstrip("-") in record["scores"]:
+            row["erased"], row["kept"] = (_mean(part, record["scores"]) for part in (erased, kept))
+            row["untouched"] = _mean(kept, record["baseline"])
+            row["order"] = [
+                name for name in (*erased, *kept) if name.lstrip("-") in record["scores"]
+            ]
+    return row
+
+
+def _order(group: dict[str, Any]) -> None:
+    """Sort a group's rows and say by what."""
+    rows = group["rows"]
+    if all(row.get("kept") for row in rows):
+        names = rows[0]["order"]
+        rows.sort(key=lambda row: -sum(_value(name, row["scores"]) for name in names))
+        words = [name.replace("-", "1 − ") for name in names]
+        group["order"] = f"the mean of {', '.join(words[:-1])} and {words[-1]}"
+    elif all("ASR" in row["scores"] for row in rows):
+        rows.sort(key=lambda row: row["scores"]["ASR"]["value"])
+        group["order"] = "ASR, the lowest first"
+
+
+def _mean(names: Sequence[str], scores: Mapping[str, Any]) -> dict[str, float] | None:
+    """The mean of the scores that are there, between the means of their intervals' ends."""
+    known = [name for name in names if name.lstrip("-") in scores]
+    if not known:
+        return None
+    ends = [
+        sorted(_value(name, scores, end) for end in ("low", "high"))
+        for name in known
+    ]  # fmt: skip
+    count = len(known)
+    return {
+        "value": sum(_value(name, scores) for name in known) / count,
+        "low": sum(low for low, _ in ends) / count,
+        "high": sum(high for _, high in ends) / count,
+    }
+
+
+def _value(name: str, scores: Mapping[str, Any], end: str = "value") -> float:
+    score = scores.get(name.lstrip("-"))
+    if score is None:
+        return 0.0
+    value = score["value"] if score[end] is None else score[end]
+    return 1 - value if name.startswith("-") else value
