@@ -18,6 +18,7 @@ from erasure.models.diffusion import Condition, DiffusionModel
 from erasure.models.slots import Slotted, fill, lay_out
 from erasure_datasets.concept import Catalogue
 
+PIXELS_DECODED = 2**21  # at once; more leave the cache of a CPU, and fill a GPU
 BLOCK_LINEAR = re.compile(
     r"(.*transformer_blocks\.\d+)\.(ff\.net\.(?:0\.proj|2)|attn2\.to_(?:q|k|v|out\.0))$"
 )
@@ -238,15 +239,20 @@ class StableDiffusion(DiffusionModel):
             num_inference_steps=steps,
             guidance_scale=guidance,
             generator=list(generators),
-            output_type="pt",
+            output_type="latent",
         )
-        return _as_bytes(drawn.images)
+        return self._to_images(drawn.images)
 
     def _to_images(self, latents: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b 3 h w"]:
-        """Decoded as the pipeline does it."""
+        """Decoded as the pipeline does it, but a few at a time."""
         vae: Any = self.pipeline.vae
-        pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
-        return _as_bytes(pixels.add(1).div(2).clamp(0, 1))
+        at_once = max(1, min(8, PIXELS_DECODED // self.resolution**2))
+        # channels last, because convolutions are faster so and give their output in the same order
+        latents = latents.to(vae.dtype, memory_format=torch.channels_last)
+        parts = (latents / vae.config.scaling_factor).split(at_once)
+        return torch.cat(
+            [_as_bytes(vae.decode(part).sample.add(1).div(2).clamp(0, 1)) for part in parts]
+        )
 
 
 def _as_bytes(pixels: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
