@@ -102,7 +102,7 @@ def _erase_command(name: str) -> Any:
             **given_settings(values, common),
         )  # fmt: skip
         record = json.loads((result.folder / "config.json").read_text())
-        typer.echo(
+        say(
             f"{result.folder}: {len(result.edit.tensors)} tensors changed, "
             f"{record.get('seconds', 0):.0f} s"
         )
@@ -147,7 +147,7 @@ def _forget_command(name: str) -> Any:
         )  # fmt: skip
         for request in json.loads((result.folder / "requests.json").read_text()):
             shown = ", ".join(f"{k} {v:.3f}" for k, v in request.items() if k.startswith("Acc"))
-            typer.echo(f"{', '.join(request['classes'])}: {shown}, {request['seconds']:.0f} s")
+            say(f"{', '.join(request['classes'])}: {shown}, {request['seconds']:.0f} s")
 
     text = inspect.getdoc(inspect.getmodule(method))
     return built(name, command, [*common, *setting_options(method)], text)
@@ -189,7 +189,7 @@ def _attack_command(name: str) -> Any:
                 values["run"], name, **options, **given_settings(values, common)
             )
         print_scores(record)
-        typer.echo(f"{values['run'] / 'attacks' / name}.json written, {record['seconds']:.0f} s")
+        say(f"{values['run'] / 'attacks' / name}.json written, {record['seconds']:.0f} s")
 
     text = "Every attack in turn, and the worst case of each prompt."
     if kind is None:
@@ -207,6 +207,12 @@ def numbers(text: str) -> tuple[int, ...]:
         ) from None
 
 
+def say(text: str) -> None:
+    """Print, from the main process of a launch alone."""
+    if load("erasure.processes:launched")().is_main_process:
+        typer.echo(text)
+
+
 def print_scores(record: dict[str, Any]) -> None:
     table = Table(title=f"protocol {record['protocol']}")
     for column in ("score", "value", "± s.e.", "n", "un-erased"):
@@ -220,4 +226,5 @@ def print_scores(record: dict[str, Any]) -> None:
             str(score["n"]),
             f"{base['value']:.3f}" if base else "-",
         )
-    Console().print(table)
+    if load("erasure.processes:launched")().is_main_process:
+        Console().print(table)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import resource
 import shutil
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from erasure.errors import RunError, SettingError
 from erasure.hardware import Hardware
 from erasure.optimisers import Stepper
+from erasure.processes import is_cpu_group, launched
 from erasure.progress import Bar
 from erasure.state import read_state, write_state
 from erasure.storage import append_line, atomic, write_json
@@ -54,10 +54,9 @@ class Run:
     ) -> None:  # fmt: skip
         self.folder, self.seed, self.checkpoint_seconds = folder, seed, checkpoint_seconds
         self.hardware = hardware
-        # without a GPU several processes must be told to meet, or each would be the main one
-        is_cpu_group = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+        launched()  # they meet on its terms; accelerate's own would give up after minutes
         self.accelerator = Accelerator(
-            cpu=is_cpu_group,
+            cpu=is_cpu_group(),
             log_with=report_to,
             project_dir=str(folder) if report_to else None,
         )

@@ -1,4 +1,7 @@
-"""`erasure attack`: try to bring an erased concept back, and say how often that works."""
+"""`erasure attack`: try to bring an erased concept back, and say how often that works.
+
+The processes of a launch attack a share of the cases each and meet in the attack's folder.
+"""
 
 import json
 import time
@@ -14,10 +17,12 @@ from torch import Tensor
 from erasure.config import Value, resolve
 from erasure.edit import Edit
 from erasure.erasing import find_concepts
-from erasure.errors import RunError, SettingError
+from erasure.errors import SettingError
 from erasure.exporting import open_run
 from erasure.models.load import read_presets
-from erasure.storage import append_line, write_json
+from erasure.processes import launched, own_device, share
+from erasure.storage import write_json
+from evaluation.attack_notes import claim, is_finished, note, outcomes
 from evaluation.attacks import Attack, attack_names, find_attack
 from evaluation.attacks.relearn import Relearn
 from evaluation.criteria import find_criterion
@@ -59,7 +64,7 @@ def attack(
     """
     kind, edit = find_attack(name), Edit.load(run)
     word = name.replace("_", "-")
-    model = open_run(run)
+    model = open_run(run, device=own_device())
     found = find_concepts(model, concepts) if concepts else edit.concepts
     chosen, sources = resolve(
         kind, given=settings, quick=quick, presets=read_presets(model.folder, word)
@@ -74,7 +79,7 @@ def attack(
         "budget": budget,
     }
     file = run / "attacks" / f"{word}.json"
-    if _is_finished(file, asked):
+    if is_finished(file, asked):
         return json.loads(file.read_text())
     if prompts < 1 or not seeds:
         raise SettingError(f"prompts must be at least 1, with one seed or more; got {prompts}.")
@@ -87,7 +92,7 @@ def attack(
         )  # fmt: skip
         scenes.append((scene, cases_of(model, concept, prompts=prompts, seeds=seeds)))
         _check_room(chosen, *scenes[-1])
-    _claim(run / "attacks" / word / "attack.json", asked)
+    claim(run / "attacks" / word / "attack.json", asked)
     started = time.monotonic()
     parts = {scene.concept.name: _attack_one(chosen, scene, cases, run) for scene, cases in scenes}
     record = {
@@ -102,8 +107,10 @@ def attack(
         "asked": asked,
         "stamp": _stamp(scenes[0][0], asked),
     }
-    write_json(file, record)
-    return record
+    if launched().is_main_process:
+        write_json(file, record)
+    launched().wait_for_everyone()
+    return json.loads(file.read_text())
 
 
 def attack_all(run: Path, **options: Any) -> dict[str, Any]:
@@ -135,14 +142,15 @@ def attack_all(run: Path, **options: Any) -> dict[str, Any]:
         "seconds": round(sum(record["seconds"] for record in records.values()), 1),
         "stamp": {**first["stamp"], "attack": "all", "settings": "each attack's own"},
     }
-    write_json(run / "attacks" / "all.json", summary)
+    if launched().is_main_process:
+        write_json(run / "attacks" / "all.json", summary)
     return summary
 
 
 def _attack_one(chosen: Attack, scene: Scene, cases: list[Case], run: Path) -> dict[str, Any]:
     scene.start_clock()
+    ended = outcomes(scene.folder)  # read before all meet in drawing, and only then added to
     before, plain = _undisturbed(scene, cases, run)
-    ended = {entry["case"]["name"]: entry for entry in _read(scene.folder / "outcomes.jsonl")}
     # relearning is one event for all cases
     size = len(cases) if isinstance(chosen, Relearn) else CHUNK
     left = [
@@ -150,28 +158,27 @@ def _attack_one(chosen: Attack, scene: Scene, cases: list[Case], run: Path) -> d
         for case, pre in zip(cases, plain.tolist(), strict=True)
         if case.name not in ended
     ]
-    is_cut = False
-    for start in range(0, len(left), size):
+    for chunk in share([left[start : start + size] for start in range(0, len(left), size)]):
         if scene.is_over:
-            is_cut = True
             break
-        for outcome in attack_cases(chosen, scene, left[start : start + size]):
-            entry = {**asdict(outcome), "success": outcome.success}
-            append_line(scene.folder / "outcomes.jsonl", entry)
-            ended[outcome.case.name] = entry
+        for outcome in attack_cases(chosen, scene, chunk):
+            note(scene.folder, {**asdict(outcome), "success": outcome.success})
+    launched().wait_for_everyone()
+    ended = outcomes(scene.folder)
     entries = [ended[case.name] for case in cases if case.name in ended]
     if not entries:
         raise SettingError("budget must leave time for at least one case; nothing was attacked.")
     part = {
         "scores": _scores(entries, has_control=not isinstance(chosen, Relearn)),
         "baseline": {"pre_ASR": asdict(_as_risk(rate(before)))},
-        "is_cut_by_budget": is_cut or scene.is_over,
+        "is_cut_by_budget": len(entries) < len(cases) or scene.is_over,
         "criterion": scene.criterion.name,
         "cases": entries,
     }
     if isinstance(chosen, Relearn):
         part["steps"] = max(entry["found"]["tries"] for entry in entries if entry["found"])
-        part["random_steps"] = chosen.random_steps(scene, cases)
+        if launched().is_main_process:
+            part["random_steps"] = chosen.random_steps(scene, cases)
     return part
 
 
@@ -257,43 +264,6 @@ def _check_room(chosen: Attack, scene: Scene, cases: Sequence[Case]) -> None:
             if place[1] < 1:
                 raise SettingError(f"tokens must be at least 1; got {place[1]}.")
             scene.model.open_slots([place[0]], place[1])
-
-
-def _is_finished(file: Path, asked: dict[str, Any]) -> bool:
-    if not file.is_file():
-        return False
-    _refuse_other(file, json.loads(file.read_text())["asked"], asked)
-    return True
-
-
-def _claim(file: Path, asked: dict[str, Any]) -> None:
-    """Mark the attack's folder as this attack's; RunError if it is another's."""
-    if file.is_file():
-        _refuse_other(file, json.loads(file.read_text()), asked)
-    else:
-        write_json(file, asked)
-
-
-def _refuse_other(file: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    old, new = ({**record["settings"], **record} for record in (old, new))
-    for key in new:
-        if key != "settings" and old.get(key) != new[key]:
-            raise RunError(
-                f"{file} holds another attack: its {key} is {old.get(key)!r}, this one's is "
-                f"{new[key]!r}; remove {file.parent if file.name == 'attack.json' else file} "
-                "or attack a copy of the run."
-            )
-
-
-def _read(file: Path) -> list[dict[str, Any]]:
-    """The lines of a progress file; one that a kill has cut off is left out."""
-    entries = []
-    for line in file.read_text().splitlines() if file.is_file() else []:
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return entries
 
 
 def _stamp(scene: Scene, asked: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from erasure.erasing import find_concepts
 from erasure.errors import SettingError
 from erasure.exporting import open_run
 from erasure.models.load import load_model
+from erasure.processes import own_device
 from evaluation.pictures import before_and_after
 
 FOR_CLASSES = ("class-forgetting", "continual")
@@ -31,8 +32,9 @@ def evaluate(
 
     Also draws images/before-after-CONCEPT.png for a run that erases. The protocol is `pocket`
     unless named; for a run that forgets classes it is class-forgetting, or continual after several
-    requests, where `concepts` are classes and `reference` is the run of a retrained model. Returns
-    the record written to scores/PROTOCOL.json. SettingError for arguments that clash.
+    requests, where `concepts` are classes and `reference` is the run of a retrained model. The
+    processes of a launch share the drawing, and the main one writes. Returns the record written to
+    scores/PROTOCOL.json. SettingError for arguments that clash.
     """
     tasks = _tasks(run)
     word = (protocol or _default_protocol(tasks)).replace("_", "-")
@@ -57,14 +59,14 @@ def evaluate(
             raise SettingError(
                 "evaluate --model needs --out, the folder for its images and scores."
             )
-        untouched = load_model(model)
+        untouched = load_model(model, device=own_device())
         targets = find_concepts(untouched, concepts) if concepts else []
         if targets:
             raise SettingError("an un-erased model has no targets; leave --concept out.")
         return module.evaluate(untouched, out, concepts=[], seeds=seeds, subset=subset)
     assert run is not None
     edit = Edit.load(run)
-    edited = open_run(run)
+    edited = open_run(run, device=own_device())
     targets = find_concepts(edited, concepts) if concepts else edit.concepts
     record = module.evaluate(
         edited, run, concepts=targets, seeds=seeds, subset=subset, sampling=edit.sampling

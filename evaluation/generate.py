@@ -1,4 +1,7 @@
-"""Draw a protocol's images: batched, each from its own seed, finished ones skipped."""
+"""Draw a protocol's images: batched, each from its own seed, finished ones skipped.
+
+The processes of a launch draw a share each and meet in the folder.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +15,12 @@ from rich.progress import Progress
 from torch import Tensor
 
 from erasure.models.diffusion import DiffusionModel
+from erasure.processes import launched, share
 from erasure.progress import Bar
 from erasure.storage import atomic
 from erasure_datasets.images import read_image
+
+PIXELS_AT_ONCE = 2**23  # 32 images of 512 px, 8 of 1024
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,20 @@ def draw(
     *,
     steps: int,
     guidance: float,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> UInt8[Tensor, "n 3 h w"]:
-    """Images in [0, 255] in the shots' order; PNGs in `folder` are read, others drawn and saved."""
-    missing = [shot for shot in shots if not (folder / shot.file).is_file()]
-    with Progress(console=Console(stderr=True), transient=True) as live:
+    """Images in [0, 255] in the shots' order; PNGs in `folder` are read, others drawn and saved.
+
+    `batch_size` is as many as is fast on a CPU and fits a GPU, unless given.
+    """
+    at_once = batch_size or max(1, min(32, PIXELS_AT_ONCE // model.resolution**2))
+    # shared out before looking what is there: another process may be writing already
+    missing = [shot for shot in share(shots) if not (folder / shot.file).is_file()]
+    quiet = not launched().is_main_process
+    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as live:
         bar = Bar(live, live.add_task("drawing", total=len(missing), note=""))
-        for start in range(0, len(missing), batch_size):
-            part = missing[start : start + batch_size]
+        for start in range(0, len(missing), at_once):
+            part = missing[start : start + at_once]
             generators = [torch.Generator().manual_seed(shot.noise_seed) for shot in part]
             images = model.generate(
                 [s.prompt for s in part], steps=steps, guidance=guidance, generators=generators
@@ -49,4 +61,5 @@ def draw(
                 with atomic(folder / shot.file) as temporary:
                     Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
                 bar.advance()
+    launched().wait_for_everyone()
     return torch.stack([read_image(folder / shot.file) for shot in shots])

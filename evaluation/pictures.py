@@ -4,6 +4,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from erasure.models.diffusion import DiffusionModel
+from erasure.processes import launched
 from erasure_datasets.concept import Concept
 from evaluation.generate import draw
 from evaluation.grid import grid
@@ -43,5 +44,6 @@ def before_and_after(run: Path, concept: Concept, edited: DiffusionModel) -> Pat
             rows.append(images)
             names.append(f"{label}, {when}")
     file = run / "images" / f"before-after-{concept.name.replace(' ', '_')}.png"
-    grid(rows, names, columns).save(file)
+    if launched().is_main_process:
+        grid(rows, names, columns).save(file)
     return file

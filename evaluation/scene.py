@@ -16,6 +16,7 @@ from torch import Tensor
 
 from erasure.models.diffusion import Condition, DiffusionModel, Sampling
 from erasure.models.one_step import OneStep
+from erasure.processes import launched
 from erasure.progress import Bar
 from erasure.storage import atomic
 from erasure_datasets.concept import Concept
@@ -130,8 +131,9 @@ class Scene:
 
     @contextmanager
     def progress(self, stage: str, total: int) -> Iterator[Bar]:
-        """A live bar on standard error."""
-        with Progress(console=Console(stderr=True), transient=True) as live:
+        """A live bar on standard error; silent in other processes than the main one."""
+        quiet = not launched().is_main_process
+        with Progress(console=Console(stderr=True), transient=True, disable=quiet) as live:
             task = live.add_task(stage, total=total, note="")
             yield Bar(live, task, lambda done: self._watcher(stage, done, total))
 

@@ -1,14 +1,17 @@
-"""Two processes with half the batch each take the same path as one with all of it."""
+"""Two processes do what one does: half of each batch, of the images to draw, of an attack."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
+import erasure
 from erasure.storage import read_tensors
+from erasure_datasets.images import read_image
 
 SETTINGS = [
     "--kind", "object", "--anchor", "dog", "--steps", "4", "--batch-size", "4",
@@ -16,17 +19,22 @@ SETTINGS = [
     "--sampling-steps", "2", "--concept", "cat",
 ]  # fmt: skip
 
+BRIGHTER_RIGHT = """
+def brighter_right(images):
+    left, right = images.float().mean((1, 2)).chunk(2, dim=1)
+    return right.mean(1) > left.mean(1)
+"""
 
-def launch(processes: int, model: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+
+def launch(processes: int, *command: str | Path) -> subprocess.CompletedProcess[str]:
     """`accelerate launch` for two; its --multi_gpu stands for "several processes", on CPUs too."""
     launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0"]
         launcher += ["--num_processes", str(processes), "--num_machines", "1"]
-    command = ["-m", "erasure", "erase", "salun", "--model", str(model), "--out", str(out)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*launcher, *command, *SETTINGS, *more],
+        [*launcher, "-m", "erasure", *command],
         capture_output=True,
         text=True,
         env=environment,
@@ -35,13 +43,17 @@ def launch(processes: int, model: Path, out: Path, *more: str) -> subprocess.Com
     )
 
 
+def erase(processes: int, model: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return launch(processes, "erase", "salun", "--model", model, "--out", out, *SETTINGS, *more)
+
+
 def test_two_ranks_take_the_path_of_one(sd1: Path, tmp_path: Path) -> None:
-    one = launch(1, sd1, tmp_path / "one")
+    one = erase(1, sd1, tmp_path / "one")
     assert one.returncode == 0, one.stderr
     mask = str(tmp_path / "one" / "mask.safetensors")
-    fixed = launch(1, sd1, tmp_path / "fixed", "--mask", mask)
+    fixed = erase(1, sd1, tmp_path / "fixed", "--mask", mask)
     assert fixed.returncode == 0, fixed.stderr
-    two = launch(2, sd1, tmp_path / "two", "--mask", mask)
+    two = erase(2, sd1, tmp_path / "two", "--mask", mask)
     assert two.returncode == 0, two.stderr
     assert json.loads((tmp_path / "two" / "config.json").read_text())["processes"] == 2
     single, _ = read_tensors(tmp_path / "fixed" / "edit.safetensors")
@@ -59,6 +71,37 @@ def test_two_ranks_take_the_path_of_one(sd1: Path, tmp_path: Path) -> None:
 
 
 def test_a_batch_that_does_not_divide_is_refused(sd1: Path, tmp_path: Path) -> None:
-    done = launch(2, sd1, tmp_path / "odd", "--batch-size", "3")
+    done = erase(2, sd1, tmp_path / "odd", "--batch-size", "3")
     assert done.returncode != 0
     assert "batch_size must be a multiple of the 2 processes; got 3." in done.stderr
+
+
+def test_two_ranks_draw_and_attack_as_one_does(sd1: Path, tmp_path: Path) -> None:
+    """21 cases are two shares of the search, and 11 and 10 images of each drawing."""
+    criterion = tmp_path / "mine.py"
+    criterion.write_text(BRIGHTER_RIGHT)
+    runs = {1: tmp_path / "one", 2: tmp_path / "two"}
+    erasure.erase(str(sd1), "uce", ["cat"], kind="object", anchor="dog", out=runs[1])
+    record = json.loads((runs[1] / "edit.json").read_text())
+    record["sampling"] = {"steps": 2, "guidance": 2.0, "scheduler": "DDIMScheduler"}
+    (runs[1] / "edit.json").write_text(json.dumps(record))
+    shutil.copytree(runs[1], runs[2])
+    reports = {}
+    for processes, run in runs.items():
+        done = launch(
+            processes, "attack", "paraphrase", run, "--count", "2",
+            "--seeds", "1,2,3,4,5,6,7", "--criterion", f"{criterion}:brighter_right",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("paraphrase.json written") == 1
+        reports[processes] = json.loads((run / "attacks" / "paraphrase.json").read_text())
+    assert 0 < reports[1]["scores"]["ASR"]["value"] < 1
+    assert reports[1]["scores"] == reports[2]["scores"]
+    assert reports[1]["per_concept"] == reports[2]["per_concept"]
+    assert len(list((runs[2] / "attacks" / "paraphrase" / "cat").glob("outcomes-*"))) == 2
+    drawn = sorted(file.relative_to(runs[1]) for file in runs[1].rglob("*.png"))
+    assert len(drawn) > 42  # with and without the edit, and what the attack drew
+    assert drawn == sorted(file.relative_to(runs[2]) for file in runs[2].rglob("*.png"))
+    for file in drawn:  # another batch rounds otherwise in the last bit
+        first, second = (read_image(run / file).int() for run in runs.values())
+        assert (first - second).abs().max() <= 1

@@ -16,6 +16,7 @@ from torch.func import functional_call
 
 from erasure.errors import ModelError, SettingError
 from erasure.models.checkpointing import checkpointing
+from erasure.models.decoding import decoded
 from erasure.models.diffusion import Condition, DiffusionModel, SampledPath
 from erasure.models.slots import Slotted, fill, lay_out, repadded
 from erasure_datasets.concept import Catalogue
@@ -292,11 +293,6 @@ class LatentDiffusion(DiffusionModel):
             num_inference_steps=steps,
             guidance_scale=guidance,
             generator=list(generators),
-            output_type="pt",
+            output_type="latent",
         )
-        return as_bytes(drawn.images)
-
-
-def as_bytes(pixels: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
-    """Pixels in [0, 1] as bytes on the CPU."""
-    return pixels.mul(255).round().to(torch.uint8).cpu()
+        return decoded(self.pipeline.vae, drawn.images, side=self.resolution)

@@ -19,6 +19,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from erasure.errors import ModelError
+from erasure.models.decoding import decoded
 from erasure.models.diffusion import Condition, Sampling
 from erasure.models.stable_diffusion import StableDiffusion
 
@@ -107,7 +108,7 @@ class OneStep(StableDiffusion):
             fresh = [torch.randn(self.latent_shape, generator=own) for own in generators]
             noisy = spread * torch.stack(fresh).to(self.device)
             latents = self._finished(noisy + signal * latents * (number > 0), time, condition)
-        return self._to_images(latents)
+        return decoded(self.pipeline.vae, latents, side=self.resolution)
 
 
 def pipeline_with(

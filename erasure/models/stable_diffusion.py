@@ -1,13 +1,12 @@
 """Stable Diffusion 1.x and 2.x (epsilon and v-prediction)."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from erasure.models.diffusion import Condition
-from erasure.models.latent_diffusion import LatentDiffusion, as_bytes
+from erasure.models.latent_diffusion import LatentDiffusion
 
 
 class StableDiffusion(LatentDiffusion):
@@ -27,9 +26,3 @@ class StableDiffusion(LatentDiffusion):
 
     def _pipeline_inputs(self, condition: Condition) -> dict[str, Tensor]:
         return {"prompt_embeds": condition}
-
-    def _to_images(self, latents: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b 3 h w"]:
-        """Decoded as the pipeline does it."""
-        vae: Any = self.pipeline.vae
-        pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor).sample
-        return as_bytes(pixels.add(1).div(2).clamp(0, 1))

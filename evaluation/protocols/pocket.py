@@ -19,6 +19,7 @@ from erasure.config import nearest
 from erasure.errors import SettingError
 from erasure.models.diffusion import DiffusionModel, Sampling
 from erasure.models.load import ONE_STEP, POCKET
+from erasure.processes import launched
 from erasure.storage import write_json
 from erasure_datasets.concept import Catalogue, Concept
 from evaluation.generate import Shot, draw
@@ -179,7 +180,8 @@ def evaluate(
         before, _ = score({key: known[key] for key in chosen}, concepts)
         record["baseline"] = {name: asdict(value) for name, value in before.items()}
     record["labels"] = [[seed, index, *labels[seed, index][:2]] for seed, index in chosen]
-    write_json(folder / "scores" / f"{record['protocol']}.json", record)
+    if launched().is_main_process:
+        write_json(folder / "scores" / f"{record['protocol']}.json", record)
     return record
 
 

@@ -54,6 +54,21 @@ def test_sample_path_ends_where_diffusers_ends(sd1: Path) -> None:
     assert torch.allclose(path.finished, want, atol=1e-4)
 
 
+def test_images_decoded_in_parts_are_the_pipelines(sd1: Path) -> None:
+    """Nine images, of which at most eight are decoded at once, to within a grey level."""
+    model = load_model(str(sd1))
+
+    def seeds() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in range(9)]
+
+    images = model.generate(["a cat"] * 9, steps=2, guidance=3.0, generators=seeds())
+    plain = model.pipeline(
+        ["a cat"] * 9, num_inference_steps=2, guidance_scale=3.0, generator=seeds(),
+        output_type="pt",
+    ).images  # fmt: skip
+    assert (images.float() - plain.mul(255)).abs().max() <= 1
+
+
 def test_generate_is_reproducible_per_image(sd1: Path) -> None:
     model = load_model(str(sd1))
 

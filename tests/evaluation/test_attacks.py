@@ -121,7 +121,7 @@ def test_an_interrupted_attack_goes_on(
     options = {"criterion": f"{criterion}:by_chance", "seeds": (188, 288), **SMALL["paraphrase"]}
     monkeypatch.setattr(attacking, "CHUNK", 2)
     whole = attack(Path(shutil.copytree(run, run.parent / "whole")), "paraphrase", **options)
-    real, done = attacking._one_chunk, []
+    real, done = attacking.attack_cases, []
 
     def stop_at_third(*arguments: object) -> object:
         done.append(arguments)
@@ -129,7 +129,7 @@ def test_an_interrupted_attack_goes_on(
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(attacking, "_one_chunk", stop_at_third)
+    monkeypatch.setattr(attacking, "attack_cases", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         attack(run, "paraphrase", **options)
     assert not (run / "attacks" / "paraphrase.json").exists()
@@ -180,7 +180,7 @@ def test_a_budget_leaves_untried_cases_out(
     import evaluation.attacking as attacking
 
     monkeypatch.setattr(attacking, "CHUNK", 2)
-    real = attacking._one_chunk
+    real = attacking.attack_cases
 
     def one_then_over(chosen: object, scene: Scene, chunk: object) -> object:
         try:
@@ -188,7 +188,7 @@ def test_a_budget_leaves_untried_cases_out(
         finally:
             scene._end = 0.0
 
-    monkeypatch.setattr(attacking, "_one_chunk", one_then_over)
+    monkeypatch.setattr(attacking, "attack_cases", one_then_over)
     record = attack(
         run, "paraphrase", criterion=f"{criterion}:never", budget=3600.0, **SMALL["paraphrase"]
     )

@@ -1,0 +1,28 @@
+"""Latents to images, a few at a time."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+AT_ONCE, PIXELS_AT_ONCE = 8, 2**21  # more leave the cache of a CPU, and fill a GPU
+
+
+@torch.no_grad()
+def decoded(vae: Any, latents: Float[Tensor, "b c h w"], *, side: int) -> UInt8[Tensor, "b 3 h w"]:
+    """Images in [0, 255] of `side` pixels, on the CPU, as diffusers' pipelines decode them.
+
+    A float16 autoencoder whose config says `force_upcast` overflows; it computes in float32.
+    """
+    before = vae.dtype
+    if before == torch.float16 and vae.config.get("force_upcast", False):
+        vae.to(torch.float32)
+    # channels last, because convolutions are faster so and give their output in the same order
+    latents = latents.to(vae.dtype, memory_format=torch.channels_last)
+    parts = (latents / vae.config.scaling_factor).split(
+        max(1, min(AT_ONCE, PIXELS_AT_ONCE // side**2))
+    )
+    pixels = torch.cat([vae.decode(part).sample.cpu() for part in parts])
+    vae.to(before)
+    return pixels.add(1).div(2).clamp(0, 1).mul(255).round().to(torch.uint8)

@@ -1,0 +1,37 @@
+"""The processes of one launch (`accelerate launch`, torchrun), and each one's share of the work."""
+
+import os
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from accelerate import PartialState
+
+LONGEST_WAIT = timedelta(days=1)  # of a process for one that has more to do
+Item = TypeVar("Item")
+
+
+def is_cpu_group() -> bool:
+    """Whether there are several processes and no GPU.
+
+    They must be told to meet on CPUs, or each would be the main one.
+    """
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+
+
+def launched() -> PartialState:
+    """This process's place among all of its launch, which meet at the first call."""
+    return PartialState(cpu=is_cpu_group(), timeout=LONGEST_WAIT)
+
+
+def own_device() -> torch.device:
+    """The device that is this process's own."""
+    found: Any = launched().device
+    return found
+
+
+def share(items: Sequence[Item]) -> list[Item]:
+    """This process's part: every n-th of them for n processes, which together have all."""
+    state = launched()
+    return list(items[state.process_index :: state.num_processes])
