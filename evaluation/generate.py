@@ -1,6 +1,6 @@
 """Draw a protocol's images: batched, each from its own seed, finished ones skipped."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,11 @@ class Shot:
     file: str
 
 
+def own_noise(shot: Shot) -> torch.Generator:
+    """A fresh CPU generator of the shot's seed."""
+    return torch.Generator().manual_seed(shot.noise_seed)
+
+
 def draw(
     model: DiffusionModel,
     shots: Sequence[Shot],
@@ -34,19 +39,24 @@ def draw(
     steps: int,
     guidance: float,
     batch_size: int = 64,
+    noise: Callable[[Shot], torch.Generator] = own_noise,
 ) -> UInt8[Tensor, "n 3 h w"]:
-    """Images in [0, 255] in the shots' order; PNGs in `folder` are read, others drawn and saved."""
+    """Images in [0, 255] in the shots' order; those in `folder` are read, others drawn and saved.
+
+    A file's name says its format, .png or .jpg.
+    """
     missing = [shot for shot in shots if not (folder / shot.file).is_file()]
     with Progress(console=Console(stderr=True), transient=True) as live:
         bar = Bar(live, live.add_task("drawing", total=len(missing), note=""))
         for start in range(0, len(missing), batch_size):
             part = missing[start : start + batch_size]
-            generators = [torch.Generator().manual_seed(shot.noise_seed) for shot in part]
+            generators = [noise(shot) for shot in part]
             images = model.generate(
                 [s.prompt for s in part], steps=steps, guidance=guidance, generators=generators
             )
             for shot, image in zip(part, images, strict=True):
+                kind = "JPEG" if shot.file.endswith(".jpg") else "PNG"
                 with atomic(folder / shot.file) as temporary:
-                    Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
+                    Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format=kind)
                 bar.advance()
     return torch.stack([read_image(folder / shot.file) for shot in shots])

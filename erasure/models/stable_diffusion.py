@@ -62,6 +62,12 @@ class StableDiffusion(DiffusionModel):
                 self.pipeline.scheduler.config
             )
 
+    def use_resolution(self, pixels: int) -> None:
+        factor = self.pipeline.vae_scale_factor
+        if pixels < factor or pixels % factor:
+            raise SettingError(f"resolution must be a multiple of {factor}; got {pixels}.")
+        self.pipeline.unet.register_to_config(sample_size=pixels // factor)
+
     @contextmanager
     def gradient_checkpointing(self, on: bool) -> Iterator[None]:
         unet = self.pipeline.unet
