@@ -104,7 +104,7 @@ def _call(
         given["subset"] = _count(options["subset"])
         if isinstance(source, Path):
             return pocket.evaluate_images(source, folder, concepts=names, **given)
-        found = find_concepts(source, names) if names else []
+        found = find_concepts(source, names) if names and is_pocket(source) else []
         return pocket.evaluate(source, folder, concepts=found, sampling=sampling, **given)
     given |= {
         "settings": UnlearnCanvasSettings(**options["settings"]),

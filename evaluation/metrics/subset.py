@@ -8,10 +8,10 @@ interval is a survey's (Korn and Graubard, 1998): Wilson's with an effective num
     V = sum over axes (1 - f) S^2 / (k + 1)  +  max(0, 1 - F - sum over axes (1 - f)) p (1 - p) / n
     n_eff = p (1 - p) / V,  with Student's t in the place of 1.96
 
-k of an axis' labels were drawn, a share f; S^2 is the variance of their k rates and one more of 1/2,
-the label that nobody has seen; F is the share of all images that was drawn, p the rate with that
-label added, n the images. V is at least that of independent images, (1 - F) p (1 - p) / n. Both
-axes are added in full, which is never too narrow. Degrees of freedom are Satterthwaite's.
+k of an axis' labels were drawn, a share f; S^2 is the variance of their k rates and one more of
+1/2, the label that nobody has seen; F is the share of all images that was drawn, p the rate with
+that label added, n the images. V is at least that of independent images, (1 - F) p (1 - p) / n.
+Both axes are added in full, which is never too narrow. Degrees of freedom are Satterthwaite's.
 """
 
 from collections.abc import Sequence
