@@ -70,13 +70,11 @@ def _unpickled(file: Path) -> dict[str, Tensor]:
     try:
         # mapped from the disk where the format allows: a ViT-L is 1.2 GB
         found = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zipfile(file))
-    except pickle.UnpicklingError as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise ModelError(
-            f"{file} holds more than tensors and plain values, which can run code; it was not "
-            "loaded. Convert its model_state_dict to .safetensors where you trust it."
+            f"{file} was not loaded: it is damaged, or holds more than tensors and plain values, "
+            "which can run code. Convert its model_state_dict to .safetensors where you trust it."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ModelError(f"{file} is damaged or no checkpoint: {error}") from error
     tensors = found.get("model_state_dict") if isinstance(found, dict) else None
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise ModelError(f"{file} has no model_state_dict, the key of UnlearnCanvas' judges.")

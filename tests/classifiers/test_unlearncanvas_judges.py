@@ -75,7 +75,7 @@ class Code:
 def test_a_pickle_with_code_in_it_is_refused(tmp_path: Path) -> None:
     file, made = tmp_path / "style50.pth", network(51)
     torch.save({"model_state_dict": made.state_dict(), "more": Code(tmp_path / "ran")}, file)
-    with pytest.raises(ModelError, match="can run code; it was not loaded"):
+    with pytest.raises(ModelError, match="was not loaded: .* can run code"):
         load_judge(file, "style", architecture=SMALL)
     assert not (tmp_path / "ran").exists()
 
@@ -93,7 +93,7 @@ def test_judges_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="has no model_state_dict"):
         load_judge(file, "object")
     file.write_bytes(b"PK\x03\x04")
-    with pytest.raises(ModelError, match="damaged or no checkpoint"):
+    with pytest.raises(ModelError, match="was not loaded: it is damaged"):
         load_judge(file, "object")
     with pytest.raises(ModelError, match="there is no file"):
         load_judge(tmp_path / "none.pth", "object")

@@ -1,6 +1,7 @@
 """UnlearnCanvas' protocol: plans, an answer set with known scores, and a run from end to end."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 import erasure
 from classifiers.predict import Classifier
 from classifiers.unlearncanvas import Judges
+from erasure.cli import main
 from erasure.errors import RunError, SettingError
 from erasure.models.load import load_model
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES
@@ -220,6 +222,32 @@ def test_answer_sets_that_are_none(tmp_path: Path) -> None:
         evaluate(images=tmp_path / "none", **options)
     with pytest.raises(SettingError, match="needs --out"):
         evaluate(images=images, concepts=["Dogs"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--concept", "church"], "no judge of unlearncanvas knows the concept 'church'"),
+        (["--concept", "Dogs"], "lacks 5000 of the answer set's 5000 images"),
+        (["--concept", "Dogs", "--subset", "5"], "subset must be STYLESxOBJECTS, such as 10x5"),
+        (["--steps", "0"], "UnlearnCanvasSettings.steps must be above 0; got 0."),
+        (["--noise", "mine"], "noise must be one of own, run-on; got 'mine'."),
+        (["--model", "pocket"], "one and no other"),
+    ],
+)
+def test_one_line_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    more: list[str], message: str,
+) -> None:  # fmt: skip
+    (tmp_path / "images").mkdir()
+    words = ["evaluate", "--images", str(tmp_path / "images"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["erasure", *words, *more])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    error = capsys.readouterr().err
+    assert (ended.value.code, len(error.strip().splitlines())) == (2, 1)
+    assert message in error
     assert not (tmp_path / "out").exists()
 
 
