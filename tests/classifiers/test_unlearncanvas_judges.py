@@ -75,7 +75,7 @@ class Code:
 def test_a_pickle_with_code_in_it_is_refused(tmp_path: Path) -> None:
     file, made = tmp_path / "style50.pth", network(51)
     torch.save({"model_state_dict": made.state_dict(), "more": Code(tmp_path / "ran")}, file)
-    with pytest.raises(ModelError, match="was not loaded: .* can run code"):
+    with pytest.raises(ModelError, match=r"was not loaded: .* can run code"):
         load_judge(file, "style", architecture=SMALL)
     assert not (tmp_path / "ran").exists()
 
