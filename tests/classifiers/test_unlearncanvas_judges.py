@@ -45,8 +45,9 @@ def test_every_form_of_a_judge_says_the_same(tmp_path: Path) -> None:
     ])  # fmt: skip
     with torch.no_grad():
         theirs = made(script(Image.fromarray(pixels.permute(1, 2, 0).numpy()))[None])
-    assert torch.equal(seen[0], seen[1])
-    assert torch.equal(seen[0], seen[2])
+    # the same numbers, but a mapped file's lie at other addresses, which changes the last bits
+    assert torch.allclose(seen[0], seen[1], atol=1e-5)
+    assert torch.allclose(seen[0], seen[2], atol=1e-5)
     # PIL rounds the scaled picture to whole levels, 1/255 of the range
     assert (seen[0] - theirs[0]).abs().max() < 0.02 * theirs.abs().max()
     assert judges[0].labels == THEMES
