@@ -217,7 +217,7 @@ def evaluate_command() -> Any:
         ("out", Path | None, None, "where the scores of --model or --images go"),
         ("protocol", str | None, None, "how to judge; what fits the run if not given"),
         ("concept", list[str] | None, None, "score these targets instead of the run's own"),
-        ("seeds", str | None, None, "comma-separated, of 188,288,588,688,888; the protocol's own"),
+        ("seeds", str | None, None, "comma-separated, of 188,288,588,688,888; all, for pocket two"),
         (
             "subset", str | None, None,
             "pocket: judge only this many images, all of the target's first seed in them; "

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from erasure.config import Value, module_names, nearest
+from erasure.config import Value, module_names, nearest, resolve
 from erasure.edit import Edit
 from erasure.erasing import find_concepts
 from erasure.errors import SettingError
@@ -106,8 +106,9 @@ def _call(
             return pocket.evaluate_images(source, folder, concepts=names, **given)
         found = find_concepts(source, names) if names and is_pocket(source) else []
         return pocket.evaluate(source, folder, concepts=found, sampling=sampling, **given)
+    settings, _ = resolve(UnlearnCanvasSettings, given=options["settings"], quick=False, presets={})
     given |= {
-        "settings": UnlearnCanvasSettings(**options["settings"]),
+        "settings": settings,
         "subset": None if options["subset"] is None else str(options["subset"]),
         "reference": options["reference"],
     }
