@@ -48,6 +48,17 @@ class Axis:
         is_drawn = torch.isin(self.labels, torch.tensor(self.drawn, dtype=torch.long))
         return torch.where(is_drawn, 1 / self.share, 1.0)
 
+    def rates(
+        self, where: Bool[Tensor, " n"], hit: Float[Tensor, " m"], weight: Float[Tensor, " m"]
+    ) -> tuple[Float[Tensor, " k"], float]:
+        """The rate of each drawn label among the images picked, and how much they weigh of all."""
+        drawn, labels = torch.tensor(sorted(self.drawn), dtype=torch.long), self.labels[where]
+        inside = torch.isin(labels, drawn)
+        place, zero = torch.searchsorted(drawn, labels[inside]), torch.zeros(len(drawn))
+        weighed = zero.index_add(0, place, weight[inside])
+        hits, seen = zero.index_add(0, place, (weight * hit)[inside]), weighed > 0
+        return hits[seen] / weighed[seen], float(weighed.sum() / weight.sum())
+
 
 def draw_labels(known: Sequence[int], count: int, *, what: str) -> tuple[int, ...]:
     """`count` of these labels, in their order; always the same ones for the same labels."""
@@ -73,21 +84,18 @@ def subset_rate(
     `seeds` is the share of the seeds that was drawn. Every picked label must come with every other
     axis' labels and all the seeds.
     """
-    weights = torch.stack([axis.weights() for axis in axes]).prod(0)[where]
-    hit, total = hits[where].float(), weights.sum()
-    p, n = float((weights * hit).sum() / total), len(hit)
+    weight = torch.stack([axis.weights() for axis in axes]).prod(0)[where]
+    hit = hits[where].float()
+    p, n = float((weight * hit).sum() / weight.sum()), len(hit)
     parts, smoothed, missing, drawn = [], [], 0.0, seeds
     for axis in axes:
-        labels = axis.labels[where]
-        groups = [labels == label for label in axis.drawn]
-        groups = [group for group in groups if group.any()]
-        if not groups or axis.share == 1:
+        rates, part = axis.rates(where, hit, weight)
+        k = len(rates)
+        if k == 0 or axis.share == 1:
             continue
-        rates = [float((weights * hit)[g].sum() / weights[g].sum()) for g in groups]
-        part = float(sum(weights[g].sum() for g in groups) / total)  # of the whole, on drawn labels
-        spread = torch.tensor([*rates, UNSEEN]).var() * part**2
-        parts.append((float(1 - axis.share) * float(spread) / (len(rates) + 1), len(rates)))
-        smoothed.append((p * len(rates) + UNSEEN) / (len(rates) + 1))
+        spread = float(torch.cat([rates, torch.tensor([UNSEEN])]).var())
+        parts.append(((1 - axis.share) * part**2 * spread / (k + 1), k))
+        smoothed.append((p * k + UNSEEN) / (k + 1))
         missing += 1 - axis.share
         drawn *= axis.share
     if drawn == 1:
