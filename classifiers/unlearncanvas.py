@@ -8,7 +8,7 @@ import hashlib
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from zipfile import is_zipfile
 
 import timm
@@ -52,7 +52,7 @@ def load_judge(place: Path, kind: JudgeKind, *, architecture: str = ARCHITECTURE
     if not timm.is_model(architecture):
         raise ModelError(f"timm has no model {architecture!r}.")
     with torch.device("meta"):  # the file's tensors take the places of weights never allocated
-        network = timm.create_model(architecture, num_classes=len(labels))
+        network: Any = timm.create_model(architecture, num_classes=len(labels))
     try:
         network.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
     except RuntimeError as error:

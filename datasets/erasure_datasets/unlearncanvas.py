@@ -152,8 +152,7 @@ class _Hub:
 
 def _numbers(rows: Any) -> list[int | None]:
     """Each image's number where the file's name is kept, without reading the images."""
-    import pyarrow.compute
-
-    paths = pyarrow.compute.struct_field(rows.data.column("image"), "path").to_pylist()
+    stored = rows.data.column("image").chunks  # structs of bytes and path
+    paths = [path for chunk in stored for path in chunk.field("path").to_pylist()]
     stems = [Path(path or "").stem for path in paths]
     return [int(stem) if stem.isdigit() else None for stem in stems]
