@@ -17,9 +17,9 @@ from erasure.groups import (
     ForgetGroup,
     MethodGroup,
     attack_names,
+    evaluate_command,
     load,
     method_names,
-    numbers,
     print_scores,
 )  # fmt: skip
 
@@ -75,43 +75,7 @@ def _attack() -> None:
     """Attack a run's model; `ATTACK --help` lists an attack's settings, `all` runs every one."""
 
 
-@app.command(context_settings=CONTEXT)
-def evaluate(
-    run: Annotated[Path | None, typer.Argument(help="a run's folder")] = None,
-    model: Annotated[str | None, typer.Option(help="an un-erased model instead of a run")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="where an un-erased model's images and scores go")
-    ] = None,
-    protocol: Annotated[
-        str | None, typer.Option(help="how to judge; what fits the run if not given")
-    ] = None,
-    subset: Annotated[
-        int | None,
-        typer.Option(help="judge only this many images, all of the target's first seed in them"),
-    ] = None,
-    seeds: Annotated[str, typer.Option(help="comma-separated: 188,288,588,688,888")] = "188,288",
-    concept: Annotated[
-        list[str] | None, typer.Option(help="score these targets instead of the run's own")
-    ] = None,
-    reference: Annotated[
-        Path | None, typer.Option(help="a retrained classifier's run, to compare with")
-    ] = None,
-) -> None:
-    """Draw a protocol's images with a run's model, judge them and print the scores.
-
-    The un-erased model's scores stand beside them.
-    """
-    record = load("evaluation.evaluate:evaluate")(
-        run,
-        model=model,
-        out=out,
-        protocol=protocol,
-        subset=subset,
-        seeds=numbers(seeds),
-        concepts=concept,
-        reference=reference,
-    )
-    print_scores(record)
+app.command("evaluate", context_settings=CONTEXT)(evaluate_command())
 
 
 @app.command(context_settings=CONTEXT)

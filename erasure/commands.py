@@ -66,12 +66,17 @@ def setting_options(kind: type) -> list[inspect.Parameter]:
 
 def built(name: str, command: Any, options: list[inspect.Parameter], text: str | None) -> Any:
     """A click command with these options around a function that takes them all by name."""
+    single = typer.Typer(add_completion=False, context_settings=CONTEXT, rich_markup_mode=None)
+    single.command(name, context_settings=CONTEXT)(with_options(command, options, text))
+    return typer.main.get_command(single)
+
+
+def with_options(command: Any, options: list[inspect.Parameter], text: str | None) -> Any:
+    """The function with the signature and the help that typer reads."""
     command.__signature__ = inspect.Signature(options)
     command.__annotations__ = {entry.name: entry.annotation for entry in options}
     command.__doc__ = text
-    single = typer.Typer(add_completion=False, context_settings=CONTEXT, rich_markup_mode=None)
-    single.command(name, context_settings=CONTEXT)(command)
-    return typer.main.get_command(single)
+    return command
 
 
 def given_settings(values: dict[str, Any], common: list[inspect.Parameter]) -> dict[str, Any]:

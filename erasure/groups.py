@@ -13,7 +13,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from erasure.commands import LazyGroup, built, given_settings, option, setting_options
+from erasure.commands import (
+    LazyGroup,
+    built,
+    given_settings,
+    option,
+    setting_options,
+    with_options,
+)
 from erasure.config import module_names
 from erasure.errors import SettingError
 
@@ -198,6 +205,49 @@ def _attack_command(name: str) -> Any:
     return built(name, command, [*common, *setting_options(kind)], text)
 
 
+def evaluate_command() -> Any:
+    """`erasure evaluate`, with the settings of the protocol unlearncanvas among its options."""
+    run = inspect.Parameter(
+        "run", inspect.Parameter.KEYWORD_ONLY, default=None,
+        annotation=Annotated[Path | None, typer.Argument(help="a run's folder")],
+    )  # fmt: skip
+    texts: list[tuple[str, Any, Any, str]] = [
+        ("model", str | None, None, "an un-erased model instead of a run"),
+        ("images", Path | None, None, "a folder of images that any tool drew, instead of a run"),
+        ("out", Path | None, None, "where the scores of --model or --images go"),
+        ("protocol", str | None, None, "how to judge; what fits the run if not given"),
+        ("concept", list[str] | None, None, "score these targets instead of the run's own"),
+        ("seeds", str | None, None, "comma-separated, of 188,288,588,688,888; all, for pocket two"),
+        (
+            "subset", str | None, None,
+            "pocket: judge only this many images, all of the target's first seed in them; "
+            "unlearncanvas: 10x5 for ten styles and five objects beside the targets",
+        ),
+        (
+            "reference", Path | None, None,
+            "what to compare with: a retrained classifier's run; unlearncanvas: the folder of the "
+            "un-erased model's own evaluation, which is drawn otherwise",
+        ),
+    ]  # fmt: skip
+    common = [run, *(option(*line) for line in texts)]
+
+    def command(**values: Any) -> None:
+        seeds = values["seeds"]
+        record = load("evaluation.evaluate:evaluate")(
+            values["run"], concepts=values["concept"], seeds=numbers(seeds) if seeds else None,
+            **{k: values[k] for k in ("model", "images", "out", "protocol", "subset", "reference")},
+            **given_settings(values, common),
+        )  # fmt: skip
+        print_scores(record)
+
+    settings = load("evaluation.protocol_settings:UnlearnCanvasSettings")
+    text = """Draw a protocol's images with a run's model, judge them and print the scores.
+
+    The un-erased model's scores stand beside them. Images of other tools are judged as they are.
+    """
+    return with_options(command, [*common, *setting_options(settings)], inspect.cleandoc(text))
+
+
 def numbers(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
@@ -215,7 +265,7 @@ def say(text: str) -> None:
 
 def print_scores(record: dict[str, Any]) -> None:
     table = Table(title=f"protocol {record['protocol']}")
-    for column in ("score", "value", "± s.e.", "n", "un-erased"):
+    for column in ("score", "value", "± s.e.", "95 %", "n", "un-erased"):
         table.add_column(column, justify="right")
     for name, score in record["scores"].items():
         base = record["baseline"].get(name)
@@ -223,6 +273,7 @@ def print_scores(record: dict[str, Any]) -> None:
             name,
             f"{score['value']:.3f}",
             f"{score['stderr']:.3f}",
+            "-" if score.get("low") is None else f"{score['low']:.3f} to {score['high']:.3f}",
             str(score["n"]),
             f"{base['value']:.3f}" if base else "-",
         )

@@ -3,7 +3,7 @@
 The processes of a launch draw a share each and meet in the folder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,11 @@ class Shot:
     file: str
 
 
+def own_noise(shot: Shot) -> torch.Generator:
+    """A fresh CPU generator of the shot's seed."""
+    return torch.Generator().manual_seed(shot.noise_seed)
+
+
 def draw(
     model: DiffusionModel,
     shots: Sequence[Shot],
@@ -40,10 +45,12 @@ def draw(
     steps: int,
     guidance: float,
     batch_size: int | None = None,
+    noise: Callable[[Shot], torch.Generator] = own_noise,
 ) -> UInt8[Tensor, "n 3 h w"]:
-    """Images in [0, 255] in the shots' order; PNGs in `folder` are read, others drawn and saved.
+    """Images in [0, 255] in the shots' order; those in `folder` are read, others drawn and saved.
 
-    `batch_size` is as many as is fast on a CPU and fits a GPU, unless given.
+    A file's name says its format, .png or .jpg. `batch_size` is as many as is fast on a CPU and
+    fits a GPU, unless given.
     """
     at_once = batch_size or max(1, min(32, PIXELS_AT_ONCE // model.resolution**2))
     # shared out before looking what is there: another process may be writing already
@@ -53,13 +60,14 @@ def draw(
         bar = Bar(live, live.add_task("drawing", total=len(missing), note=""))
         for start in range(0, len(missing), at_once):
             part = missing[start : start + at_once]
-            generators = [torch.Generator().manual_seed(shot.noise_seed) for shot in part]
+            generators = [noise(shot) for shot in part]
             images = model.generate(
                 [s.prompt for s in part], steps=steps, guidance=guidance, generators=generators
             )
             for shot, image in zip(part, images, strict=True):
+                kind = "JPEG" if shot.file.endswith(".jpg") else "PNG"
                 with atomic(folder / shot.file) as temporary:
-                    Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
+                    Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format=kind)
                 bar.advance()
     launched().wait_for_everyone()
     return torch.stack([read_image(folder / shot.file) for shot in shots])

@@ -6,41 +6,62 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+Z = 1.96  # the normal distribution's 97.5 % quantile
+
 
 @dataclass(frozen=True)
 class Score:
-    """A mean over `n` images; rates are fractions in [0, 1]."""
+    """A mean over `n` images; rates are fractions in [0, 1].
+
+    `low` to `high` is its 95 % interval, where one was taken.
+    """
 
     value: float
     stderr: float
     n: int
     higher_is_better: bool = True
+    low: float | None = None
+    high: float | None = None
 
 
 def rate(hits: Bool[Tensor, " n"]) -> Score:
-    """Share of True, with the binomial standard error sqrt(p (1 - p) / n)."""
-    p = float(hits.float().mean())
-    return Score(p, (p * (1 - p) / len(hits)) ** 0.5, len(hits))
+    """Share of True, with the binomial standard error sqrt(p (1 - p) / n) and Wilson's interval."""
+    p, n = float(hits.float().mean()), len(hits)
+    low, high = wilson(p, n)
+    return Score(p, (p * (1 - p) / n) ** 0.5, n, low=low, high=high)
 
 
 def mean(values: Float[Tensor, " n"]) -> Score:
     """Mean with its standard error."""
     spread = float(values.std()) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return Score(float(values.mean()), spread, len(values))
+    middle = float(values.mean())
+    return Score(middle, spread, len(values), low=middle - Z * spread, high=middle + Z * spread)
 
 
 def mean_of_rates(scores: list[Score]) -> Score:
-    """Mean of several rates, each counting the same, with the standard error of that mean."""
+    """Mean of several rates, each counting the same, with the standard error of that mean.
+
+    Its interval is the mean of theirs: never too narrow, whether or not they share images.
+    """
+
+    def average(ends: list[float | None]) -> float | None:
+        known = [end for end in ends if end is not None]
+        return sum(known) / len(known) if len(known) == len(ends) else None
+
     values = torch.tensor([score.value for score in scores])
     spread = sum(score.stderr**2 for score in scores) ** 0.5 / len(scores)
-    return Score(float(values.mean()), spread, sum(score.n for score in scores))
+    low, high = average([score.low for score in scores]), average([score.high for score in scores])
+    count = sum(score.n for score in scores)
+    return Score(float(values.mean()), spread, count, low=low, high=high)
 
 
 def interval(value: float, stderr: float, n: int, *, is_rate: bool) -> tuple[float, float]:
     """The 95 % interval: Wilson's for a rate, which is honest at 0 and 1, else +- 1.96 s.e."""
-    z = 1.96
-    if not is_rate:
-        return value - z * stderr, value + z * stderr
-    middle = (value + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z / (1 + z * z / n) * (value * (1 - value) / n + z * z / (4 * n * n)) ** 0.5
+    return wilson(value, n) if is_rate else (value - Z * stderr, value + Z * stderr)
+
+
+def wilson(p: float, n: float, z: float = Z) -> tuple[float, float]:
+    """Wilson's interval of a rate p over n independent cases; z is the normal quantile."""
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    reach = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     return max(0.0, middle - reach), min(1.0, middle + reach)

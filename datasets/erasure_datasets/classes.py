@@ -8,10 +8,9 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, render
-from erasure_datasets.images import find_images, read_image
+from erasure_datasets.images import find_images, read_image, to_tensor
 
 Part = Literal["train", "test"]
 HELD_OUT = 5  # where a source has no test part, every fifth image of a class is one
@@ -109,8 +108,7 @@ def _from_hub(name: str, part: Part, labels: Sequence[str], size: int, per_class
         if not has_parts and (place % HELD_OUT == 0) != (part == "test"):
             continue
         if numbers.count(number) < per_class:
-            pixels = F.pil_to_tensor(row[image].convert("RGB"))
-            images.append(F.center_crop(F.resize(pixels, [size], antialias=True), [size]))
+            images.append(to_tensor(row[image], size))
             numbers.append(number)
     if not images:
         raise ValueError(f"{name} has no image of the model's classes.")

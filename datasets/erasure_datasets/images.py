@@ -21,5 +21,10 @@ def find_images(folder: Path) -> list[Path]:
 def read_image(file: Path, size: int | None = None) -> UInt8[Tensor, "3 h w"]:
     """An RGB image in [0, 255]; `size` scales its shorter side to it and cuts the middle out."""
     with Image.open(file) as opened:
-        image = F.pil_to_tensor(opened.convert("RGB"))
+        return to_tensor(opened, size)
+
+
+def to_tensor(picture: Image.Image, size: int | None = None) -> UInt8[Tensor, "3 h w"]:
+    """As `read_image`, of an opened picture."""
+    image = F.pil_to_tensor(picture.convert("RGB"))
     return image if size is None else F.center_crop(F.resize(image, [size], antialias=True), [size])

@@ -123,6 +123,10 @@ class DiffusionModel(Editable):
         """Sample with the diffusers scheduler of this class name."""
 
     @abstractmethod
+    def use_resolution(self, pixels: int) -> None:
+        """Draw squares of this side from now on; SettingError if the model cannot."""
+
+    @abstractmethod
     def gradient_checkpointing(self, on: bool) -> AbstractContextManager[None]:
         """Within it, UNet and text encoders keep few activations for backward passes, if `on`."""
 

@@ -112,6 +112,12 @@ class LatentDiffusion(DiffusionModel):
             for module in resting:
                 module.to(device)
 
+    def use_resolution(self, pixels: int) -> None:
+        factor = self.pipeline.vae_scale_factor
+        if pixels < factor or pixels % factor:
+            raise SettingError(f"resolution must be a multiple of {factor}; got {pixels}.")
+        self.pipeline.unet.register_to_config(sample_size=pixels // factor)
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         config = self.pipeline.unet.config
@@ -183,10 +189,7 @@ class LatentDiffusion(DiffusionModel):
 
         The start token is 0.
         """
-        return min(
-            len(self.pipeline.tokenizer(text).input_ids) - 2,
-            self._text_window - 2,
-        )
+        return min(len(self.pipeline.tokenizer(text).input_ids), self._text_window) - 2
 
     def open_slots(self, parts: Sequence[tuple[str, str]], count: int) -> Slotted:
         tokenizer = self.pipeline.tokenizer

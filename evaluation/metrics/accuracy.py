@@ -1,9 +1,10 @@
 """UA, IRA, CRA and CRA_target from judged labels."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from evaluation.score import Score, mean_of_rates, rate
@@ -28,43 +29,56 @@ class Target:
     label: int
 
 
+RateOf = Callable[[Bool[Tensor, " n"], Bool[Tensor, " n"]], Score]
+
+
+def plain_rate(hits: Bool[Tensor, " n"], where: Bool[Tensor, " n"]) -> Score:
+    """The rate of the images picked by `where`, each counting the same."""
+    return rate(hits[where])
+
+
 def accuracy_scores(
-    judged: Judged, targets: list[Target]
-) -> tuple[dict[str, Score], dict[str, dict[str, Score]]]:
+    judged: Judged, targets: list[Target], *, target_in_cra: bool = False,
+    rate_of: RateOf = plain_rate,
+) -> tuple[dict[str, Score], dict[str, dict[str, Score]]]:  # fmt: skip
     """(top-level scores, scores per target), as fractions.
 
     UA: 1 - accuracy of the target on the images that ask for it. IRA: accuracy of the target's
     domain, CRA: of the other domain, both on images without any target. CRA_target: the other
     domain's accuracy on the target's images. With several targets the top-level figures are means
     over them. Without targets IRA is objects, CRA styles.
+
+    `target_in_cra` takes CRA over all images. `rate_of` makes a score from hits and the images that
+    count: another one where they do not all weigh the same (evaluation/metrics/subset.py).
     """
     object_hits = judged.seen_objects == judged.asked_objects
     style_hits = judged.seen_styles == judged.asked_styles
+    everything = torch.ones_like(object_hits)
     if not targets:
-        return {"IRA": rate(object_hits), "CRA": rate(style_hits)}, {}
+        return {"IRA": rate_of(object_hits, everything), "CRA": rate_of(style_hits, everything)}, {}
     has = {
         t.name: (judged.asked_styles if t.is_style else judged.asked_objects) == t.label
         for t in targets
     }  # images that ask for each target
     kept = ~torch.stack(list(has.values())).any(0)
+    crossed = everything if target_in_cra else kept
     per_target = {}
     for target in targets:
         own, other = (style_hits, object_hits) if target.is_style else (object_hits, style_hits)
         here = has[target.name]
         per_target[target.name] = {
-            "UA": rate(~own[here]),
-            "IRA": rate(own[kept]),
-            "CRA": rate(other[kept]),
-            "CRA_target": rate(other[here]),
+            "UA": rate_of(~own, here),
+            "IRA": rate_of(own, kept),
+            "CRA": rate_of(other, crossed),
+            "CRA_target": rate_of(other, here),
         }
     top = {
         key: mean_of_rates([scores[key] for scores in per_target.values()])
-        for key in ("UA", "CRA_target")
+        for key in ("UA", "IRA", "CRA", "CRA_target")
     }
-    for key in ("IRA", "CRA"):
-        scores = mean_of_rates([scores[key] for scores in per_target.values()])
-        top[key] = Score(scores.value, scores.stderr, int(kept.sum()))
-    ordered = {key: top[key] for key in ("UA", "IRA", "CRA", "CRA_target")}
-    return ordered, {
-        name: {k: s[k] for k in ("UA", "CRA_target")} for name, s in per_target.items()
+    # the same images for every target
+    top |= {
+        key: replace(top[key], n=int(where.sum()))
+        for key, where in (("IRA", kept), ("CRA", crossed))
     }
+    return top, {name: {k: s[k] for k in ("UA", "CRA_target")} for name, s in per_target.items()}

@@ -21,7 +21,8 @@ from erasure.models.diffusion import DiffusionModel, Sampling
 from erasure.models.load import ONE_STEP, POCKET
 from erasure.processes import launched
 from erasure.storage import write_json
-from erasure_datasets.concept import Catalogue, Concept
+from erasure_datasets.concept import Catalogue, Concept, UnknownConceptError
+from evaluation.answer_set import find_answers, read_in_parts
 from evaluation.generate import Shot, draw
 from evaluation.metrics.accuracy import Judged, Target, accuracy_scores
 from evaluation.metrics.clip_score import PocketClip
@@ -32,6 +33,7 @@ SEEDS = (188, 288)
 ALL_SEEDS = (188, 288, 588, 688, 888)
 STEPS, GUIDANCE, SCHEDULER = 12, 3.0, "DPMSolverMultistepScheduler"
 SAMPLING = Sampling(STEPS, GUIDANCE, SCHEDULER)
+SIDE = 64  # pixels
 BASELINES = {"pocket": POCKET / "baseline.json", ONE_STEP: POCKET / "one-step" / "baseline.json"}
 Labels = dict[
     tuple[int, int], tuple[int, int, float]
@@ -120,7 +122,7 @@ def stamp(chosen: Sequence[tuple[int, int]], sampling: Sampling = SAMPLING) -> d
         "scheduler": sampling.scheduler,
         "steps": sampling.steps,
         "guidance": sampling.guidance,
-        "resolution": 64,
+        "resolution": SIDE,
         "judge": "pocket vit and style-judge",
         "clip": "pocket-clip, cosine, images without a target",
         "versions": {
@@ -182,6 +184,40 @@ def evaluate(
     record["labels"] = [[seed, index, *labels[seed, index][:2]] for seed, index in chosen]
     if launched().is_main_process:
         write_json(folder / "scores" / f"{record['protocol']}.json", record)
+    return record
+
+
+def evaluate_images(
+    images: Path, folder: Path, *, concepts: Sequence[str], seeds: Sequence[int] = SEEDS,
+    subset: int | None = None,
+) -> dict[str, object]:  # fmt: skip
+    """As `evaluate`, of images that any tool drew, by the protocol's file names, in a folder."""
+    try:
+        targets = [catalogue().concept(name) for name in concepts]
+    except UnknownConceptError as error:
+        raise SettingError(f"{NAME}: {error}") from error
+    chosen = plan(seeds, subset, targets)
+    every = shots(plan(ALL_SEEDS, None, []))
+    names = [shot.file for shot in shots(chosen)]
+    files = find_answers(images, names, [shot.file for shot in every], size=SIDE)
+    labels = judge(torch.cat(list(read_in_parts(files))), chosen)
+    scores, per_concept = score(labels, targets)
+    known = shipped_baseline()
+    before = {}
+    if targets and all(key in known for key in chosen):
+        before, _ = score({key: known[key] for key in chosen}, targets)
+    given = {"scheduler": None, "steps": None, "guidance": None}  # not known
+    record: dict[str, object] = {
+        "protocol": NAME if subset is None else f"{NAME}-subset",
+        "scores": {name: asdict(value) for name, value in scores.items()},
+        "per_concept": {
+            name: {k: asdict(v) for k, v in own.items()} for name, own in per_concept.items()
+        },
+        "baseline": {name: asdict(value) for name, value in before.items()},
+        "stamp": {**stamp(chosen), **given},
+        "labels": [[seed, index, *labels[seed, index][:2]] for seed, index in chosen],
+    }
+    write_json(folder / "scores" / f"{record['protocol']}.json", record)
     return record
 
 

@@ -3,9 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from erasure.errors import SettingError
 from erasure.models.load import load_model
+from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, render
 from erasure_datasets.images import read_image
 from evaluation.evaluate import evaluate
 from evaluation.protocols import pocket
@@ -52,8 +54,8 @@ def test_bad_plans(seeds: tuple[int, ...], subset: int | None, message: str) -> 
 
 def test_evaluate_refuses_what_it_cannot_judge(sd1: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="needs a model with pocket's concept list"):
-        evaluate(model=str(sd1), out=tmp_path)
-    with pytest.raises(SettingError, match="either a run's folder or --model"):
+        evaluate(model=str(sd1), out=tmp_path, protocol="pocket")
+    with pytest.raises(SettingError, match="either a run's folder or --model or --images"):
         evaluate()
     with pytest.raises(SettingError, match=r"there is no protocol 'poket'. Did you mean pocket"):
         evaluate(model="pocket", out=tmp_path, protocol="poket")
@@ -115,3 +117,28 @@ def test_stamp_says_what_made_the_number() -> None:
         [188],
         256,
     )
+
+
+def test_images_of_another_tool(tmp_path: Path) -> None:
+    """Renders by the protocol's file names, dogs in the place of cats."""
+    images = tmp_path / "images"
+    images.mkdir()
+    chosen = pocket.plan((188,), None, [])
+    dog, cat = OBJECTS.index("dog"), OBJECTS.index("cat")
+    for (_, index), shot in zip(chosen, pocket.shots(chosen), strict=True):
+        name, style = divmod(index, len(STYLES))
+        pixels = render(dog if name == cat else name, style, SPLITS["test"][0])
+        Image.fromarray(pixels).save(images / shot.file)
+    options = {"concepts": ["cat"], "seeds": (188,), "protocol": "pocket"}
+    record = evaluate(images=images, out=tmp_path / "out", **options)
+    scores = {name: score["value"] for name, score in record["scores"].items()}
+    assert scores["UA"] == 1.0
+    assert min(scores[name] for name in ("IRA", "CRA", "CRA_target")) > 0.95  # the judges' own
+    assert record["baseline"]["UA"]["value"] < 0.1
+    assert record["stamp"]["steps"] is None
+    with pytest.raises(SettingError, match="knows no concept 'catt'"):
+        evaluate(images=images, out=tmp_path / "no", **{**options, "concepts": ["catt"]})
+    (images / pocket.shots(chosen)[0].file).unlink()
+    with pytest.raises(SettingError, match="lacks 1 of the answer set's 256 images"):
+        evaluate(images=images, out=tmp_path / "no", **options)
+    assert not (tmp_path / "no").exists()

@@ -1,0 +1,225 @@
+"""The protocol `unlearncanvas`: every object in every style, judged by the benchmark's own ViTs.
+
+Zhang et al. (NeurIPS 2024), https://arxiv.org/abs/2402.11846. 20 objects x 50 styles x seeds 188,
+288, 588, 688 and 888; DDIM, 100 steps, guidance 9, 512 px; {theme}_{object}_seed{seed}.jpg.
+
+Choices where paper, README and published scripts differ or are silent are settings, and in the
+stamp (evaluation/protocol_settings.py). By default the photographs' theme Seed_Images is left out,
+images of a target count for UA and CRA_target alone, and each image has noise of its own.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from classifiers.unlearncanvas import Judges
+from erasure.errors import RunError, SettingError
+from erasure.models.diffusion import DiffusionModel, Sampling
+from erasure.processes import launched
+from erasure.storage import write_json
+from erasure_datasets.unlearncanvas import OBJECTS
+from evaluation.answer_set import find_answers, read_in_parts
+from evaluation.canvas_plan import SEEDS, Key, Plan, find_targets, plan, shots
+from evaluation.generate import draw, own_noise
+from evaluation.metrics.accuracy import Judged, Target, accuracy_scores
+from evaluation.protocol_settings import RESOLUTION, UnlearnCanvasSettings
+from evaluation.running_noise import RunningNoise
+from evaluation.score import Score
+
+NAME = "unlearncanvas"
+SCHEDULER = "DDIMScheduler"
+IN_MEMORY = 256  # images that are drawn before they are judged and let go
+Labels = dict[Key, tuple[int, int]]  # object and theme that the judges saw
+
+
+def score(
+    labels: Labels, chosen: Plan, targets: list[Target], *, target_in_cra: bool = False
+) -> tuple[dict[str, Score], dict[str, dict[str, Score]]]:
+    """(top-level scores, scores per target) of a plan's images."""
+    places = torch.tensor([place for _, place in chosen.keys])
+    seen = torch.tensor([labels[key] for key in chosen.keys])
+    judged = Judged(places % len(OBJECTS), places // len(OBJECTS), seen[:, 0], seen[:, 1])
+    return accuracy_scores(
+        judged, targets, target_in_cra=target_in_cra, rate_of=chosen.rate_of(judged)
+    )
+
+
+def evaluate(
+    model: DiffusionModel, folder: Path, *, concepts: Sequence[str],
+    settings: UnlearnCanvasSettings, seeds: Sequence[int] = SEEDS, subset: str | None = None,
+    sampling: Sampling | None = None, reference: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Draw, judge and score; returns the record, which scores/unlearncanvas[-subset].json holds.
+
+    `sampling` is what the edit demands, before the settings. Images lie in images/unlearncanvas,
+    the un-erased model's in images/unlearncanvas-base, unless `reference` names the folder of its
+    own evaluation. No `concepts` means an un-erased model.
+    """
+    targets = find_targets(concepts)
+    chosen = plan(seeds, subset, targets, seed_images=settings.seed_images)
+    judges = _judges(settings, model.device)
+    how = sampling or model.sampling or Sampling(settings.steps, settings.guidance, SCHEDULER)
+    model.use_scheduler(how.scheduler)
+    model.use_resolution(settings.resolution or min(RESOLUTION, model.resolution))
+    stamp = _stamp(chosen, settings, judges, model.resolution, how)
+    known = _known(reference, stamp, chosen) if reference else None
+    place = folder / "images" / NAME
+    labels = _drawn(model, chosen, place, judges, stamp)
+    if targets and known is None:
+        with model.without_edit():
+            known = _drawn(model, chosen, place.with_name(f"{NAME}-base"), judges, stamp)
+    return _record(folder, labels, known, chosen, targets, stamp)
+
+
+def evaluate_images(
+    images: Path, folder: Path, *, concepts: Sequence[str], settings: UnlearnCanvasSettings,
+    seeds: Sequence[int] = SEEDS, subset: str | None = None, reference: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """As `evaluate`, of an answer set that any tool drew; how it was drawn is not in the stamp."""
+    targets = find_targets(concepts)
+    chosen = plan(seeds, subset, targets, seed_images=settings.seed_images)
+    size = settings.resolution or RESOLUTION
+    every = plan(SEEDS, None, [], seed_images=True).keys
+    files = find_answers(images, _files(chosen.keys), _files(every), size=size)
+    judges = _judges(settings, "cuda" if torch.cuda.is_available() else "cpu")
+    stamp = _stamp(chosen, settings, judges, size, None)
+    known = _known(reference, stamp, chosen) if reference else None
+    seen = [pair for part in read_in_parts(files) for pair in judges.see(part)]
+    return _record(folder, dict(zip(chosen.keys, seen, strict=True)), known, chosen, targets, stamp)
+
+
+def _files(keys: Sequence[Key]) -> list[str]:
+    return [shot.file for shot in shots(keys)]
+
+
+def _judges(settings: UnlearnCanvasSettings, device: torch.device | str) -> Judges:
+    return Judges.load(
+        settings.judge_style,
+        settings.judge_object,
+        architecture=settings.judge_architecture,
+        device=device,
+    )
+
+
+def _drawn(
+    model: DiffusionModel, chosen: Plan, place: Path, judges: Judges, stamp: dict[str, Any]
+) -> Labels:
+    """Draw what is missing in `place`, and judge everything, a part at a time."""
+    asked = {
+        key: stamp[key]
+        for key in ("scheduler", "steps", "guidance", "resolution", "noise", "seed_prompt")
+    }
+    _claim(place, asked)
+    steps, guidance, side = stamp["steps"], stamp["guidance"], stamp["resolution"]
+    noise = RunningNoise(model, steps) if stamp["noise"] == "run-on" else own_noise
+    photo = "Photo" if stamp["seed_prompt"] == "photo" else "Seed Images"
+    labels: Labels = {}
+    for start in range(0, len(chosen.keys), IN_MEMORY):
+        part = chosen.keys[start : start + IN_MEMORY]
+        images = draw(
+            model, shots(part, photo=photo), place, steps=steps, guidance=guidance, noise=noise,
+            batch_size=max(1, 4096 // side),  # 8 at 512 px, where the decoder takes most memory
+        )  # fmt: skip
+        labels |= zip(part, judges.see(images), strict=True)
+    return labels
+
+
+def _claim(place: Path, asked: dict[str, Any]) -> None:
+    """Note how a folder's images are drawn; RunError if it holds images drawn otherwise."""
+    file = place / "drawn.json"
+    if not file.is_file():
+        if launched().is_main_process:
+            write_json(file, asked)
+        return
+    held = json.loads(file.read_text())
+    for key, value in asked.items():
+        if held.get(key) != value:
+            raise RunError(
+                f"{place} holds images of another {key} ({held.get(key)}, not {value}); remove "
+                "the folder, or ask for the same again."
+            )
+
+
+def _stamp(
+    chosen: Plan, settings: UnlearnCanvasSettings, judges: Judges, side: int, how: Sampling | None
+) -> dict[str, Any]:
+    """Everything that made the number; what is not known of images that others drew is None."""
+    return {
+        "protocol": NAME,
+        "images": len(chosen.keys),
+        "seeds": sorted({seed for seed, _ in chosen.keys}),
+        "subset": chosen.subset,
+        "scheduler": how and how.scheduler,
+        "steps": how and how.steps,
+        "guidance": how and how.guidance,
+        "noise": how and settings.noise,
+        "seed_prompt": how and settings.seed_prompt,
+        "resolution": side,
+        "seed_images": settings.seed_images,
+        "target_in_cra": settings.target_in_cra,
+        "judge": judges.stamp,
+        "versions": {
+            name: version(name) for name in ("torch", "diffusers", "timm", "erasure-toolkit")
+        },
+    }
+
+
+def _known(reference: Path, stamp: dict[str, Any], chosen: Plan) -> Labels:
+    """An un-erased model's labels from its own evaluation, if it was drawn and judged alike."""
+    files = [reference / "scores" / f"{name}.json" for name in (NAME, f"{NAME}-subset")]
+    records = [json.loads(file.read_text()) for file in files if file.is_file()]
+    if not records:
+        raise SettingError(f"reference must be an evaluated model's folder; {reference} is none.")
+    wanted = set(chosen.keys)
+    for record in records:
+        labels = {(seed, place): (name, theme) for seed, place, name, theme in record["labels"]}
+        if wanted <= labels.keys():
+            break
+    else:
+        raise SettingError(f"reference {reference} lacks some of these images; judge it on all.")
+    for key in ("resolution", "judge", "scheduler", "steps", "guidance", "noise", "seed_prompt"):
+        here, there = stamp[key], record["stamp"].get(key)
+        if None not in (here, there) and here != there:
+            raise SettingError(f"reference {reference} has another {key}: {there}, not {here}.")
+    return labels
+
+
+def _record(
+    folder: Path, labels: Labels, known: Labels | None, chosen: Plan, targets: list[Target],
+    stamp: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    crossed = stamp["target_in_cra"]
+    scores, per_target = score(labels, chosen, targets, target_in_cra=crossed)
+    before = score(known, chosen, targets, target_in_cra=crossed)[0] if known else {}
+    record = {
+        "protocol": NAME if chosen.subset is None else f"{NAME}-subset",
+        "scores": {name: asdict(value) for name, value in scores.items()},
+        "per_concept": {
+            name: {key: asdict(value) for key, value in own.items()}
+            for name, own in per_target.items()
+        },
+        "baseline": {name: asdict(value) for name, value in before.items()},
+        "cost": _cost(folder),
+        "stamp": stamp,
+        "labels": [[*key, *labels[key]] for key in chosen.keys],
+    }
+    if launched().is_main_process:
+        write_json(folder / "scores" / f"{record['protocol']}.json", record)
+    return record
+
+
+def _cost(run: Path) -> dict[str, float]:
+    """What the erasure took: seconds, peak memory, and the disk that its edit needs, in GB."""
+    config, edit = run / "config.json", run / "edit.safetensors"
+    cost = {}
+    if config.is_file():
+        told = json.loads(config.read_text())
+        cost = {key: told[key] for key in ("seconds", "peak_memory_gb") if key in told}
+    if edit.is_file():
+        cost["storage_gb"] = round(edit.stat().st_size / 1e9, 4)
+    return cost
