@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
+from erasure.cards import model_card
 from erasure.edit import Edit
 from erasure.errors import EditError, ModelError, SettingError
 from erasure.models.load import load_model
@@ -24,7 +25,6 @@ from erasure.storage import atomic, write_json
 
 Form = Literal["diffusers", "text-encoder", "delta", "lora", "vit"]
 FORMS: tuple[Form, ...] = get_args(Form)
-LIBRARIES = {"text-encoder": "transformers", "vit": "timm"}
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -193,77 +193,3 @@ def _rename_for_publishing(encoder: Path) -> None:
         if not any(name.startswith("text_model.") for name in tensors):
             tensors = {f"text_model.{name}": tensor for name, tensor in tensors.items()}
             save_file(tensors, file, {"format": "pt"})
-
-
-def model_card(run: Path, edit: Edit, form: Form) -> str:
-    """A README.md with Hub front matter: base, method, concepts, settings, scores."""
-    names = ", ".join(concept.name for concept in edit.concepts)
-    is_vit = edit.is_of_classes
-    lines = [
-        "---", f"library_name: {LIBRARIES.get(form, 'diffusers')}",
-        f"pipeline_tag: {'image-classification' if is_vit else 'text-to-image'}",
-        f"base_model: {edit.base}",
-        f"tags: [{'timm, ' if is_vit else 'text-to-image, diffusers, '}machine-unlearning]", "---",
-        "", f"# {edit.base} without {names}", "",
-        f"Erased with **{edit.method}** (erasure-toolkit). Concepts: {names}. "
-        f"Base: `{edit.base}`.", "",
-    ]  # fmt: skip
-    lines += _usage(edit, form)
-    lines += ["## Settings", "", "| setting | value |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in edit.settings.items()]
-    for file in sorted((run / "scores").glob("*.json")):
-        lines += [
-            "",
-            f"## Scores ({file.stem})",
-            "",
-            "| score | erased | base | n |",
-            "|---|---|---|---|",
-        ]
-        record = json.loads(file.read_text())
-        for name, score in record["scores"].items():
-            base = record["baseline"].get(name)
-            untouched = f"{base['value']:.3f}" if base else "-"
-            lines.append(f"| {name} | {score['value']:.3f} | {untouched} | {score['n']} |")
-        lines += ["", "Stamp: `" + json.dumps(record["stamp"]) + "`"]
-    return "\n".join(lines) + "\n"
-
-
-def _usage(edit: Edit, form: str) -> list[str]:
-    """The card's lines on how to open an export."""
-    if form == "diffusers":
-        lines = [
-            "```python", "from diffusers import StableDiffusionPipeline", "",
-            "pipeline = StableDiffusionPipeline.from_pretrained("
-            '"<this folder>", safety_checker=None)',
-        ]  # fmt: skip
-        if edit.sampling:
-            lines.append(
-                f'pipeline("...", num_inference_steps={edit.sampling.steps}, '
-                f"guidance_scale={edit.sampling.guidance})  # it draws in so many calls"
-            )
-        lines += ["```", ""]
-    elif form == "text-encoder":
-        lines = [
-            "Only the text encoder: it erases in front of any UNet of this model's family.", "",
-            "```python", "from transformers import CLIPTextModel", "",
-            'pipeline.text_encoder = CLIPTextModel.from_pretrained("<this folder>")',
-            "```", "",
-        ]  # fmt: skip
-    elif form == "lora":
-        lines = [
-            "One adapter per request: `pipeline.load_lora_weights(folder, weight_name=...)`, or "
-            "one peft folder each for a classifier.", "",
-        ]  # fmt: skip
-    elif form == "vit":
-        lines = [
-            f"A classifier of {len(edit.concepts)} classes fewer; the head keeps its size. Open it "
-            "with `timm.create_model('local-dir:<this folder>', pretrained=True)`, or with "
-            "transformers if its config.json names a model_type.", "",
-        ]  # fmt: skip
-    else:
-        lines = [
-            "Only the changed tensors: load them with `erasure.Edit.load(folder)` "
-            "and `.apply(model)`.",
-            "",
-        ]
-    return lines
