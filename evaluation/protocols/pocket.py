@@ -108,7 +108,7 @@ def without(chosen: Iterable[Key], concepts: Sequence[Concept]) -> list[Key]:
 
 
 def quality(looks: Looks, reference: Looks) -> dict[str, Score]:
-    """FID and KID of the reference's images; FID is left out below 143 images, KID below 11."""
+    """FID and KID of the reference's images; FID is left out below 144 images, KID below 11."""
     seen, wanted = (torch.stack([part[key] for key in reference]) for part in (looks, reference))
     return distances(seen[:, :-SKETCH], wanted[:, :-SKETCH])
 
@@ -200,16 +200,17 @@ def evaluate(
     place = folder / "images" / NAME
     images = draw(model, shots(chosen), place, steps=how.steps, guidance=how.guidance)
     labels, looks = judge(images, chosen), look(images, chosen)
-    kept = without(chosen, concepts)
-    reference = look(renders(kept), kept)
     scores, per_concept = score(labels, concepts)
-    scores |= quality(looks, reference)
-    before = {}
+    before: dict[str, Score] = {}
+    known, known_looks = _baseline(chosen, folder, model, how) if concepts else ({}, {})
     if concepts:
-        known, known_looks = _baseline(chosen, folder, model, how)
         before, _ = score({key: known[key] for key in chosen}, concepts)
-        before |= quality(known_looks, reference)
-        scores["perceptual"] = distance(looks, known_looks, kept)
+    if kept := without(chosen, concepts):
+        reference = look(renders(kept), kept)
+        scores |= quality(looks, reference)
+        if concepts:
+            before |= quality(known_looks, reference)
+            scores["perceptual"] = distance(looks, known_looks, kept)
     record: dict[str, object] = {
         "protocol": NAME if subset is None else f"{NAME}-subset",
         "scores": {name: asdict(value) for name, value in scores.items()},

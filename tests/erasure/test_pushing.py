@@ -26,6 +26,7 @@ class Hub(ThreadingHTTPServer):
         self.refuses = refuses
         self.tokens: set[str | None] = set()
         self.made: list[dict] = []
+        self.cards: list[str] = []
         self.files: dict[str, bytes] = {}
         self.stored: dict[str, bytes] = {}  # large files by their sha256
 
@@ -50,6 +51,9 @@ class Handler(BaseHTTPRequestHandler):
             self.server.made.append(asked)
             owner = asked.get("organization") or "me"
             return self.answer({"url": f"{self.server.address}/{owner}/{asked['name']}"})
+        if self.path == "/api/validate-yaml":
+            self.server.cards.append(json.loads(body)["content"])
+            return self.answer({"errors": [], "warnings": []})
         if "/preupload/" in self.path:
             files = [
                 {
@@ -145,6 +149,7 @@ def test_every_file_arrives_in_one_private_repository(
     assert done.stdout.strip() == f"{hub.address}/me/gone"
     (made,) = hub.made
     assert (made["name"], made["organization"], made["private"]) == ("gone", "me", True)
+    assert hub.cards == [(exported / "README.md").read_text()]
     assert hub.tokens == {"Bearer hf_secret"}
     assert hub.files == {file.name: file.read_bytes() for file in exported.iterdir()}
     assert set(hub.files) == {"README.md", "edit.json", "edit.safetensors"}
