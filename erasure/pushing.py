@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import httpx
 from huggingface_hub import HfApi, ModelCard, get_token
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, HTTPError  # of the HTTP library it uses
 from huggingface_hub.utils import validate_repo_id
 
 from erasure.errors import SettingError, StorageError
@@ -38,7 +37,7 @@ def push(folder: Path, repo: str, *, private: bool = False) -> str:
         hub.upload_folder(
             repo_id=made.repo_id, folder_path=folder, commit_message="Upload with erasure-toolkit"
         )
-    except (httpx.HTTPError, OSError) as error:  # the latter when the Hub is switched off
+    except (HTTPError, OSError) as error:  # the latter when the Hub is switched off
         first = str(error).strip().splitlines()[0]
         raise StorageError(f"could not push {folder} to {repo}: {first}") from error
     return str(made)

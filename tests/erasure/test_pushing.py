@@ -72,7 +72,8 @@ class Handler(BaseHTTPRequestHandler):
         if "/commit/" in self.path:
             for line in body.splitlines():
                 self.commit(**json.loads(line))
-            return self.answer({"commitUrl": self.server.address, "commitOid": "0" * 40})
+            url = f"{self.server.address}/me/gone/commit/{'0' * 40}"
+            return self.answer({"commitUrl": url, "commitOid": "0" * 40})
         return self.answer({"error": f"unknown {self.path}"}, 404)
 
     def do_PUT(self) -> None:
