@@ -49,6 +49,6 @@ def is_export(folder: Path) -> bool:
     if not card.is_file():
         return False
     try:
-        return TAG in (ModelCard.load(card).data.tags or [])
+        return TAG in (ModelCard.load(card).data.get("tags") or [])
     except ValueError:  # no front matter, or none that is a model's
         return False

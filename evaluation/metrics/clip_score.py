@@ -155,5 +155,5 @@ def _prepared(model: Any, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 
     side = config["size"] if isinstance(config["size"], int) else config["size"][0]
     if images.shape[-2:] == (side, side):  # nothing to resize
         return F.normalize(images.float() / 255, list(config["mean"]), list(config["std"]))
-    transform = image_transform_v2(PreprocessCfg(**config), is_train=False)
+    transform: Any = image_transform_v2(PreprocessCfg(**config), is_train=False)
     return torch.stack([transform(F.to_pil_image(image)) for image in images])

@@ -9,7 +9,8 @@ arXiv:1801.01401; both as torchmetrics computes them, in float64.
 
 Values depend on the feature network, the number of images and the reference: all three belong in
 the stamp. FID is biased upwards, the more so the fewer the images, and with no more images than
-features its covariance is singular; KID is unbiased, and only spreads more.
+features its covariance is singular. KID is unbiased for independent draws; sets that hold every
+prompt once lie below 0 if alike, because like prompts then meet only across the sets.
 """
 
 import warnings

@@ -135,7 +135,6 @@ def test_quality_of_what_the_model_draws() -> None:
     one_style = pocket.quality({key: looks[188, key[1] // 16 * 16] for key in kept}, reference)
     for name in drawn:
         assert rendered[name].value < drawn[name].value < one_style[name].value, name
-    assert abs(rendered["KID"].value) < 3 * rendered["KID"].stderr + 0.01
 
 
 def test_the_suite_meets_its_bar() -> None:
