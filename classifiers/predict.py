@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -28,11 +29,21 @@ class Classifier:
     @torch.no_grad()
     def logits(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n labels"]:
         """Class scores of images in [0, 255]."""
+        return self.model(self._prepared(images))
+
+    @torch.no_grad()
+    def features(self, images: UInt8[Tensor, "n 3 h w"], batch: int = 128) -> Float[Tensor, "n d"]:
+        """What the head is given for images in [0, 255], on the CPU."""
+        model: Any = self.model
+        seen = [model.forward_features(self._prepared(part)) for part in images.split(batch)]
+        return torch.cat([model.forward_head(part, pre_logits=True).cpu() for part in seen])
+
+    def _prepared(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 s s"]:
         device = next(self.model.parameters()).device
         x = images.to(device).float() / 255
         if x.shape[-1] != self.size or x.shape[-2] != self.size:
             x = F.resize(x, [self.size, self.size], antialias=True)
-        return self.model(F.normalize(x, list(self.mean), list(self.std)))
+        return F.normalize(x, list(self.mean), list(self.std))
 
     def predict(self, images: UInt8[Tensor, "n 3 h w"], batch: int = 128) -> Int[Tensor, " n"]:
         """The likeliest label's index for each image in [0, 255]."""

@@ -104,6 +104,16 @@ def export(
 
 
 @app.command(context_settings=CONTEXT)
+def push(
+    out: Annotated[Path, typer.Argument(help="an export's folder")],
+    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub")],
+    private: Annotated[bool, typer.Option(help="if the repository is made now")] = False,
+) -> None:
+    """Upload an export to the Hugging Face Hub; the token is HF_TOKEN or `hf auth login`'s."""
+    typer.echo(load("erasure.pushing:push")(out, repo, private=private))
+
+
+@app.command(context_settings=CONTEXT)
 def report(
     runs: Annotated[list[Path], typer.Argument(help="the runs' folders")],
     out: Annotated[Path, typer.Option(help="the page, ending in .html")] = Path("report.html"),

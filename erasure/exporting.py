@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
+from erasure.cards import model_card
 from erasure.edit import Edit
 from erasure.errors import EditError, ModelError, SettingError
 from erasure.models.latent_diffusion import LatentDiffusion
@@ -25,7 +26,6 @@ from erasure.storage import atomic, write_json
 
 Form = Literal["diffusers", "text-encoder", "delta", "lora", "vit"]
 FORMS: tuple[Form, ...] = get_args(Form)
-LIBRARIES = {"text-encoder": "transformers", "vit": "timm"}
 DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
@@ -202,85 +202,3 @@ def _rename_for_publishing(encoder: Path) -> None:
                 for name, tensor in tensors.items()
             }
             save_file(tensors, file, {"format": "pt"})
-
-
-def model_card(run: Path, edit: Edit, form: Form, model: LatentDiffusion | None = None) -> str:
-    """A README.md with Hub front matter: base, method, concepts, settings, scores.
-
-    `model` is what was written, where it says how the export is opened.
-    """
-    names = ", ".join(concept.name for concept in edit.concepts)
-    is_vit = edit.is_of_classes
-    lines = [
-        "---", f"library_name: {LIBRARIES.get(form, 'diffusers')}",
-        f"pipeline_tag: {'image-classification' if is_vit else 'text-to-image'}",
-        f"base_model: {edit.base}",
-        f"tags: [{'timm, ' if is_vit else 'text-to-image, diffusers, '}machine-unlearning]", "---",
-        "", f"# {edit.base} without {names}", "",
-        f"Erased with **{edit.method}** (erasure-toolkit). Concepts: {names}. "
-        f"Base: `{edit.base}`.", "",
-    ]  # fmt: skip
-    lines += _usage(edit, form, model)
-    lines += ["## Settings", "", "| setting | value |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in edit.settings.items()]
-    for file in sorted((run / "scores").glob("*.json")):
-        lines += [
-            "",
-            f"## Scores ({file.stem})",
-            "",
-            "| score | erased | base | n |",
-            "|---|---|---|---|",
-        ]
-        record = json.loads(file.read_text())
-        for name, score in record["scores"].items():
-            base = record["baseline"].get(name)
-            untouched = f"{base['value']:.3f}" if base else "-"
-            lines.append(f"| {name} | {score['value']:.3f} | {untouched} | {score['n']} |")
-        lines += ["", "Stamp: `" + json.dumps(record["stamp"]) + "`"]
-    return "\n".join(lines) + "\n"
-
-
-def _usage(edit: Edit, form: str, model: LatentDiffusion | None) -> list[str]:
-    """The card's lines on how to open an export."""
-    if form == "diffusers" and model is not None:
-        kind = type(model.pipeline).__name__
-        without = ", safety_checker=None" if isinstance(model, StableDiffusion) else ""
-        lines = [
-            "```python", f"from diffusers import {kind}", "",
-            f'pipeline = {kind}.from_pretrained("<this folder>"{without})',
-        ]  # fmt: skip
-        if edit.sampling:
-            lines.append(
-                f'pipeline("...", num_inference_steps={edit.sampling.steps}, '
-                f"guidance_scale={edit.sampling.guidance})  # it draws in so many calls"
-            )
-        lines += ["```", ""]
-    elif form == "text-encoder" and model is not None:
-        kinds = {tower: type(getattr(model.pipeline, tower)).__name__ for tower in model.towers}
-        place = '"<this folder>"'
-        lines = [
-            "Only the text encoding: it erases in front of any UNet of this model's family.", "",
-            "```python", f"from transformers import {', '.join(kinds.values())}", "",
-        ]  # fmt: skip
-        for tower, kind in kinds.items():
-            inside = f'{place}, subfolder="{tower}"' if len(kinds) > 1 else place
-            lines.append(f"pipeline.{tower} = {kind}.from_pretrained({inside})")
-        lines += ["```", ""]
-    elif form == "lora":
-        lines = [
-            "One adapter per request: `pipeline.load_lora_weights(folder, weight_name=...)`, or "
-            "one peft folder each for a classifier.", "",
-        ]  # fmt: skip
-    elif form == "vit":
-        lines = [
-            f"A classifier of {len(edit.concepts)} classes fewer; the head keeps its size. Open it "
-            "with `timm.create_model('local-dir:<this folder>', pretrained=True)`, or with "
-            "transformers if its config.json names a model_type.", "",
-        ]  # fmt: skip
-    else:
-        lines = [
-            "Only the changed tensors: load them with `erasure.Edit.load(folder)` "
-            "and `.apply(model)`.",
-            "",
-        ]
-    return lines

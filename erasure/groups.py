@@ -174,8 +174,8 @@ def _attack_command(name: str) -> Any:
         ("concept", list[str] | None, None, "attack these concepts instead of the run's own"),
         (
             "criterion", str, "judge",
-            "what counts as drawn: judge, judge=FOLDER, clip, clip=NAME:PRETRAINED, "
-            "file.py:function, or several joined by +",
+            "what counts as drawn: judge, judge=FOLDER, clip, clip=NAME:PRETRAINED, clip=FOLDER, "
+            "nudenet=PRESET, file.py:function, or several joined by +",
         ),
         ("prompts", int, 16, "prompts per concept"),
         ("seeds", str, "188,288", "comma-separated: 188,288,588,688,888"),

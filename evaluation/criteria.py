@@ -17,6 +17,7 @@ from erasure.models.diffusion import DiffusionModel
 from erasure.models.load import POCKET
 from erasure_datasets.concept import Concept, common_names
 from evaluation.metrics.clip_score import NamedClip, PocketClip, TextImageModel
+from evaluation.nudity import Nudity
 from evaluation.protocols import pocket
 
 
@@ -95,9 +96,10 @@ def find_criterion(words: str, model: DiffusionModel, concept: Concept) -> Crite
     """The criterion that `words` names; several joined by "+" must all hold.
 
     "judge": the judge that ships with the model; "judge=FOLDER": a timm classifier whose labels
-    hold the concept; "clip": the CLIP that ships with the model; "clip=NAME:PRETRAINED": one of
-    open_clip's; "module:function" or "file.py:function": images -> bool (n). SettingError if a
-    part is none of these or cannot tell the concept.
+    hold the concept; "clip": the CLIP that ships with the model; "clip=NAME:PRETRAINED" or
+    "clip=FOLDER": one of open_clip's; "nudenet=PRESET" or "nudenet=THRESHOLD:CLASS,CLASS"
+    (evaluation/nudity.py); "module:function" or "file.py:function": images -> bool (n).
+    SettingError if a part is none of these or cannot tell the concept.
     """
     parts = tuple(_one(word.strip(), model, concept) for word in words.split("+"))
     return parts[0] if len(parts) == 1 else All(parts)
@@ -125,13 +127,15 @@ def _one(word: str, model: DiffusionModel, concept: Concept) -> Criterion:
                 f"{model.name} ships no CLIP; name one of open_clip's as "
                 "clip=NAME:PRETRAINED, such as clip=ViT-B-32:laion2b_s34b_b79k."
             )
-        clip = NamedClip(*value.split(":", 1)) if value else PocketClip(POCKET)
+        clip = NamedClip(value) if value else PocketClip(POCKET)
         return ClipLabel(clip, _sentences(model, concept))
+    if kind == "nudenet":
+        return Nudity.of(value)
     if ":" in word:
         return UserFunction(word, _function(word))
     raise SettingError(
-        "criterion must be judge, judge=FOLDER, clip, clip=NAME:PRETRAINED or file.py:function, "
-        f"or several joined by +; got {word!r}."
+        "criterion must be judge, judge=FOLDER, clip, clip=NAME:PRETRAINED, clip=FOLDER, "
+        f"nudenet=PRESET or file.py:function, or several joined by +; got {word!r}."
     )
 
 

@@ -1,4 +1,6 @@
-"""Draw and judge an un-erased built-in model once, and ship the labels: its baseline.json.
+"""Draw and judge an un-erased built-in model once, and ship what was seen.
+
+Its baseline.json has the judges' labels, its baseline.safetensors Pocket CLIP's features.
 
 python scripts/pocket_baseline.py [pocket | pocket-one-step]
 """
@@ -6,8 +8,10 @@ python scripts/pocket_baseline.py [pocket | pocket-one-step]
 import sys
 from pathlib import Path
 
+import torch
+
 from erasure.models.load import load_model
-from erasure.storage import write_json
+from erasure.storage import write_json, write_tensors
 from evaluation.protocols import pocket
 
 if __name__ == "__main__":
@@ -24,6 +28,8 @@ if __name__ == "__main__":
     record: dict[str, list[list[float]]] = {}
     for (seed, _), (seen_object, seen_style, cosine) in labels.items():
         record.setdefault(str(seed), []).append([seen_object, seen_style, round(cosine, 4)])
+    looks = torch.stack([*pocket.look(images, chosen).values()]).half()
+    write_tensors(pocket.BASELINES[name].with_suffix(".safetensors"), {"looks": looks})
     write_json(pocket.BASELINES[name], {"stamp": pocket.stamp(chosen, how), "labels": record})
     for key, score in pocket.score(labels, [])[0].items():
         print(f"{key}: {score.value:.4f} +- {score.stderr:.4f} (n {score.n})")
