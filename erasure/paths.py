@@ -72,11 +72,11 @@ def draw_paths(
 
 def points(paths: Paths, batch: int, run: Run) -> tuple[Tensor, Tensor, list[list[str]]]:
     """This process's part of a random batch of points: latents, timesteps, prompts by column."""
-    step = run.shard(torch.randint(len(paths.timesteps), (batch,), generator=run.generator)).cpu()
-    path = run.shard(torch.randint(len(paths.prompts), (batch,), generator=run.generator)).cpu()
+    step = run.part(torch.randint(len(paths.timesteps), (batch,), generator=run.generator))
+    path = run.part(torch.randint(len(paths.prompts), (batch,), generator=run.generator))
     rows = [paths.prompts[i] for i in path.tolist()]
     columns = [list(column) for column in zip(*rows, strict=True)]
-    return paths.latents[step, path].to(run.device), paths.timesteps[step].to(run.device), columns
+    return run.send(paths.latents[step, path]), run.send(paths.timesteps[step]), columns
 
 
 def answers(

@@ -53,7 +53,7 @@ class LatentDiffusion(DiffusionModel):
             )
         self.name, self.folder, self.catalogue = name, folder, catalogue
         self._is_v_prediction = prediction == "v_prediction"
-        self.alphas_cumprod = self.pipeline.scheduler.alphas_cumprod.float()
+        self.alphas_cumprod = self.pipeline.scheduler.alphas_cumprod.float().to(self.device)
         self._components: dict[str, nn.Module] = {
             part: getattr(self.pipeline, part) for part in ("unet", *self.towers)
         }
@@ -97,14 +97,14 @@ class LatentDiffusion(DiffusionModel):
         if encoders_rest and not is_edited:
             resting += [getattr(self.pipeline, tower) for tower in self.towers]
         texts, device = list(dict.fromkeys(prompts)), self.device
-        with self.original():
-            for start in range(0, len(texts), ENCODED_AT_ONCE):
-                part = texts[start : start + ENCODED_AT_ONCE]
-                self._memory |= zip(part, self.encode(part), strict=True)
-        self._remembers_original_only = is_edited
-        for module in resting:
-            module.to("cpu")
         try:
+            with self.original():
+                for start in range(0, len(texts), ENCODED_AT_ONCE):
+                    part = texts[start : start + ENCODED_AT_ONCE]
+                    self._memory |= zip(part, self.encode(part), strict=True)
+            self._remembers_original_only = is_edited
+            for module in resting:
+                module.to("cpu")
             yield
         finally:
             self._memory = {}
@@ -168,7 +168,8 @@ class LatentDiffusion(DiffusionModel):
             max_length=self._text_window,
             return_tensors="pt",
         )
-        return encoded.input_ids.to(self.pipeline.text_encoder.device)
+        # copies that do not wait for what the device does now
+        return encoded.input_ids.to(self.pipeline.text_encoder.device, non_blocking=True)
 
     @property
     def _text_window(self) -> int:
@@ -203,7 +204,8 @@ class LatentDiffusion(DiffusionModel):
             )
         except ValueError as error:
             raise SettingError(f"tokens must be fewer: {error}.") from error
-        return Slotted(slotted.ids.to(self.device), slotted.places.to(self.device))
+        parts = slotted.ids, slotted.places
+        return Slotted(*(part.to(self.device, non_blocking=True) for part in parts))
 
     def encode_slots(self, slotted: Slotted, vectors: Float[Tensor, "b k w"]) -> Condition:
         tables = self._tables()
@@ -279,11 +281,8 @@ class LatentDiffusion(DiffusionModel):
         guidance: float,
         generators: Sequence[torch.Generator],
     ) -> UInt8[Tensor, "b 3 h w"]:
-        asked: dict[str, Any] = {}
-        if isinstance(prompts, Tensor):
-            asked |= self._pipeline_inputs(prompts)
-        else:
-            asked["prompt"] = list(prompts)
+        is_encoded = isinstance(prompts, Tensor)
+        asked = self._pipeline_inputs(prompts) if is_encoded else {"prompt": list(prompts)}
         drawn: Any = self.pipeline(
             **asked,
             num_inference_steps=steps,
