@@ -214,12 +214,10 @@ class LatentDiffusion(DiffusionModel):
         with ExitStack() as stack:
             for table, part, tokenizer in zip(tables, parts, self.tokenizers, strict=True):
                 # a hook, because every release of transformers reads embeddings from this module
-                hook = table.register_forward_hook(
-                    lambda _module, _inputs, embedded, part=part: fill(
-                        embedded, slotted.places, part
-                    )
-                )
-                stack.callback(hook.remove)
+                def filled(_table: Any, _ids: Any, said: Tensor, part: Tensor = part) -> Tensor:
+                    return fill(said, slotted.places, part)
+
+                stack.callback(table.register_forward_hook(filled).remove)
                 own = getattr(self.pipeline, tokenizer)
                 ids.append(repadded(slotted, own.eos_token_id, own.pad_token_id))
             return self._read(ids)
@@ -281,8 +279,9 @@ class LatentDiffusion(DiffusionModel):
         guidance: float,
         generators: Sequence[torch.Generator],
     ) -> UInt8[Tensor, "b 3 h w"]:
-        is_encoded = isinstance(prompts, Tensor)
-        asked = self._pipeline_inputs(prompts) if is_encoded else {"prompt": list(prompts)}
+        asked: dict[str, Any] = {"prompt": list(prompts)}
+        if isinstance(prompts, Tensor):
+            asked = {**self._pipeline_inputs(prompts)}
         drawn: Any = self.pipeline(
             **asked,
             num_inference_steps=steps,
