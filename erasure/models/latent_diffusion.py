@@ -191,12 +191,12 @@ class LatentDiffusion(DiffusionModel):
     def open_slots(self, parts: Sequence[tuple[str, str]], count: int) -> Slotted:
         tokenizer = self.pipeline.tokenizer
 
-        def ids(text: str) -> list[int]:
+        def tokens(text: str) -> list[int]:
             return tokenizer(text, add_special_tokens=False).input_ids if text else []
 
         try:
             slotted = lay_out(
-                [(ids(before), ids(after)) for before, after in parts],
+                [(tokens(before), tokens(after)) for before, after in parts],
                 count,
                 ends=(tokenizer.bos_token_id, tokenizer.eos_token_id),
                 padding=tokenizer.pad_token_id,
@@ -204,8 +204,8 @@ class LatentDiffusion(DiffusionModel):
             )
         except ValueError as error:
             raise SettingError(f"tokens must be fewer: {error}.") from error
-        parts = slotted.ids, slotted.places
-        return Slotted(*(part.to(self.device, non_blocking=True) for part in parts))
+        ids, places = slotted.ids, slotted.places
+        return Slotted(*(tensor.to(self.device, non_blocking=True) for tensor in (ids, places)))
 
     def encode_slots(self, slotted: Slotted, vectors: Float[Tensor, "b k w"]) -> Condition:
         tables = self._tables()
