@@ -36,7 +36,7 @@ def distil(
 
     @torch.no_grad()
     def draw() -> Draw:
-        numbers = run.shard(torch.randint(len(texts), (batch_size,), generator=run.generator))
+        numbers = run.part(torch.randint(len(texts), (batch_size,), generator=run.generator))
         asked = model.encode([texts[i] for i in numbers.tolist()])
         empty, weight = model.encode([""]).expand_as(asked), torch.ones(len(asked))
         weight = weight.to(run.device)
@@ -63,10 +63,10 @@ def _regress(
     )
 
     def loss(_step: int) -> dict[str, Tensor]:
-        numbers = run.shard(torch.randint(pairs, (batch_size,), generator=run.generator)).tolist()
+        numbers = run.part(torch.randint(pairs, (batch_size,), generator=run.generator)).tolist()
         condition = model.encode([paths.prompts[i][0] for i in numbers])
-        drawn = generator.one_call(paths.latents[0, numbers].to(run.device), condition)
-        return {"regress": F.mse_loss(drawn, paths.finished[numbers].to(run.device))}
+        drawn = generator.one_call(run.send(paths.latents[0, numbers]), condition)
+        return {"regress": F.mse_loss(drawn, run.send(paths.finished[numbers]))}
 
     weights = generator.weights("full")
     fit(

@@ -154,9 +154,8 @@ def open_run(
     name, _, revision = edit.base.partition("@")
     config = Path(record["config"]) if record.get("config") else None
     model = load_model(name, config=config, revision=revision or None, device=device)
-    is_plain = isinstance(model, StableDiffusion) and model.sampling is None
-    if edit.sampling == ONE_STEP and is_plain:  # made from a generator's bare UNet
-        model = OneStep.on(model, model.pipeline.unet, name=model.name)
+    if edit.sampling == ONE_STEP and isinstance(model, StableDiffusion) and not model.sampling:
+        model = OneStep.on(model, model.pipeline.unet, name=model.name)  # from a bare UNet
     if edited:
         edit.apply(model)
     return model

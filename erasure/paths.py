@@ -95,15 +95,15 @@ def draw_paths(
 
 def points(paths: Paths, batch: int, run: Run) -> Points:
     """This process's part of a random batch of points."""
-    step = run.shard(torch.randint(len(paths.timesteps), (batch,), generator=run.generator)).cpu()
-    path = run.shard(torch.randint(len(paths.prompts), (batch,), generator=run.generator)).cpu()
+    step = run.part(torch.randint(len(paths.timesteps), (batch,), generator=run.generator))
+    path = run.part(torch.randint(len(paths.prompts), (batch,), generator=run.generator))
     rows = [paths.prompts[i] for i in path.tolist()]
     columns = [tuple(column) for column in zip(*rows, strict=True)]
     z_t, asked, none = (
-        part[step, path].to(run.device) for part in (paths.latents, paths.asked, paths.none)
+        run.send(part[step, path]) for part in (paths.latents, paths.asked, paths.none)
     )
-    t = paths.timesteps[step].to(run.device)
-    return Points(z_t, t, columns, {("",) * len(rows): none, columns[0]: asked})
+    said = {("",) * len(rows): none, columns[0]: asked}
+    return Points(z_t, run.send(paths.timesteps[step]), columns, said)
 
 
 def original_answers(model: DiffusionModel, at: Points) -> list[Tensor]:

@@ -24,8 +24,8 @@ from erasure.hardware import Hardware
 from erasure.optimisers import Stepper
 from erasure.processes import is_cpu_group, launched
 from erasure.progress import Bar
-from erasure.state import read_state, write_state
-from erasure.storage import append_line, atomic, write_json
+from erasure.state import read_state, refuse_other, shorten_log, write_state
+from erasure.storage import append_line, write_json
 
 VERSIONS = ("torch", "diffusers", "transformers", "accelerate", "erasure-toolkit")
 SAME_RUN = (
@@ -126,7 +126,7 @@ class Run:
                     f"{file} is not readable ({error}); remove the folder or name another --out."
                 ) from error
             for key in SAME_RUN:
-                _compare(self.folder, key, old.get(key, new.get(key)), new.get(key))
+                refuse_other(self.folder, key, old.get(key, new.get(key)), new.get(key))
             is_finished = (self.folder / "edit.json").is_file()
             if is_finished and "seconds" not in old:  # killed between the edit and the end
                 self.finish()
@@ -180,18 +180,25 @@ class Run:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 
-    def shard(self, batch: Tensor) -> Tensor:
-        """This process's part of a global batch, on its device.
-
-        SettingError if the batch does not divide evenly.
-        """
+    def part(self, batch: Tensor) -> Tensor:
+        """This process's part of a global batch. SettingError if it does not divide evenly."""
         count, index = self.accelerator.num_processes, self.accelerator.process_index
         if len(batch) % count:
             raise SettingError(
                 f"batch_size must be a multiple of the {count} processes; got {len(batch)}."
             )
-        part = len(batch) // count
-        return batch[index * part : (index + 1) * part].to(self.device)
+        size = len(batch) // count
+        return batch[index * size : (index + 1) * size]
+
+    def shard(self, batch: Tensor) -> Tensor:
+        """This process's part of a global batch, on its device."""
+        return self.send(self.part(batch))
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """A tensor on the device, without waiting for what the device does now."""
+        if self.device.type == "cuda" and tensor.device.type == "cpu":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
 
     def gather(self, part: Tensor) -> Tensor:
         """The global batch from every process's part: what `shard` took apart."""
@@ -277,40 +284,10 @@ class Run:
         self.accelerator.wait_for_everyone()
         self._earlier_seconds = float(facts["seconds"])
         if self.is_main:
-            self._shorten_log(stage, int(facts["step"]))
+            shorten_log(self.folder / "log.jsonl", stage, int(facts["step"]))
         return int(facts["step"])
-
-    def _shorten_log(self, stage: str, step: int) -> None:
-        """Drop the lines of steps that will be done again, and a last line that was cut off."""
-        file, kept = self.folder / "log.jsonl", []
-        for line in file.read_text().splitlines() if file.is_file() else []:
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if entry["stage"] != stage or entry["step"] < step:
-                kept.append(line + "\n")
-        with atomic(file) as temporary:
-            temporary.write_text("".join(kept))
 
 
 def _holds_files(folder: Path) -> bool:
     """Whether a folder holds anything but the leavings of a killed write."""
     return any(not file.name.endswith(".tmp") for file in folder.iterdir())
-
-
-def _compare(folder: Path, key: str, old: object, new: object) -> None:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in sorted(old.keys() | new.keys()):
-            _compare(folder, f"{key}.{name}", old.get(name), new.get(name))
-    elif old != new:
-        raise RunError(
-            f"{folder} holds a different run: its {key} is {_short(old)}, "
-            f"this one's is {_short(new)}."
-        )
-
-
-def _short(value: object) -> str:
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return ", ".join(str(item.get("name", item)) for item in value)
-    return repr(value)

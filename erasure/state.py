@@ -1,5 +1,6 @@
-"""A stage of training on disk: weights, optimiser, carried tensors and the generator."""
+"""What a run finds of itself on disk: a stage's state, its log, and whether it is the same run."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from erasure.errors import RunError
 from erasure.optimisers import Stepper
-from erasure.storage import read_tensors, write_tensors
+from erasure.storage import atomic, read_tensors, write_tensors
 
 
 def write_state(
@@ -49,3 +51,35 @@ def read_state(
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})
     generator.set_state(tensors["generator"])
     return facts
+
+
+def shorten_log(file: Path, stage: str, step: int) -> None:
+    """Drop the lines of steps that will be done again, and a last line that was cut off."""
+    kept = []
+    for line in file.read_text().splitlines() if file.is_file() else []:
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if entry["stage"] != stage or entry["step"] < step:
+            kept.append(line + "\n")
+    with atomic(file) as temporary:
+        temporary.write_text("".join(kept))
+
+
+def refuse_other(folder: Path, key: str, old: object, new: object) -> None:
+    """RunError, naming what differs, if the folder's record is not this run's."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(old.keys() | new.keys()):
+            refuse_other(folder, f"{key}.{name}", old.get(name), new.get(name))
+    elif old != new:
+        raise RunError(
+            f"{folder} holds a different run: its {key} is {_short(old)}, "
+            f"this one's is {_short(new)}."
+        )
+
+
+def _short(value: object) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return ", ".join(str(item.get("name", item)) for item in value)
+    return repr(value)

@@ -54,7 +54,7 @@ class LatentDiffusion(DiffusionModel):
             )
         self.name, self.folder, self.catalogue = name, folder, catalogue
         self._is_v_prediction = prediction == "v_prediction"
-        self.alphas_cumprod = self.pipeline.scheduler.alphas_cumprod.float()
+        self.alphas_cumprod = self.pipeline.scheduler.alphas_cumprod.float().to(self.device)
         self._components: dict[str, nn.Module] = {
             part: getattr(self.pipeline, part) for part in ("unet", *self.towers)
         }
@@ -98,14 +98,14 @@ class LatentDiffusion(DiffusionModel):
         if encoders_rest and not is_edited:
             resting += [getattr(self.pipeline, tower) for tower in self.towers]
         texts, device = list(dict.fromkeys(prompts)), self.device
-        with self.original():
-            for start in range(0, len(texts), ENCODED_AT_ONCE):
-                part = texts[start : start + ENCODED_AT_ONCE]
-                self._memory |= zip(part, self.encode(part), strict=True)
-        self._remembers_original_only = is_edited
-        for module in resting:
-            module.to("cpu")
         try:
+            with self.original():
+                for start in range(0, len(texts), ENCODED_AT_ONCE):
+                    part = texts[start : start + ENCODED_AT_ONCE]
+                    self._memory |= zip(part, self.encode(part), strict=True)
+            self._remembers_original_only = is_edited
+            for module in resting:
+                module.to("cpu")
             yield
         finally:
             self._memory = {}
@@ -175,7 +175,8 @@ class LatentDiffusion(DiffusionModel):
             max_length=self._text_window,
             return_tensors="pt",
         )
-        return encoded.input_ids.to(self.pipeline.text_encoder.device)
+        # copies that do not wait for what the device does now
+        return encoded.input_ids.to(self.pipeline.text_encoder.device, non_blocking=True)
 
     @property
     def _text_window(self) -> int:
@@ -194,12 +195,12 @@ class LatentDiffusion(DiffusionModel):
     def open_slots(self, parts: Sequence[tuple[str, str]], count: int) -> Slotted:
         tokenizer = self.pipeline.tokenizer
 
-        def ids(text: str) -> list[int]:
+        def tokens(text: str) -> list[int]:
             return tokenizer(text, add_special_tokens=False).input_ids if text else []
 
         try:
             slotted = lay_out(
-                [(ids(before), ids(after)) for before, after in parts],
+                [(tokens(before), tokens(after)) for before, after in parts],
                 count,
                 ends=(tokenizer.bos_token_id, tokenizer.eos_token_id),
                 padding=tokenizer.pad_token_id,
@@ -207,7 +208,8 @@ class LatentDiffusion(DiffusionModel):
             )
         except ValueError as error:
             raise SettingError(f"tokens must be fewer: {error}.") from error
-        return Slotted(slotted.ids.to(self.device), slotted.places.to(self.device))
+        ids, places = slotted.ids, slotted.places
+        return Slotted(*(tensor.to(self.device, non_blocking=True) for tensor in (ids, places)))
 
     def encode_slots(self, slotted: Slotted, vectors: Float[Tensor, "b k w"]) -> Condition:
         tables = self._tables()
@@ -216,12 +218,10 @@ class LatentDiffusion(DiffusionModel):
         with ExitStack() as stack:
             for table, part, tokenizer in zip(tables, parts, self.tokenizers, strict=True):
                 # a hook, because every release of transformers reads embeddings from this module
-                hook = table.register_forward_hook(
-                    lambda _module, _inputs, embedded, part=part: fill(
-                        embedded, slotted.places, part
-                    )
-                )
-                stack.callback(hook.remove)
+                def filled(_table: Any, _ids: Any, said: Tensor, part: Tensor = part) -> Tensor:
+                    return fill(said, slotted.places, part)
+
+                stack.callback(table.register_forward_hook(filled).remove)
                 own = getattr(self.pipeline, tokenizer)
                 ids.append(repadded(slotted, own.eos_token_id, own.pad_token_id))
             return self._read(ids)
@@ -286,11 +286,9 @@ class LatentDiffusion(DiffusionModel):
         guidance: float,
         generators: Sequence[torch.Generator],
     ) -> UInt8[Tensor, "b 3 h w"]:
-        asked: dict[str, Any] = {}
+        asked: dict[str, Any] = {"prompt": list(prompts)}
         if isinstance(prompts, Tensor):
-            asked |= self._pipeline_inputs(prompts)
-        else:
-            asked["prompt"] = list(prompts)
+            asked = {**self._pipeline_inputs(prompts)}
         drawn: Any = self.pipeline(
             **asked,
             num_inference_steps=steps,

@@ -78,7 +78,7 @@ def load_model(
     if folder is not None and (folder / "sampling.json").is_file():
         kind = OneStep
     model = kind(pipeline.to(device), name=full_name, folder=folder, catalogue=catalogue)
-    if name == ONE_STEP:  # only its UNet is its own
+    if name == ONE_STEP and isinstance(model, StableDiffusion):  # only its UNet is its own
         unet: Any = UNet2DConditionModel.from_pretrained(POCKET / "one-step" / "unet", dtype=dtype)
         return OneStep.on(model, unet.to(device), name=name)
     return model

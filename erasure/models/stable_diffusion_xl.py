@@ -53,9 +53,9 @@ class StableDiffusionXL(LatentDiffusion):
         return condition[:, -1, : self.pipeline.text_encoder_2.config.projection_dim]
 
     def _ask_unet(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        side = self.resolution
         # original height and width, top and left of the crop, target height and width
-        times = torch.tensor([side, side, 0, 0, side, side], device=z_t.device).expand(len(z_t), -1)
+        times = z_t.new_full((len(z_t), 6), self.resolution, dtype=torch.float32)
+        times[:, 2:4] = 0
         added = {"text_embeds": self._pooled(condition), "time_ids": times}
         states = self.states(condition)
         return self._call("unet", z_t, t, states, added_cond_kwargs=added).sample

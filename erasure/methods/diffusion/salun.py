@@ -189,8 +189,8 @@ def draw(
     picked = torch.randint(len(pictures.prompts), (batch,), generator=run.generator)
     t = torch.randint(len(model.alphas_cumprod), (batch,), generator=run.generator)
     noise = torch.randn((batch, *pictures.latents.shape[1:]), generator=run.generator)
-    mine = run.shard(picked).tolist()
-    latents = pictures.latents[mine].to(run.device)
+    mine = run.part(picked).tolist()
+    latents = run.send(pictures.latents[mine])
     return (
         latents,
         [pictures.prompts[i] for i in mine],

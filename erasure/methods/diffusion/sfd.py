@@ -113,7 +113,7 @@ class SFD:
         @torch.no_grad()
         def draw() -> Draw:
             numbers = [
-                run.shard(torch.randint(len(texts), (self.batch_size,), generator=run.generator))
+                run.part(torch.randint(len(texts), (self.batch_size,), generator=run.generator))
                 for texts in (rows, kept)
             ]
             forget = [rows[i] for i in numbers[0].tolist()]
