@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from erasure.config import resolve
 from erasure.erasing import find_concepts
+from erasure.hardware import Hardware
 from erasure.models.load import read_presets
 from erasure.registry import METHODS
 from erasure.run import Run
@@ -164,9 +165,11 @@ def trained(row: Row, model: Any, folder: Path) -> Measured:
     model.sample_path(
         model.encode([""] * PATHS), steps=2, guidance=2.0, generator=torch.Generator()
     )
-    run = Run(folder, mixed_precision="bf16" if row.device == "cuda" else "no")
+    precision = "bf16" if row.device == "cuda" else "no"
+    run = Run(folder, hardware=Hardware(device=row.device, mixed_precision=precision))
     run.watcher = watch = Watch(row, steps)
-    dataclasses.replace(full, **small).erase(model, [concept_of(model)], run)
+    with run.hardware.at_work(model):
+        dataclasses.replace(full, **small).erase(model, [concept_of(model)], run)
     seconds = watch.seconds(1, row.steps + 1)
     setup = watch.ends[0] - watch.start - seconds
     if is_attacked:

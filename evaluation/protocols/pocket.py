@@ -169,10 +169,7 @@ def stamp(chosen: Sequence[Key], sampling: Sampling = SAMPLING) -> dict[str, obj
 
 
 def shipped_baseline(name: str = "pocket") -> tuple[Labels, Looks]:
-    """What an un-erased built-in model was judged to draw, once, as shipped with the suite.
-
-    Looks may be shipped for fewer images than labels: for the first.
-    """
+    """What an un-erased built-in model was judged to draw, once, as shipped with the suite."""
     file = BASELINES.get(name)
     if file is None or not file.is_file():
         return {}, {}
@@ -183,7 +180,7 @@ def shipped_baseline(name: str = "pocket") -> tuple[Labels, Looks]:
         for index, entry in enumerate(entries)
     }
     tensors, _ = read_tensors(file.with_suffix(".safetensors"))
-    return labels, dict(zip(labels, tensors["looks"].float(), strict=False))
+    return labels, dict(zip(labels, tensors["looks"].float(), strict=True))
 
 
 def evaluate(
@@ -197,8 +194,7 @@ def evaluate(
 
     Writes folder/images/pocket and, with the record, folder/scores/pocket[-subset].json. `concepts`
     empty means an un-erased model. The baseline is the suite's own where the seeds allow, else
-    drawn by the model without its edit. FID, KID and perceptual go by the images without a target
-    whose looks the baseline has.
+    drawn by the model without its edit.
     """
     if model.catalogue is None or model.catalogue.pairs() != catalogue().pairs():
         raise SettingError(
@@ -246,8 +242,7 @@ def _record(
     before: dict[str, Score] = {}
     if known_labels:
         before, _ = score({key: known_labels[key] for key in chosen}, concepts)
-    kept = [k for k in without(chosen, concepts) if not known_labels or k in known_looks]
-    if kept:
+    if kept := without(chosen, concepts):
         reference = look(renders(kept), kept)
         scores |= quality(looks, reference)
         if known_labels:
