@@ -13,8 +13,9 @@ setup: .venv/ready
 quickstart: setup
 	$(BIN)/erasure quickstart
 
+# a process per core with one thread each: faster than the threads of one process
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8
 
 test-browser: setup
 	@command -v chromium >/dev/null || { echo "make test-browser needs chromium: apt-get install chromium"; exit 2; }
