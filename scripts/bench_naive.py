@@ -54,11 +54,11 @@ def half_path(
     model: DiffusionModel, prompts: list[str], settings: Settings
 ) -> tuple[Tensor, Tensor]:
     """Guided DDIM of fresh noise, stopped half way: latents and their timestep."""
-    path, timesteps = model.sample_path(
+    path = model.sample_path(
         model.encode(prompts), steps=settings.sampling_steps // 2, guidance=settings.guidance,
         generator=torch.Generator(),
     )  # fmt: skip
-    return path[-1], timesteps[-1].expand(len(prompts))
+    return path.finished, path.timesteps[-1].expand(len(prompts))
 
 
 def random_point(model: DiffusionModel, count: int) -> tuple[Tensor, Tensor]:

@@ -56,14 +56,14 @@ def test_each_side_of_a_row_is_measured(method: str) -> None:
 
 @pytest.mark.usefixtures("small")
 def test_a_step_is_counted_whole() -> None:
-    """ESD's: the frozen model under two prompts, the trained one forwards and backwards."""
+    """ESD's: the trained model forwards and backwards; what the frozen one says is known."""
     model = bench_models.build("sd14", "cpu")
     z_t, t = torch.randn(1, *model.latent_shape), torch.tensor([5])
     with FlopCounterMode(display=False) as once:
         model.predict(z_t, t, model.encode(["a cat"]))
     flops = bench_rows.measure(row("esd"), "toolkit").flops
     assert flops is not None
-    assert 3 < flops / once.get_total_flops() <= 5.1  # a backward pass is at most two forward
+    assert 1.5 < flops / once.get_total_flops() <= 3.1  # a backward pass is at most two forward
 
 
 PUBLISHED = {  # millions of weights, as counted in the published files
