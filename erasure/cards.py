@@ -61,7 +61,7 @@ def _front_matter(
         tags += ["concept-erasure", "unlearned-diffusion-model", "stable-diffusion", task]
     if form == "lora":
         tags.append("lora")
-    base = _hub_id(edit.base)
+    base, results = _hub_id(edit.base), _results(task, records)
     return ModelCardData(
         base_model=base,
         base_model_relation=("adapter" if form == "lora" else "finetune") if base else None,
@@ -69,8 +69,8 @@ def _front_matter(
         license="apache-2.0" if edit.base.startswith("pocket") else None,  # else the base's own
         pipeline_tag=task,
         tags=tags,
-        model_name=title,
-        eval_results=_results(task, records) or None,
+        model_name=title if results else None,
+        eval_results=results or None,
     )
 
 
