@@ -27,15 +27,18 @@ from evaluation.studio import (
 WAITING = 16  # requests in line before the page says that it is busy
 KEPT_SECONDS = 3600  # pictures on the disk
 STYLE = """
-.gradio-container { max-width: 72rem !important; margin: 0 auto !important }
+.gradio-container { max-width: min(72rem, 100vw) !important; margin: 0 auto !important }
+.gradio-container :is(.main, .contain, .contain > .column, .gr-accordion, .gr-accordion .column) { min-width: 0 !important; max-width: 100% }
 footer { display: none !important }
 .veiled img { filter: blur(22px) }
 #slider img, #gallery img, #attacked img { image-rendering: pixelated }
+:is(#gallery, #attacked) { min-width: 0 !important }
 :is(#gallery, #attacked) .grid-wrap { height: auto; max-height: none; overflow-x: auto }
 :is(#gallery, #attacked) .grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(7rem, 14rem)); grid-auto-rows: auto }
 :is(#gallery, #attacked) .thumbnail-item { aspect-ratio: auto; height: auto; display: block; box-shadow: none }
 :is(#gallery, #attacked) .thumbnail-item img { aspect-ratio: 1; height: auto }
 :is(#gallery, #attacked) .caption-label { position: static; opacity: 1 !important; max-width: none; white-space: normal; border: 0; background: none; padding: .35rem .5rem; font-size: .8rem; line-height: 1.35 }
+@media (max-width: 640px) { #attacked .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) } }
 """  # noqa: E501
 Parts = dict[str, Any]  # a page's components by name
 
@@ -124,7 +127,7 @@ class Answers:
             yield tell
         except Stopped as stopped:
             raise gr.Error(
-                "Nothing of it was kept.", title="Stopped", duration=4, print_exception=False
+                "Stopped; nothing of it was kept.", duration=4, print_exception=False
             ) from stopped
         except ErasureError as error:
             raise gr.Error(escape(str(error)), print_exception=False) from error

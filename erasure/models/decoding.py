@@ -15,8 +15,8 @@ def decoded(vae: Any, latents: Float[Tensor, "b c h w"], *, side: int) -> UInt8[
 
     A float16 autoencoder whose config says `force_upcast` overflows; it computes in float32.
     """
-    before = vae.dtype
-    if before == torch.float16 and vae.config.get("force_upcast", False):
+    is_raised = vae.dtype == torch.float16 and vae.config.get("force_upcast", False)
+    if is_raised:
         vae.to(torch.float32)
     # channels last, because convolutions are faster so and give their output in the same order
     latents = latents.to(vae.dtype, memory_format=torch.channels_last)
@@ -24,5 +24,6 @@ def decoded(vae: Any, latents: Float[Tensor, "b c h w"], *, side: int) -> UInt8[
         max(1, min(AT_ONCE, PIXELS_AT_ONCE // side**2))
     )
     pixels = torch.cat([vae.decode(part).sample.cpu() for part in parts])
-    vae.to(before)
+    if is_raised:
+        vae.to(torch.float16)
     return pixels.add(1).div(2).clamp(0, 1).mul(255).round().to(torch.uint8)

@@ -82,7 +82,9 @@ def attack_and_stop(page: Page) -> None:
     page.get_by_role("button", name="Attack it").click()
     choose(page, "#attack", "unlearndiffatk")
     page.locator("#begin").click()
-    expect(page.get_by_text(re.compile("^(drawing|unlearndiffatk) - ")).first).to_be_visible()
+    expect(page.locator(".progress-level-inner").first).to_contain_text(
+        re.compile("drawing|unlearndiffatk")
+    )
     page.locator("#stop").click()
     expect(page.get_by_text("Stopped").first).to_be_visible()
 

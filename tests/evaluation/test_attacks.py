@@ -206,7 +206,9 @@ def test_what_cannot_be_attacked_is_refused(run: Path, criterion: str) -> None:
         attack(run, "paraphrase", criterion="nowhere.py:function")
     with pytest.raises(SettingError, match="must return one bool per image"):
         attack(run, "paraphrase", criterion=f"{criterion}:wrong")
-    with pytest.raises(SettingError, match="must be one of prefix, suffix, middle, replace; got 'above'"):
+    with pytest.raises(
+        SettingError, match="must be one of prefix, suffix, middle, replace; got 'above'"
+    ):
         attack(run, "unlearndiffatk", criterion=mine, placement="above")
     with pytest.raises(SettingError, match="do not fit"):
         attack(run, "unlearndiffatk", criterion=mine, tokens=40)
