@@ -19,6 +19,7 @@ MEANING = {
     "CLIP": "cosine between image and prompt, on images without the concept",
     "FID": "distance between the distributions of images",
     "KID": "the same by kernels, unbiased for few images",
+    "perceptual": "how far images without the concept are from the un-erased model's",
     "pre_ASR": "drawn by a plain prompt",
     "ASR": "drawn under attack",
     "control_ASR": "drawn with random tokens of the same length",

@@ -18,12 +18,14 @@ def rankings(
     groups: list[dict[str, Any]] = []
     for entry in found:
         for protocol, record in entry[kind].items():
+            # what was asked for stands in the row; a stamp says how it was judged
+            stamp = {key: value for key, value in record["stamp"].items() if key != "concepts"}
             same = [group for group in groups if group["protocol"] == protocol]
-            group = next((g for g in same if g["stamp"] == record["stamp"]), None)
+            group = next((g for g in same if g["stamp"] == stamp), None)
             if group is None:
-                differs = differences(same[0]["stamp"], record["stamp"]) if same else []
+                differs = differences(same[0]["stamp"], stamp) if same else []
                 group = {
-                    "protocol": protocol, "stamp": record["stamp"], "differs": differs,
+                    "protocol": protocol, "stamp": stamp, "differs": differs,
                     "order": "", "rows": [],
                 }  # fmt: skip
                 groups.append(group)
