@@ -56,7 +56,7 @@ def main(run: Path, before: list[str], prompts: int, picture: Path | None) -> No
             is_run = (Path(place) / "edit.json").is_file()
             model = open_run(Path(place)) if is_run else load_model(place)
             own, first = seen(model, concept, prompts)
-            model.pipeline.text_encoder = model._components["text_encoder"] = encoder
+            model.pipeline.text_encoder = encoder
             swapped, second = seen(model, concept, prompts)
             other = Edit.load(Path(place)).concepts[0] if is_run else None
             rest = f"{other.name} {100 * seen(model, other, prompts)[0]:.0f}" if other else "-"
