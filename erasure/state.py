@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from erasure.errors import RunError
 from erasure.optimisers import Stepper
-from erasure.storage import atomic, read_tensors, write_tensors
+from erasure.storage import atomic, read_lines, read_tensors, write_tensors
 
 
 def write_state(
@@ -55,16 +55,9 @@ def read_state(
 
 def shorten_log(file: Path, stage: str, step: int) -> None:
     """Drop the lines of steps that will be done again, and a last line that was cut off."""
-    kept = []
-    for line in file.read_text().splitlines() if file.is_file() else []:
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if entry["stage"] != stage or entry["step"] < step:
-            kept.append(line + "\n")
+    kept = [entry for entry in read_lines(file) if entry["stage"] != stage or entry["step"] < step]
     with atomic(file) as temporary:
-        temporary.write_text("".join(kept))
+        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
 
 
 def refuse_other(folder: Path, key: str, old: object, new: object) -> None:

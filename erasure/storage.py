@@ -4,8 +4,9 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -44,12 +45,21 @@ def write_json(file: Path, record: object) -> None:
 
 
 def append_line(file: Path, record: object) -> None:
-    """Add one line of JSON; a reader must bear a last line that a kill has cut off."""
+    """Add one line of JSON, for `read_lines`."""
     try:
         with file.open("a") as stream:
             stream.write(json.dumps(record) + "\n")
     except OSError as error:
         raise StorageError(f"could not write {file}: {error}.") from error
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """What `append_line` wrote; a line that a kill cut off is left out, and no file is no line."""
+    records = []
+    for line in file.read_text().splitlines() if file.is_file() else []:
+        with suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records
 
 
 def write_tensors(

@@ -6,7 +6,7 @@ from typing import Any
 
 from erasure.errors import RunError
 from erasure.processes import launched
-from erasure.storage import append_line, write_json
+from erasure.storage import append_line, read_lines, write_json
 
 
 def is_finished(file: Path, asked: dict[str, Any]) -> bool:
@@ -33,14 +33,9 @@ def note(folder: Path, outcome: dict[str, Any]) -> None:
 
 def outcomes(folder: Path) -> dict[str, dict[str, Any]]:
     """What every process noted, by the case's name; a line that a kill has cut off is left out."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for file in sorted(folder.glob("outcomes-*.jsonl")):
-        for line in file.read_text().splitlines():
-            try:
-                outcome = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            found[outcome["case"]["name"]] = outcome
+        found |= {outcome["case"]["name"]: outcome for outcome in read_lines(file)}
     return found
 
 

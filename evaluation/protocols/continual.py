@@ -4,12 +4,11 @@ Acc_f is of the last request's classes, Acc_o of all earlier ones, Acc_r of thos
 `after` has the same after each request, `worst` the deepest dip of Acc_r while one was learned.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from erasure.storage import write_json
+from erasure.storage import read_lines, write_json
 from evaluation.protocols import class_forgetting
 
 NAME = "continual"
@@ -31,9 +30,8 @@ def evaluate(
 
 def curve(run: Path) -> list[dict[str, Any]]:
     """What the probe saw during the requests: dicts of request, step and accuracies."""
-    file, points = run / "log.jsonl", []
-    for line in file.read_text().splitlines() if file.is_file() else []:
-        entry = json.loads(line)
+    points = []
+    for entry in read_lines(run / "log.jsonl"):
         stage, _, number = entry["stage"].partition(" ")
         if stage == "request" and "Acc_r" in entry:
             points.append({**entry, "request": int(number)})
