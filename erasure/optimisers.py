@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 
 class Stepper(Protocol):
@@ -25,16 +26,52 @@ class Stepper(Protocol):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
 
+class Float32Muon(torch.optim.Muon):
+    """torch's Muon, orthogonalising in float32: for processors without fast bfloat16 products.
+
+    The update is scaled to AdamW's (`match_rms_adamw`), with Nesterov's momentum.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        for group in self.param_groups:
+            rate, momentum = group["lr"], group["momentum"]
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                mean = state.setdefault("momentum_buffer", torch.zeros_like(weight))
+                mean.lerp_(weight.grad, 1 - momentum)
+                update = orthogonalised(
+                    weight.grad.lerp(mean, momentum), group["ns_coefficients"], group["ns_steps"]
+                )
+                weight.mul_(1 - rate * group["weight_decay"])
+                weight.add_(update, alpha=-rate * 0.2 * max(weight.shape) ** 0.5)
+
+
+def orthogonalised(
+    matrix: Float[Tensor, "a b"], coefficients: tuple[float, float, float], steps: int
+) -> Float[Tensor, "a b"]:
+    """About U V^T of U S V^T, by Newton and Schulz's quintic iteration in the matrix's own type."""
+    a, b, c = coefficients
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if is_tall else matrix
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if is_tall else x
+
+
 class MuonAndAdam:
     """Muon on the matrices and AdamW on the rest, with one state for both."""
 
     def __init__(self, weights: Sequence[nn.Parameter], rate: float, weight_decay: float) -> None:
         matrices = [weight for weight in weights if weight.ndim == 2]
         others = [weight for weight in weights if weight.ndim != 2]
+        muon = Float32Muon if matrices[0].device.type == "cpu" else torch.optim.Muon
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(
-                matrices, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-            ),
+            muon(matrices, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, lr=rate, weight_decay=0.0),
         ]
         self.firsts = (0, len(matrices))
