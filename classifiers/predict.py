@@ -38,6 +38,12 @@ class Classifier:
         seen = [model.forward_features(self._prepared(part)) for part in images.split(batch)]
         return torch.cat([model.forward_head(part, pre_logits=True).cpu() for part in seen])
 
+    @torch.no_grad()
+    def layers(self, images: UInt8[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _ _ _"]]:
+        """What each stage of the network sees in images in [0, 255], (n, c, h, w) each."""
+        model: Any = self.model
+        return model.forward_intermediates(self._prepared(images), intermediates_only=True)
+
     def _prepared(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 s s"]:
         device = next(self.model.parameters()).device
         x = images.to(device).float() / 255

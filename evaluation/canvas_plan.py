@@ -25,6 +25,16 @@ class Plan:
     among: tuple[int, int]  # out of how many
     seeds: float  # the share of the benchmark's seeds
 
+    def without(self, targets: Sequence[Target]) -> list[Key]:
+        """Those whose prompt names none of the targets."""
+        themes = {target.label for target in targets if target.is_style}
+        objects = {target.label for target in targets if not target.is_style}
+        return [
+            (seed, place)
+            for seed, place in self.keys
+            if place // len(OBJECTS) not in themes and place % len(OBJECTS) not in objects
+        ]
+
     def rate_of(self, judged: Judged) -> RateOf:
         """How a rate of these images is made, as accuracy_scores asks for it."""
         if self.subset is None:

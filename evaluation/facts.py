@@ -10,7 +10,8 @@ from erasure.edit import Edit
 from erasure.errors import ModelError, RunError
 from erasure.exporting import open_run, open_vit
 from erasure_datasets.concept import Concept
-from evaluation.protocols import pocket
+from erasure_datasets.unlearncanvas import OBJECTS, THEMES
+from evaluation.protocols import pocket, unlearncanvas
 from evaluation.score import interval
 
 RATES = ("UA", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o", "Acc", "MIA")
@@ -96,7 +97,8 @@ def pairs(run: Path, concepts: Sequence[Concept]) -> list[dict[str, Any]]:
         files = sorted(file.name for file in drawn if (after / file.name).is_file())
         left = list(files)
         for name in [*(concept.name for concept in concepts), ""]:
-            chosen = [f for f in left if f"_{name.replace(' ', '_')}_" in f"_{f}"] if name else left
+            word = f"_{name.replace(' ', '_')}_".lower()
+            chosen = [f for f in left if word in f"_{f}".lower()] if name else left
             left = [file for file in left if file not in chosen]
             if chosen:
                 step = max(len(chosen) / SHOWN, 1)
@@ -185,31 +187,43 @@ def _seen(record: Mapping[str, Any]) -> dict[str, Any]:
 
     `confusion`: for objects and styles, how often each label (row) was judged as which (column).
     """
-    if "labels" not in record or not record["protocol"].startswith(pocket.NAME):
+    protocol = str(record["protocol"]).removesuffix("-subset")
+    if "labels" not in record or protocol not in (pocket.NAME, unlearncanvas.NAME):
         return {"seen": {}, "confusion": {}}
-    catalogue, seen = pocket.catalogue(), {}
-    pairs = catalogue.pairs()
-    asked = [(*pairs[index], label, style) for _, index, label, style in record["labels"]]
+    objects, styles, asked = _judged(protocol, record["labels"])
+    seen = {}
     for name in record.get("per_concept", {}):
-        is_style = name in catalogue.styles
-        names = catalogue.styles if is_style else catalogue.objects
-        said = Counter(names[s if is_style else o] for *pair, o, s in asked if name in pair)
+        place, names = (1, styles) if name in styles else (0, objects)
+        label = names.index(name)
+        said = Counter(names[e[2 + place]] for e in asked if e[place] == label)
         seen[name] = said.most_common()
     confusion = {}
-    for place, (kind, names) in enumerate(
-        {"objects": catalogue.objects, "styles": catalogue.styles}.items()
-    ):
-        counts = [[0] * len(names) for _ in names]
-        for entry in asked:
-            counts[names.index(entry[place])][entry[2 + place]] += 1
+    for place, (kind, names) in enumerate({"objects": objects, "styles": styles}.items()):
+        number = Counter((entry[place], entry[2 + place]) for entry in asked)
+        met = sorted({label for pair in number for label in pair})  # a subset meets some alone
         mistakes = [
-            f"{asked} as {seen} {number}×"
-            for asked, row in zip(names, counts, strict=True)
-            for seen, number in zip(names, row, strict=True)
-            if number and asked != seen
+            f"{names[a]} as {names[b]} {count}×" for (a, b), count in number.most_common() if a != b
         ]
-        confusion[kind] = {"labels": list(names), "counts": counts, "mistakes": mistakes}
+        confusion[kind] = {
+            "labels": [names[label] for label in met],
+            "counts": [[number[a, b] for b in met] for a in met],
+            "mistakes": mistakes,
+        }
     return {"seen": seen, "confusion": confusion}
+
+
+def _judged(
+    protocol: str, labels: Sequence[Sequence[int]]
+) -> tuple[Sequence[str], Sequence[str], list[tuple[int, int, int, int]]]:
+    """(objects, styles, [object asked, style asked, object seen, style seen])."""
+    if protocol == pocket.NAME:
+        catalogue = pocket.catalogue()
+        objects, styles = catalogue.objects, catalogue.styles
+        pairs = [(objects.index(o), styles.index(s)) for o, s in catalogue.pairs()]
+    else:
+        objects, styles = OBJECTS, THEMES
+        pairs = [(o, s) for s in range(len(THEMES)) for o in range(len(OBJECTS))]
+    return objects, styles, [(*pairs[index], seen, style) for _, index, seen, style in labels]
 
 
 def _records(folder: Path) -> list[Path]:

@@ -21,6 +21,23 @@ class UnlearnCanvasSettings:
     judge_architecture: str = setting(
         "vit_large_patch16_224", help="unlearncanvas: timm's name for both judges' network"
     )
+    clip: str = setting(
+        "", help="unlearncanvas: CLIP score by open_clip's NAME:PRETRAINED or folder; empty: none"
+    )
+    features: Literal["judge", "clip", "inception"] = setting(
+        "judge",
+        help="unlearncanvas: FID and KID by the object judge's features, --clip's or Inception's",
+    )
+    perceptual: Literal["judge", "clip", "lpips"] = setting(
+        "judge",
+        help="unlearncanvas: distance to the un-erased images by the object judge's layers, "
+        "--clip's, or LPIPS",
+    )
+    data: str = setting(
+        "",
+        help="unlearncanvas: the data set (a folder or hf:NAME) that FID and KID compare with; "
+        "empty: the un-erased model's images",
+    )
     steps: int = setting(100, help="unlearncanvas: DDIM steps", above=0)
     guidance: float = setting(9.0, help="unlearncanvas: classifier-free guidance", at_least=0)
     resolution: int = setting(

@@ -25,6 +25,7 @@ from erasure.storage import write_json
 from erasure_datasets.unlearncanvas import OBJECTS
 from evaluation.answer_set import find_answers, read_in_parts
 from evaluation.canvas_plan import SEEDS, Key, Plan, find_targets, plan, shots
+from evaluation.canvas_quality import Eyes, quality
 from evaluation.generate import draw, own_noise
 from evaluation.metrics.accuracy import Judged, Target, accuracy_scores
 from evaluation.protocol_settings import RESOLUTION, UnlearnCanvasSettings
@@ -66,14 +67,18 @@ def evaluate(
     how = sampling or model.sampling or Sampling(settings.steps, settings.guidance, SCHEDULER)
     model.use_scheduler(how.scheduler)
     model.use_resolution(settings.resolution or min(RESOLUTION, model.resolution))
-    stamp = _stamp(chosen, settings, judges, model.resolution, how)
+    eyes = Eyes.open(settings, judges.object, model.resolution, chosen.keys)
+    stamp = _stamp(chosen, settings, judges, model.resolution, how) | eyes.stamp
     known = _known(reference, stamp, chosen) if reference else None
     place = folder / "images" / NAME
+    before = reference / "images" / NAME if reference else place.with_name(f"{NAME}-base")
     labels = _drawn(model, chosen, place, judges, stamp)
     if targets and known is None:
         with model.without_edit():
-            known = _drawn(model, chosen, place.with_name(f"{NAME}-base"), judges, stamp)
-    return _record(folder, labels, known, chosen, targets, stamp)
+            known = _drawn(model, chosen, before, judges, stamp)
+    kept = chosen.without(targets)
+    beside = quality(eyes, kept, [place / name for name in _files(kept)], _at(before, kept))
+    return _record(folder, labels, known, chosen, targets, beside, stamp)
 
 
 def evaluate_images(
@@ -87,14 +92,25 @@ def evaluate_images(
     every = plan(SEEDS, None, [], seed_images=True).keys
     files = find_answers(images, _files(chosen.keys), _files(every), size=size)
     judges = _judges(settings, "cuda" if torch.cuda.is_available() else "cpu")
-    stamp = _stamp(chosen, settings, judges, size, None)
+    eyes = Eyes.open(settings, judges.object, size, chosen.keys)
+    stamp = _stamp(chosen, settings, judges, size, None) | eyes.stamp
     known = _known(reference, stamp, chosen) if reference else None
     seen = [pair for part in read_in_parts(files) for pair in judges.see(part)]
-    return _record(folder, dict(zip(chosen.keys, seen, strict=True)), known, chosen, targets, stamp)
+    labels = dict(zip(chosen.keys, seen, strict=True))
+    kept, by_key = chosen.without(targets), dict(zip(chosen.keys, files, strict=True))
+    before = _at(reference / "images" / NAME, kept) if reference else None
+    beside = quality(eyes, kept, [by_key[key] for key in kept], before)
+    return _record(folder, labels, known, chosen, targets, beside, stamp)
 
 
 def _files(keys: Sequence[Key]) -> list[str]:
     return [shot.file for shot in shots(keys)]
+
+
+def _at(place: Path, keys: Sequence[Key]) -> list[Path] | None:
+    """The images of these keys in a folder, or None unless all are there."""
+    files = [place / name for name in _files(keys)]
+    return files if all(file.is_file() for file in files) else None
 
 
 def _judges(settings: UnlearnCanvasSettings, device: torch.device | str) -> Judges:
@@ -191,11 +207,13 @@ def _known(reference: Path, stamp: dict[str, Any], chosen: Plan) -> Labels:
 
 def _record(
     folder: Path, labels: Labels, known: Labels | None, chosen: Plan, targets: list[Target],
-    stamp: dict[str, Any],
+    beside: tuple[dict[str, Score], dict[str, Score]], stamp: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
+    """Write and return the record; `beside` are scores that are no label's, and the baseline's."""
     crossed = stamp["target_in_cra"]
     scores, per_target = score(labels, chosen, targets, target_in_cra=crossed)
     before = score(known, chosen, targets, target_in_cra=crossed)[0] if known else {}
+    scores, before = scores | beside[0], before | beside[1]
     record = {
         "protocol": NAME if chosen.subset is None else f"{NAME}-subset",
         "scores": {name: asdict(value) for name, value in scores.items()},

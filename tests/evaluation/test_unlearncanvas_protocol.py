@@ -91,8 +91,22 @@ class Colour(nn.Module):
         self.anchor = nn.Parameter(torch.zeros(1))
 
     def forward(self, x: Tensor) -> Tensor:
-        level = (x[:, self.channel].mean((1, 2)) + 1) * 127.5
-        return -(level[:, None] - self.step * torch.arange(self.labels)).abs()
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+    def forward_head(self, colour: Tensor, *, pre_logits: bool = False) -> Tensor:
+        level = (colour[:, self.channel] + 1) * 127.5
+        return (
+            colour
+            if pre_logits
+            else -(level[:, None] - self.step * torch.arange(self.labels)).abs()
+        )
+
+    def forward_intermediates(self, x: Tensor, *, intermediates_only: bool) -> list[Tensor]:
+        assert intermediates_only
+        return [x]
 
 
 @pytest.fixture
@@ -184,6 +198,59 @@ def answer_set_of_size(images: Path, place: Path, size: int) -> Path:
     for file in images.iterdir():
         Image.open(file).resize((size, size)).save(place / file.name)
     return place
+
+
+@pytest.mark.usefixtures("colours")
+def test_quality_of_kept_images_by_hand(tmp_path: Path) -> None:
+    """Flat colours: a judge's features are the colour itself, and so is its one layer."""
+    right = answer_set(tmp_path / "right", lambda name, theme: (name, theme))
+    base = tmp_path / "base"
+    (base / "images").mkdir(parents=True)
+    right.rename(base / "images" / "unlearncanvas")
+    for file in (base / "images" / "unlearncanvas").iterdir():
+        with Image.open(file) as png:
+            png.save(file.with_suffix(".jpg"), quality=100, subsampling=0)
+        file.unlink()
+    options = {"seeds": (188,), "resolution": 16}
+    evaluate(images=base / "images" / "unlearncanvas", out=base, **options)
+    moved = answer_set(
+        tmp_path / "moved", lambda name, theme: ("Cats" if name == "Dogs" else name, theme)
+    )
+    asked = options | {"concepts": ["Dogs"], "reference": base}
+    same = evaluate(images=moved, out=tmp_path / "same", **asked)
+    assert same["scores"]["FID"]["value"] == pytest.approx(0, abs=1e-3)
+    assert same["scores"]["FID"]["n"] == 50 * 19  # Dogs are not among the kept
+    assert same["scores"]["perceptual"]["value"] == pytest.approx(0, abs=1e-3)
+    assert "FID" not in same["baseline"]  # it is what the erased images are compared with
+    # a data set whose images are less red by 20, where they are so red:
+    data = tmp_path / "data"
+    for shot in shots(plan((188,), None, []).keys):
+        stem = shot.file.removesuffix("_seed188.jpg")
+        theme = next(t for t in sorted(THEMES, key=len, reverse=True) if stem.startswith(f"{t}_"))
+        name = stem.removeprefix(f"{theme}_")
+        place = data / theme / name
+        place.mkdir(parents=True)
+        red = 5 * THEMES.index(theme)
+        flat = Image.new("RGB", (16, 16), (red - 20 * (red >= 20), 12 * OBJECTS.index(name), 0))
+        flat.save(place / "1.jpg", quality=100, subsampling=0)
+    far = evaluate(images=moved, out=tmp_path / "far", data=str(data), **asked)
+    shifts = torch.tensor(
+        [20.0 * (5 * THEMES.index(t) >= 20) for t in THEMES if t != "Seed_Images"]
+    )
+    red = torch.tensor([5.0 * THEMES.index(t) for t in THEMES if t != "Seed_Images"])
+    mean = float((shifts / 127.5).mean() ** 2)
+    spread = float(((red.std(correction=0) - (red - shifts).std(correction=0)) / 127.5) ** 2)
+    assert far["scores"]["FID"]["value"] == pytest.approx(mean + spread, rel=0.05)
+    assert far["baseline"]["FID"]["value"] == pytest.approx(mean + spread, rel=0.05)
+    assert far["stamp"]["reference"] == "the data set's images 1 to 5"
+    part = evaluate(images=moved, out=tmp_path / "part", data=str(data), subset="4x4", **asked)
+    assert part["scores"]["KID"]["n"] == 4 * 4
+    for more, message in (
+        ({"data": str(tmp_path / "none")}, "data: .* lacks 1000 of 1000 images"),
+        ({"features": "clip"}, "need clip=NAME:PRETRAINED"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            evaluate(images=moved, out=tmp_path / "no", **{**asked, **more})
 
 
 @pytest.mark.usefixtures("colours")
