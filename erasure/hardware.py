@@ -11,6 +11,7 @@ import torch
 from erasure.config import check, setting
 from erasure.errors import DeviceError, SettingError
 from erasure.models.latent_diffusion import LatentDiffusion
+from erasure.processes import process_count
 
 Precision = Literal["no", "bf16", "fp16"]
 HELPS = (
@@ -74,6 +75,11 @@ class Hardware:
         if asked is None or asked.type not in ("cpu", "cuda", "mps"):
             raise SettingError(
                 f"device must be auto, cpu, cuda, cuda:N or mps; got {self.device!r}."
+            )
+        if asked.index is not None and (count := process_count()) > 1:
+            raise SettingError(
+                f"device {self.device} is one for {count} processes; with --device {asked.type} "
+                "each has its own."
             )
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if asked.type == "cuda" and (asked.index or 0) >= found:

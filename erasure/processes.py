@@ -12,12 +12,17 @@ LONGEST_WAIT = timedelta(days=1)  # of a process for one that has more to do
 Item = TypeVar("Item")
 
 
+def process_count() -> int:
+    """How many processes the launch has, as it tells them; they need not have met yet."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def is_cpu_group() -> bool:
     """Whether there are several processes and no GPU.
 
     They must be told to meet on CPUs, or each would be the main one.
     """
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+    return process_count() > 1 and not torch.cuda.is_available()
 
 
 def launched() -> PartialState:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from erasure.cli import main
 from erasure.erasing import erase
-from erasure.errors import DeviceError
+from erasure.errors import DeviceError, SettingError
 from erasure.exporting import open_run
+from erasure.hardware import Hardware
 from erasure.methods.diffusion.esd import ESD
 from erasure.models.load import load_model
 
@@ -71,6 +72,12 @@ def test_what_a_machine_lacks_is_one_line(
     assert (code, err.count("\n")) == (2, 1), err
     assert message in err
     assert not (tmp_path / "run").exists()
+
+
+def test_one_named_gpu_is_not_for_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SettingError, match="cuda:1 is one for 2 processes; with --device cuda"):
+        Hardware(device="cuda:1")
 
 
 def test_out_of_memory_is_one_line_and_the_run_goes_on_with_checkpointing(
