@@ -26,7 +26,7 @@ def test_it_takes_torchs_steps_to_bfloat16s_precision() -> None:
     for a, b, start in zip(own, known, matrices(), strict=True):
         moved = (b - start).norm()
         assert moved > 0.5
-        assert (a - b).norm() / moved < 0.01
+        assert (a - b).norm() / moved < 0.03
 
 
 def test_an_orthogonalised_matrix_keeps_its_singular_vectors() -> None:
