@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from records import attacked, judged
 
 from erasure.edit import Edit
@@ -14,6 +15,7 @@ from erasure.erasing import erase
 from erasure.errors import EditError, RunError, SettingError
 from erasure.forgetting import Data, forget
 from erasure.models.load import load_model
+from erasure_datasets.unlearncanvas import THEMES
 from evaluation import page as page_module
 from evaluation.evaluate import evaluate
 from evaluation.ranking import differences
@@ -148,6 +150,33 @@ def test_attacks_stand_beside_their_controls_with_three_pictures_of_a_case(
         assert word in page
     assert page.count("data:image/jpeg") == 10  # two cases of three, and both as before and after
     assert all('alt="' in tag for tag in re.findall(r"<img [^>]*>", page))
+
+
+def test_unlearncanvas_labels_are_told_apart_and_only_those_met_are_shown(tmp_path: Path) -> None:
+    run, gogh, winter = tmp_path / "run", THEMES.index("Van_Gogh"), THEMES.index("Winter")
+    erase("pocket", "uce", ["cat"], out=run)
+    asked = [(gogh, 4, winter, 4), (gogh, 5, winter, 5), (gogh, 6, gogh, 5), (winter, 4, winter, 4)]
+    labels = [[188, 20 * theme + name, seen, style] for theme, name, style, seen in asked]
+    rate = {"value": 0.5, "stderr": 0.1, "n": 4, "higher_is_better": True}
+    record = {
+        "protocol": "unlearncanvas-subset", "scores": {"UA": rate}, "labels": labels,
+        "per_concept": {"Van_Gogh": {"UA": rate}}, "stamp": {},
+    }  # fmt: skip
+    (run / "scores").mkdir()
+    (run / "scores" / "unlearncanvas-subset.json").write_text(json.dumps(record))
+    for folder in ("unlearncanvas", "unlearncanvas-base"):
+        file = run / "images" / folder / "Van_Gogh_Cats_seed188.jpg"
+        file.parent.mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(file)
+    told = json.loads(report([run], tmp_path / "one.html")[1].read_text())["runs"][0]
+    scored = told["scores"]["unlearncanvas-subset"]
+    assert scored["seen"] == {"Van_Gogh": [["Winter", 2], ["Van_Gogh", 1]]}
+    assert scored["confusion"]["styles"] == {
+        "labels": ["Van_Gogh", "Winter"], "counts": [[1, 2], [0, 1]],
+        "mistakes": ["Van_Gogh as Winter 2×"],
+    }  # fmt: skip
+    assert scored["confusion"]["objects"]["mistakes"] == ["Fishes as Dogs 1×"]
+    assert [row["protocol"] for row in told["pairs"]] == ["unlearncanvas"]
 
 
 def test_requests_of_a_classifier_are_shown_with_their_curve(tmp_path: Path) -> None:
