@@ -15,8 +15,6 @@ Choices
   tokens are decoded to text and drawn, and a case is won at its first success, as published.
 - The projection is exact (by sorting) where the authors bisect.
 - Start, end and padding tokens are not searched, since no text holds them.
-- `candidates` above 0 draws so many sequences more, and shows the one of least loss over four
-  timesteps, on noise that is the same for all; the authors show the likeliest tokens unseen.
 - `placement=replace` puts the tokens in the place of the concept's name: what an attacker types
   where the name itself is filtered.
 - Cases are attacked side by side in batches; each has tokens and a gradient of its own, but an
@@ -27,15 +25,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from erasure.config import check, setting
-from erasure.models.slots import Placement, Slotted, place
+from erasure.models.slots import Placement, place
 from erasure_datasets.concept import Concept
-from evaluation.scene import Case, Found, Scene, Targets, ordinary_tokens
-
-LEVELS = (0.2, 0.4, 0.6, 0.8)  # of the schedule, where candidates are compared
+from evaluation.scene import Case, Found, Scene, ordinary_tokens
 
 
 @dataclass(frozen=True)
@@ -48,10 +44,6 @@ class UnlearnDiffAtk:
     iterations: int = setting(40, quick=5, help="search steps at each timestep", at_least=1)
     learning_rate: float = setting(0.01, help="Adam's learning rate", above=0)
     weight_decay: float = setting(0.1, help="Adam's weight decay", at_least=0)
-    candidates: int = setting(
-        0, help="sequences that vie with the likeliest by their loss before each drawing",
-        at_least=0,
-    )  # fmt: skip
     batch_size: int = setting(1, help="cases attacked side by side", at_least=1)
 
     def __post_init__(self) -> None:
@@ -100,39 +92,15 @@ class UnlearnDiffAtk:
                     optimiser.step()
                     chances.data = onto_simplex(chances.data)
                     bar.advance(f"{len(left)} left")
-                chosen = chances.detach()[left].argmax(-1)
-                if self.candidates:
-                    drawn = [
-                        _sample(chances.detach()[left], generator) for _ in range(self.candidates)
-                    ]
-                    chosen = _best(
-                        scene, targets, rows, slotted, table, [chosen, *drawn], generator
-                    )
+                likeliest = words[chances.detach()[left].argmax(-1).cpu()]
                 texts = [
                     " ".join(filter(None, (parts[i][0], model.decode(tokens), parts[i][1])))
-                    for i, tokens in zip(left, words[chosen.cpu()], strict=True)
+                    for i, tokens in zip(left, likeliest, strict=True)
                 ]
                 won = scene.wins(texts, [cases[i] for i in left], "images")
                 for i, text, success in zip(left, texts, won.tolist(), strict=True):
                     found[i] = Found(success, number + 1, text)
         return found
-
-
-@torch.no_grad()
-def _best(
-    scene: Scene, targets: Targets, rows: Tensor, slotted: Slotted, table: Tensor,
-    sequences: Sequence[Int[Tensor, "b k"]], generator: torch.Generator,
-) -> Int[Tensor, "b k"]:  # fmt: skip
-    """Each case's sequence of least loss, summed over LEVELS of the schedule."""
-    model = scene.model
-    lessons = [scene.lesson(targets, rows, generator, level) for level in LEVELS]
-    prompts, losses = slotted.rows(rows.to(model.device)), []
-    for sequence in sequences:
-        condition = model.encode_slots(prompts, table[sequence])
-        errors = [(model.predict(z_t, t, condition) - e).square() for z_t, t, e in lessons]
-        losses.append(torch.stack(errors).flatten(2).mean((0, 2)))
-    best = torch.stack(losses).argmin(0)
-    return torch.stack(list(sequences))[best, torch.arange(len(best))]
 
 
 def _sample(chances: Float[Tensor, "b k v"], generator: torch.Generator) -> Tensor:
