@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import get_args
@@ -12,6 +13,7 @@ from erasure.edit import Edit
 from erasure.errors import ErasureError, ModelError, SettingError
 from erasure.exporting import open_run
 from erasure.hardware import Hardware
+from erasure.locking import alone_in
 from erasure.models.diffusion import DiffusionModel
 from erasure.models.latent_diffusion import LatentDiffusion
 from erasure.models.load import load_model, read_presets
@@ -107,15 +109,19 @@ def erase(
 
 
 def kept_edit(run: Run, make: Callable[[], Edit]) -> Edit:
-    """Make the edit and finish the run with it; a SettingError takes the run back."""
+    """Make the edit and finish the run with it; a SettingError takes the run back.
+
+    RunError, and the run stays, if another process is at work in its folder.
+    """
     try:
-        edit = make()
+        with alone_in(run.folder) if run.is_main else nullcontext():
+            edit = make()
+            if run.is_main:
+                edit.save(run.folder)
+            run.finish()
     except SettingError:
         run.withdraw()
         raise
-    if run.is_main:
-        edit.save(run.folder)
-    run.finish()
     run.accelerator.wait_for_everyone()
     return edit
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from erasure.cli import main
+from erasure.locking import alone_in
 from erasure_datasets.canvas import OBJECTS
 
 
@@ -119,6 +120,20 @@ def test_a_folder_of_somebody_elses_is_left_alone(
     code, _, err = call(monkeypatch, capsys, *uce(listed, tmp_path))
     assert (code, "is not a run of ours" in err) == (2, True)
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_in_which_another_process_works(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path, listed: Path
+) -> None:
+    run = tmp_path / "run"
+    assert call(monkeypatch, capsys, *uce(listed, run))[0] == 0
+    (run / "edit.json").unlink()  # as before its end
+    with alone_in(run):
+        code, _, err = call(monkeypatch, capsys, *uce(listed, run))
+        assert (code, f"another process is at work in {run}; wait for it" in err) == (2, True)
+    assert not (run / "edit.json").exists()
+    assert call(monkeypatch, capsys, *uce(listed, run))[0] == 0
+    assert not (run / ".lock").exists()
 
 
 def test_underscores_are_accepted(
