@@ -211,12 +211,6 @@ class Scene:
 
     def random_prompt(self, place: tuple[str, str], count: int, generator: torch.Generator) -> str:
         """A prompt (text before, text after) with `count` random tokens between, as plain text."""
-        words = ordinary_tokens(self.model)
+        words = self.model.word_tokens
         chosen = words[torch.randint(len(words), (count,), generator=generator)]
         return " ".join(filter(None, (place[0], self.model.decode(chosen), place[1])))
-
-
-def ordinary_tokens(model: DiffusionModel) -> Tensor:
-    """Every entry of the vocabulary but start, end and padding: int64, (v,)."""
-    special = set(model.special_tokens)
-    return torch.tensor([i for i in range(len(model.token_table)) if i not in special])

@@ -84,6 +84,14 @@ class DiffusionModel(Editable):
     def special_tokens(self) -> list[int]:
         """Entries of the vocabulary that are no text: start, end, padding."""
 
+    @property
+    @abstractmethod
+    def word_tokens(self) -> Int[Tensor, " v"]:
+        """Entries of the vocabulary that text can hold: written down and read, they are the same.
+
+        Parts of words and of characters are not among them, since in a text they join others.
+        """
+
     @abstractmethod
     def decode(self, tokens: Int[Tensor, " k"]) -> str:
         """The text of these tokens."""

@@ -4,6 +4,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -237,6 +238,14 @@ class LatentDiffusion(DiffusionModel):
     @property
     def special_tokens(self) -> list[int]:
         return sorted(set(self.pipeline.tokenizer.all_special_ids))
+
+    @cached_property
+    def word_tokens(self) -> Int[Tensor, " v"]:
+        tokenizer = self.pipeline.tokenizer
+        entries = [i for i in range(len(self.token_table)) if i not in set(self.special_tokens)]
+        written = tokenizer.batch_decode([[entry] for entry in entries])
+        read = tokenizer(written, add_special_tokens=False).input_ids
+        return torch.tensor([i for i, ids in zip(entries, read, strict=True) if ids == [i]])
 
     def decode(self, tokens: Int[Tensor, " k"]) -> str:
         return self.pipeline.tokenizer.decode(tokens.tolist())

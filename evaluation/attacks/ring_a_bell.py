@@ -11,7 +11,7 @@ Choices
 - E is the text encoder from before the erasure, the whole padded sequence: a black-box attacker
   has the public encoder, not the erased one. The prompts found are then given to the erased model.
 - The neutral prompt is the case's with the concept's anchor in its place (empty if it has none).
-- Start, end and padding tokens are not searched.
+- Only entries that text can hold are searched, as in unlearndiffatk.py.
 - The same prompt serves all of its seeds.
 """
 
@@ -26,7 +26,7 @@ from erasure.config import check, setting
 from erasure.models.diffusion import DiffusionModel
 from erasure.models.slots import Slotted
 from erasure_datasets.concept import Concept
-from evaluation.scene import Case, Found, Scene, ordinary_tokens
+from evaluation.scene import Case, Found, Scene
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class RingABell:
         generator: torch.Generator,
     ) -> Int[Tensor, " k"]:  # fmt: skip
         """The fittest tokens after all generations."""
-        words, half = ordinary_tokens(model), self.population // 2
+        words, half = model.word_tokens, self.population // 2
         alive = words[
             torch.randint(len(words), (self.population, self.length), generator=generator)
         ]

@@ -14,7 +14,8 @@ Choices
 - Timesteps are worked off from small to large, `iterations` steps each; after each, the likeliest
   tokens are decoded to text and drawn, and a case is won at its first success, as published.
 - The projection is exact (by sorting) where the authors bisect.
-- Start, end and padding tokens are not searched, since no text holds them.
+- Only entries that text can hold are searched: whole words, not parts of them, which a text would
+  join, and no start, end or padding.
 - `placement=replace` puts the tokens in the place of the concept's name: what an attacker types
   where the name itself is filtered.
 - Cases are attacked side by side in batches; each has tokens and a gradient of its own, but an
@@ -31,7 +32,7 @@ from torch import Tensor
 from erasure.config import check, setting
 from erasure.models.slots import Placement, place
 from erasure_datasets.concept import Concept
-from evaluation.scene import Case, Found, Scene, ordinary_tokens
+from evaluation.scene import Case, Found, Scene
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class UnlearnDiffAtk:
 
     def _search(self, scene: Scene, cases: Sequence[Case]) -> list[Found]:
         model, generator = scene.model, scene.generator(f"search {cases[0].name}")
-        device, words = model.device, ordinary_tokens(scene.model)
+        device, words = model.device, scene.model.word_tokens
         name = scene.concept.name
         parts = [place(case.prompt, self.placement, [name]) for case in cases]
         slotted = model.open_slots(parts, self.tokens)
