@@ -109,3 +109,18 @@ def test_any_text_tokenises_without_unknowns() -> None:
         ids = model.tokenize([text])[0]
         decoded = model.pipeline.tokenizer.decode(ids, skip_special_tokens=True)
         assert decoded.replace(" ", "") == "".join(text.lower().split()), decoded
+
+
+def test_word_tokens_are_those_that_a_text_can_hold() -> None:
+    model = load_model("pocket")
+    tokenizer = model.pipeline.tokenizer
+    words, generator = model.word_tokens, torch.Generator().manual_seed(0)
+    assert 300 < len(words) < len(model.token_table) / 2  # the rest are parts of words and of bytes
+    for _ in range(20):
+        chosen = words[torch.randint(len(words), (8,), generator=generator)]
+        text = model.decode(chosen)
+        assert tokenizer(text, add_special_tokens=False).input_ids == chosen.tolist()
+    part = tokenizer.convert_tokens_to_ids("photogra")
+    assert part != tokenizer.unk_token_id
+    assert part not in words
+    assert not set(words.tolist()) & set(model.special_tokens)
