@@ -105,10 +105,9 @@ class GSLoRA:
                 labelled(model, part, self.batch_size, step, run, f"{request.stage} {name}")
                 for part, name in ((request.forget, "forget"), (request.retain, "retain"))
             )
-            x = torch.cat(
-                [augmented(x_f, run), augmented(x_r, run)] if self.augment else [x_f, x_r]
-            )
-            features, logits = model.forward(x)
+            if self.augment:
+                x_f, x_r = augmented(x_f, run), augmented(x_r, run)
+            features, logits = model.forward(torch.cat([x_f, x_r]))
             terms = {
                 "retain": F.cross_entropy(logits[len(y_f) :], y_r),
                 "forget": self.forget_weight
