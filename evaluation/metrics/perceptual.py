@@ -10,11 +10,12 @@ network's layers, and goes by another name; `lpips` is the real one.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal
 
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
@@ -58,11 +59,16 @@ def lpips(
     torchvision fetches the network's ImageNet weights once, as a pickled file of its own;
     ModelError where it cannot.
     """
+    net = _lpips_network(network)
+    pairs = zip(first.split(32), second.split(32), strict=True)
+    with torch.no_grad():
+        return torch.cat([net(a / 255, b / 255, normalize=True).flatten() for a, b in pairs])
+
+
+@cache
+def _lpips_network(network: Literal["alex", "vgg", "squeeze"]) -> nn.Module:
     try:
-        metric = LearnedPerceptualImagePatchSimilarity(network, normalize=True)
+        return LearnedPerceptualImagePatchSimilarity(network, normalize=True).net
     except (OSError, RuntimeError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise ModelError(f"LPIPS needs torchvision's {network} weights: {first_line}") from error
-    pairs = zip(first.split(32), second.split(32), strict=True)
-    with torch.no_grad():
-        return torch.cat([metric.net(a / 255, b / 255, normalize=True).flatten() for a, b in pairs])

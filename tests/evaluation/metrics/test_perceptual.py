@@ -85,6 +85,6 @@ def test_lpips_is_the_weighted_sum_over_layers(hub: Path) -> None:
 
 def test_lpips_without_weights(hub: Path) -> None:
     images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
-    with pytest.raises(ModelError, match=r"LPIPS needs torchvision's squeeze weights.*no network"):
-        lpips(images, images, "squeeze")
+    with pytest.raises(ModelError, match=r"LPIPS needs torchvision's alex weights.*no network"):
+        lpips(images, images, "alex")
     assert not list(hub.iterdir())
