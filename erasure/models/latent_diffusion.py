@@ -241,8 +241,8 @@ class LatentDiffusion(DiffusionModel):
 
     @cached_property
     def word_tokens(self) -> Int[Tensor, " v"]:
-        tokenizer = self.pipeline.tokenizer
-        entries = [i for i in range(len(self.token_table)) if i not in set(self.special_tokens)]
+        tokenizer, special = self.pipeline.tokenizer, set(self.special_tokens)
+        entries = [i for i in range(len(self.token_table)) if i not in special]
         written = tokenizer.batch_decode([[entry] for entry in entries])
         read = tokenizer(written, add_special_tokens=False).input_ids
         return torch.tensor([i for i, ids in zip(entries, read, strict=True) if ids == [i]])
