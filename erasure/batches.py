@@ -31,9 +31,9 @@ def labelled(
 
 def augmented(x: Tensor, run: Run) -> Tensor:
     """Prepared images shifted by up to a tenth, half the batches mirrored, brightness varied."""
-    count, size = len(x) * run.accelerator.num_processes, x.shape[-1]
+    size = x.shape[-1]
     reach = size // 10
-    dice = torch.rand((count, 4), generator=run.generator)
+    dice = torch.rand((run.whole(len(x)), 4), generator=run.generator)
     mirror = bool(torch.rand((), generator=run.generator) < 0.5)
     rows = run.shard(dice).to(x.device)
     padded = F.pad(x, (reach,) * 4, mode="replicate")

@@ -28,25 +28,34 @@ def fit(
     loss: Callable[[int], dict[str, Tensor]], weights: Mapping[str, nn.Parameter], *, steps: int,
     learning_rate: float, run: Run, stage: str = "fit", masks: Mapping[str, Tensor] | None = None,
     carried: Mapping[str, Tensor] | None = None, by: Optimiser = ADAM, clip: float | None = None,
-    start: Mapping[str, Tensor] | None = None,
+    start: Mapping[str, Tensor] | None = None, before: Callable[[], None] | None = None,
 ) -> None:  # fmt: skip
     """Minimise the sum of the loss's terms over `weights`, resuming an interrupted run.
 
-    `loss(step)` gives named scalar terms, means over this process's share of the batch. `masks`
-    (bool, one per weight) say what may move. `carried` are tensors that `loss` changes in place
-    from step to step; they resume as well. `clip` bounds every element of the gradients. `start`
-    has the float32 values of weights that are in less; in the end they are float32 again.
-    DivergedError if a loss or gradient is not finite; the state before that step is kept and named.
+    `loss(step)` gives named scalar terms, means over `run.part` of the batch, and is asked for each
+    of the run's `pieces`; `before` is called ahead of each step. `masks` (bool, one per weight) say
+    what may move. `carried` are tensors that `loss` changes in place from step to step; they resume
+    as well. `clip` bounds every element of the gradients. `start` has the float32 values of weights
+    that are in less; in the end they are float32 again. DivergedError if a loss or gradient is not
+    finite; the state before that step is kept and named.
     """
     masters = Masters(weights, masks, start)
     stepping = Stepping(masters, by, learning_rate, run, stage, carried=carried or {}, clip=clip)
+
+    def parts(step: int) -> Iterator[dict[str, Tensor]]:
+        for _ in run.pieces():
+            with stepping.precision():
+                terms = loss(step)
+            yield terms
+
     try:
         first, note = stepping.restore(), ""
         with trainable(weights), run.progress(stage, steps, first) as bar:
             for step in range(first, steps):
-                with stepping.precision():
-                    terms = loss(step)
-                stepping.take(step, terms, learning_rate * by.rate(step, steps))
+                if before is not None:
+                    with stepping.precision():
+                        before()
+                stepping.take(step, parts(step), learning_rate * by.rate(step, steps))
                 is_due = run.is_due
                 if is_due or stepping.is_due or step + 1 == steps:
                     note = stepping.read()

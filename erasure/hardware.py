@@ -15,8 +15,9 @@ from erasure.processes import process_count
 
 Precision = Literal["no", "bf16", "fp16"]
 HELPS = (
-    "Less is needed with --gradient-checkpointing (the same command with it goes on with this run) "
-    "and, in a new --out, with a smaller --batch-size, --mixed-precision bf16 or --use-8bit-adam"
+    "Less is needed with --gradient-accumulation 4 or --gradient-checkpointing (the same command "
+    "with either goes on with this run) and, in a new --out, with a smaller --batch-size, "
+    "--mixed-precision bf16 or --use-8bit-adam"
 )
 
 
@@ -30,6 +31,9 @@ class Hardware:
     )
     gradient_checkpointing: bool = setting(
         False, help="compute activations twice instead of keeping them"
+    )
+    gradient_accumulation: int = setting(
+        1, help="parts that each batch is taken in, one after another", at_least=1
     )
     use_8bit_adam: bool = setting(False, help="Adam's state in 8 bits, by bitsandbytes")
     enable_xformers_memory_efficient_attention: bool = setting(

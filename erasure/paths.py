@@ -1,16 +1,18 @@
 """Points on the untouched model's own sampling paths, for methods that steer its predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from erasure.models.diffusion import DiffusionModel, SampledPath
+from erasure.processes import everyones, own_range
 from erasure.run import Run
 from erasure_datasets.concept import Concept
 
+Item = TypeVar("Item")
 PushFrom = Literal["prompt", "anchor", "concept"]
 
 
@@ -76,21 +78,39 @@ def draw_paths(
     generator = run.generator_for(f"{name} paths")
     order = torch.randperm(len(rows), generator=generator).tolist()
     chosen = [rows[order[i % len(order)]] for i in range(count)]
-    parts: list[SampledPath] = []
-    some = model.images_at_once
-    with run.progress(f"paths to {name}", -(-count // some)) as bar, model.original():
-        for first in range(0, count, some):
-            condition = model.encode([row[0] for row in chosen[first : first + some]])
-            parts.append(
-                model.sample_path(condition, steps=steps, guidance=guidance, generator=generator)
-            )
-            bar.advance()
+    parts = sampled(
+        model, [row[0] for row in chosen], SampledPath.cpu, name=f"paths to {name}", steps=steps,
+        guidance=guidance, generator=generator, run=run,
+    )  # fmt: skip
     latents, asked, none = (
-        torch.cat([getattr(part, name).cpu() for part in parts], dim=1)
+        torch.cat([getattr(part, name) for part in parts], dim=1)
         for name in ("latents", "asked", "none")
     )
-    finished = torch.cat([part.finished.cpu() for part in parts])
-    return Paths(latents, finished, parts[0].timesteps.cpu(), asked, none, chosen)
+    finished = torch.cat([part.finished for part in parts])
+    return Paths(latents, finished, parts[0].timesteps, asked, none, chosen)
+
+
+@torch.no_grad()
+def sampled(
+    model: DiffusionModel, prompts: Sequence[str], keep: Callable[[SampledPath], Item], *,
+    name: str, steps: int, guidance: float, generator: torch.Generator, run: Run,
+) -> list[Item]:  # fmt: skip
+    """What `keep` takes of each batch of the untouched model's guided DDIM paths of prompts.
+
+    Each process draws its part of them; all get all.
+    """
+    noise = torch.randn((len(prompts), *model.latent_shape), generator=generator)
+    own, kept = own_range(len(prompts)), list[Item]()
+    starts = own[:: model.images_at_once]
+    with run.progress(name, len(starts)) as bar, model.original():
+        for start in starts:
+            batch = slice(start, min(start + model.images_at_once, own.stop))
+            path = model.sample_path(
+                model.encode(prompts[batch]), steps=steps, guidance=guidance, noise=noise[batch]
+            )
+            kept.append(keep(path))
+            bar.advance()
+    return everyones(kept)
 
 
 def points(paths: Paths, batch: int, run: Run) -> Points:

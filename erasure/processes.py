@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 
 LONGEST_WAIT = timedelta(days=1)  # of a process for one that has more to do
 Item = TypeVar("Item")
@@ -40,3 +41,16 @@ def share(items: Sequence[Item]) -> list[Item]:
     """This process's part: every n-th of them for n processes, which together have all."""
     state = launched()
     return list(items[state.process_index :: state.num_processes])
+
+
+def own_range(count: int) -> range:
+    """This process's part of `count` items in a row, which is as long as any other's or nearly."""
+    state = launched()
+    first, last = (count * (state.process_index + i) // state.num_processes for i in range(2))
+    return range(first, last)
+
+
+def everyones(items: list[Item]) -> list[Item]:
+    """The items of all processes, the first one's first."""
+    launched()
+    return gather_object(items)  # type: ignore[no-any-return]

@@ -7,7 +7,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,7 @@ from erasure.progress import Bar
 from erasure.state import read_state, refuse_other, shorten_log, write_state
 from erasure.storage import append_line, write_json
 
+SENT_AT_ONCE = 2**24  # numbers, between processes
 VERSIONS = ("torch", "diffusers", "transformers", "accelerate", "erasure-toolkit")
 SAME_RUN = (
     "method",
@@ -45,7 +46,8 @@ class Run:
     """A run folder and everything random or lasting about it.
 
     All noise comes from CPU generators, drawn for the global batch; `shard` takes this process's
-    part, so that any number of processes trains on the same draws.
+    part, so that any number of processes trains on the same draws. Within `pieces` a part is one
+    of those that the process takes one after another.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Run:
             time.monotonic(),
         )
         self._is_new, self._earlier_seconds = False, 0.0
+        self._piece, self._pieces = 0, 1
         self.watcher: Callable[[str, int], None] | None = None
 
     @property
@@ -180,15 +183,36 @@ class Run:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 
+    def pieces(self) -> Iterator[None]:
+        """Take a step's batch in `gradient_accumulation` parts: `part` gives one after another.
+
+        Each begins with the generator as the step found it, so that all see the same draws.
+        """
+        count, state = self.hardware.gradient_accumulation, self.generator.get_state()
+        try:
+            for number in range(count):
+                self.generator.set_state(state)
+                self._piece, self._pieces = number, count
+                yield
+        finally:
+            self._piece, self._pieces = 0, 1
+
     def part(self, batch: Tensor) -> Tensor:
         """This process's part of a global batch. SettingError if it does not divide evenly."""
-        count, index = self.accelerator.num_processes, self.accelerator.process_index
+        processes = self.accelerator.num_processes
+        count = processes * self._pieces
         if len(batch) % count:
-            raise SettingError(
-                f"batch_size must be a multiple of the {count} processes; got {len(batch)}."
-            )
+            names = f"{processes} processes" if processes > 1 else ""
+            if self._pieces > 1:
+                names += f"{' x ' if names else ''}{self._pieces} parts (gradient_accumulation)"
+            raise SettingError(f"batch_size must be a multiple of the {names}; got {len(batch)}.")
         size = len(batch) // count
-        return batch[index * size : (index + 1) * size]
+        first = (self.accelerator.process_index * self._pieces + self._piece) * size
+        return batch[first : first + size]
+
+    def whole(self, count: int) -> int:
+        """How long a global batch is whose parts are this long."""
+        return count * self.accelerator.num_processes * self._pieces
 
     def shard(self, batch: Tensor) -> Tensor:
         """This process's part of a global batch, on its device."""
@@ -200,18 +224,34 @@ class Run:
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
-    def gather(self, part: Tensor) -> Tensor:
-        """The global batch from every process's part: what `shard` took apart."""
-        whole: Any = self.accelerator.gather(part.contiguous())
-        return whole
+    def put(self, part: Tensor, whole: Tensor) -> None:
+        """Write every process's part into a global batch, in place of what `part` would give."""
+        parts: Any = self.accelerator.gather(part.contiguous())
+        shape = self.accelerator.num_processes, self._pieces, -1, *whole.shape[1:]
+        whole.view(shape)[:, self._piece] = parts.view(shape[0], -1, *whole.shape[1:])
 
     def average_gradients(self, weights: Mapping[str, nn.Parameter]) -> None:
         """Replace each gradient by its mean over the processes."""
-        if self.accelerator.num_processes > 1:
-            for parameter in weights.values():
-                if parameter.grad is not None:
-                    mean: Any = self.accelerator.reduce(parameter.grad, reduction="mean")
-                    parameter.grad = mean
+        self.average([weight.grad for weight in weights.values() if weight.grad is not None])
+
+    @torch.no_grad()
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by their means over the processes, many at a time."""
+        if self.accelerator.num_processes == 1:
+            return
+        batches: list[list[Tensor]] = [[]]
+        size = 0
+        for tensor in tensors:
+            size += tensor.numel()
+            if size > SENT_AT_ONCE and batches[-1]:
+                batches.append([])
+                size = tensor.numel()
+            batches[-1].append(tensor)
+        for batch in batches if tensors else []:
+            flat = torch.cat([tensor.flatten() for tensor in batch])
+            means: Any = self.accelerator.reduce(flat, "mean")
+            for tensor, mean in zip(batch, means.split([t.numel() for t in batch]), strict=True):
+                tensor.copy_(mean.view_as(tensor))
 
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Append a line to log.jsonl and tell the trackers."""

@@ -124,40 +124,51 @@ def duel(
 
     def random_point(like: Tensor) -> tuple[Tensor, Tensor]:
         """This process's part of a batch of noise and timesteps."""
-        count = len(like) * run.accelerator.num_processes
+        count = run.whole(len(like))
         noise = run.shard(torch.randn((count, *like.shape[1:]), generator=run.generator))
         t = torch.randint(rules.first, rules.last, (count,), generator=run.generator)
         return noise, run.shard(t)
 
-    def loss(_step: int) -> dict[str, Tensor]:
-        asked = draw()
-        z, _ = random_point(torch.empty(len(asked.drawn), *generator.latent_shape))
-        drawn = generator.one_call(z, asked.drawn)
-        noise, t = random_point(drawn)
-        dropped = run.shard(
-            torch.rand(len(drawn) * run.accelerator.num_processes, generator=run.generator)
-        )
-        known = torch.where((dropped < rules.dropout).view(-1, 1, 1), asked.empty, asked.fake)
+    parts = run.hardware.gradient_accumulation
+    drawings: list[tuple[Draw, Tensor, Tensor, Tensor]] = []  # one for each part of the batch
+
+    def learn_fake() -> None:
+        """Draw, and let the fake score take its step on the drawings."""
         masters.give_back()  # they may have been restored
         with trainable(fake_weights):
-            z_t = teacher.add_noise(drawn.detach(), noise, t)
-            predicted = guided(fake, z_t, t, known, asked.empty, rules.fake_guidance)
-            mistake = (asked.fake_weight * fake_loss(predicted, noise)).mean()
-            mistake.backward()
+            for _ in run.pieces():
+                asked = draw()
+                z, _ = random_point(torch.empty(len(asked.drawn), *generator.latent_shape))
+                with torch.set_grad_enabled(parts == 1):  # else it would hold every part's graph
+                    drawn = generator.one_call(z, asked.drawn)
+                noise, t = random_point(drawn)
+                dropped = run.shard(torch.rand(run.whole(len(drawn)), generator=run.generator))
+                is_empty = (dropped < rules.dropout).view(-1, 1, 1)
+                known = torch.where(is_empty, asked.empty, asked.fake)
+                z_t = teacher.add_noise(drawn.detach(), noise, t)
+                predicted = guided(fake, z_t, t, known, asked.empty, rules.fake_guidance)
+                mistake = (asked.fake_weight * fake_loss(predicted, noise)).mean()
+                (mistake / parts).backward()
+                drawings.append((asked, z, drawn, mistake.detach()))
             masters.take_gradients()
             run.average_gradients(masters.moving)
             nn.utils.clip_grad_value_(list(masters.moving.values()), rules.clip)
             optimiser.step()
             optimiser.zero_grad()
             masters.give_back()
+
+    def loss(_step: int) -> dict[str, Tensor]:
+        asked, z, drawn, mistake = drawings.pop(0)
+        if not drawn.requires_grad:
+            drawn = generator.one_call(z, asked.drawn)
         noise, t = random_point(drawn)
         losses = generator_loss(teacher, fake, drawn, noise, t, asked, rules)
-        return {"identity": (asked.weight * losses).mean(), "fake": mistake.detach()}
+        return {"identity": (asked.weight * losses).mean(), "fake": mistake}
 
     fit(
         loss, weights, steps=steps, learning_rate=learning_rate, by=Optimiser(betas=(0.0, 0.999)),
-        clip=rules.clip, run=run, stage=stage, carried=carried,
-        start=run.lowered(weights),
+        clip=rules.clip, run=run, stage=stage, carried=carried, start=run.lowered(weights),
+        before=learn_fake,
     )  # fmt: skip
 
 

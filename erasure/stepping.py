@@ -1,6 +1,6 @@
 """Optimiser steps that do not wait for the device, with their log and their saved state."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -56,16 +56,24 @@ class Stepping:
         self.masters.give_back()
         return first
 
-    def take(self, step: int, terms: Mapping[str, Tensor], learning_rate: float) -> None:
-        """One step down the sum of the terms; DivergedError, perhaps some steps late."""
-        total = torch.stack(list(terms.values())).sum()
+    def take(self, step: int, parts: Iterable[Mapping[str, Tensor]], learning_rate: float) -> None:
+        """One step down the sum of the terms, averaged over the parts that a batch is taken in.
+
+        Each part is done with before the next is asked for. DivergedError, perhaps some steps late.
+        """
         self.optimiser.zero_grad()
-        self.scaler.scale(total).backward()
+        names, count = list[str](), self.run.hardware.gradient_accumulation
+        values = torch.zeros((), device=self._first_bad.device)
+        for terms in parts:
+            names, stacked = list(terms), torch.stack(list(terms.values())) / count
+            self.scaler.scale(stacked.sum()).backward()
+            values = values + stacked.detach().float()
+        total = values.sum()
         self.masters.take_gradients()
         self.run.average_gradients(self.masters.moving)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimiser)  # type: ignore[arg-type]
-        self._check(step, total.detach())
+        self._check(step, total)
         if self.clip is not None:
             nn.utils.clip_grad_value_(list(self.masters.moving.values()), self.clip)
         for group in self.optimiser.param_groups:
@@ -73,8 +81,7 @@ class Stepping:
         self.scaler.step(self.optimiser)  # type: ignore[arg-type]
         self.scaler.update()
         self.masters.give_back()
-        values = torch.stack([term.detach().float() for term in terms.values()])
-        self._pending.append((step, list(terms), values))
+        self._pending.append((step, names, values))
 
     def _check(self, step: int, total: Tensor) -> None:
         gradients = [m.grad for m in self.masters.moving.values() if m.grad is not None]

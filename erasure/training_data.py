@@ -10,6 +10,7 @@ from torch import Tensor
 
 from erasure.errors import SettingError
 from erasure.models.diffusion import DiffusionModel
+from erasure.paths import sampled
 from erasure.run import Run
 from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, render
 from erasure_datasets.concept import Catalogue, Concept, retain_prompts
@@ -162,22 +163,10 @@ def _generated(
     ):
         order = torch.randperm(len(pairs), generator=run.generator_for(f"{name} order")).tolist()
         chosen = [pairs[order[i % len(order)]] for i in range(count)]
-        generator, parts, some = run.generator_for(name), [], model.images_at_once
-        with (
-            run.progress(f"drawing images to {name}", -(-count // some)) as bar,
-            model.original(),
-        ):
-            for start in range(0, count, some):
-                condition = model.encode([prompt for prompt, _ in chosen[start : start + some]])
-                path = model.sample_path(
-                    condition,
-                    steps=plan.sampling_steps,
-                    guidance=plan.guidance,
-                    generator=generator,
-                )
-                parts.append(path.finished)
-                bar.advance()
-        sets.append(
-            Pictures(torch.cat(parts).cpu(), [p for p, _ in chosen], [a for _, a in chosen])
-        )
+        parts = sampled(
+            model, [prompt for prompt, _ in chosen], lambda path: path.finished.cpu(),
+            name=f"drawing images to {name}", steps=plan.sampling_steps, guidance=plan.guidance,
+            generator=run.generator_for(name), run=run,
+        )  # fmt: skip
+        sets.append(Pictures(torch.cat(parts), [p for p, _ in chosen], [a for _, a in chosen]))
     return sets[0], sets[1]

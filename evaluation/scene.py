@@ -176,14 +176,12 @@ class Scene:
         with model.original():
             for start in range(0, len(prompts), DRAWN_AT_ONCE):
                 condition = model.encode(prompts[start : start + DRAWN_AT_ONCE])
+                noise = torch.randn((len(condition), *model.latent_shape), generator=generator)
                 if isinstance(model, OneStep):
-                    shape = (len(condition), *model.latent_shape)
-                    noises.append(torch.randn(shape, generator=generator).to(model.device))
+                    noises.append(noise.to(model.device))
                     latents.append(model.one_call(noises[-1], condition))
                 else:
-                    path = model.sample_path(
-                        condition, steps=steps, guidance=guidance, generator=generator
-                    )
+                    path = model.sample_path(condition, steps=steps, guidance=guidance, noise=noise)
                     latents.append(path.finished)
         return Targets(torch.cat(latents), torch.cat(noises) if noises else None)
 

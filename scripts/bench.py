@@ -142,6 +142,9 @@ def parsed(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Ro
     parser.add_argument("--device", help="cpu or cuda [cuda where there is one]")
     parser.add_argument("--resolution", type=int, help="pixels [the family's own]")
     parser.add_argument("--clock", default="wall", help="wall or cpu [wall]")
+    parser.add_argument(
+        "--gradient-accumulation", type=int, default=1, help="the toolkit's, in training rows [1]"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder [runs/bench]")
     asked = parser.parse_args(arguments)
     has_gpu = torch.cuda.is_available()
@@ -151,9 +154,10 @@ def parsed(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Ro
     if asked.device == "cuda" and not has_gpu:
         raise SettingError("device is cuda, but torch sees no GPU; use --device cpu.")
     (asked.clock,) = words(asked.clock, ("wall", "cpu"), "clock")
-    for name in ("repeats", "steps"):
+    for name in ("repeats", "steps", "gradient_accumulation"):
         if getattr(asked, name) < 1:
-            raise SettingError(f"{name} must be at least 1; got {getattr(asked, name)}.")
+            word = name.replace("_", "-")
+            raise SettingError(f"{word} must be at least 1; got {getattr(asked, name)}.")
     if asked.out.exists() and not asked.out.is_dir():
         raise SettingError(f"out must be a folder; {asked.out} is a file.")
     every = ",".join(FAMILIES) if asked.device == "cuda" else "pocket"
@@ -161,7 +165,15 @@ def parsed(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Ro
     for family in families:
         bench_models.check_resolution(family, asked.resolution)
     return asked, [
-        Row(family, method, asked.device, asked.resolution, asked.steps, asked.clock)
+        Row(
+            family,
+            method,
+            asked.device,
+            asked.resolution,
+            asked.steps,
+            asked.clock,
+            asked.gradient_accumulation,
+        )
         for family in families
         for method in words(asked.method, ROWS, "method")
     ]

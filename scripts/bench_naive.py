@@ -56,7 +56,7 @@ def half_path(
     """Guided DDIM of fresh noise, stopped half way: latents and their timestep."""
     path = model.sample_path(
         model.encode(prompts), steps=settings.sampling_steps // 2, guidance=settings.guidance,
-        generator=torch.Generator(),
+        noise=torch.randn(len(prompts), *model.latent_shape),
     )  # fmt: skip
     return path.finished, path.timesteps[-1].expand(len(prompts))
 

@@ -47,6 +47,7 @@ class Row:
     resolution: int | None
     steps: int
     clock: Literal["wall", "cpu"]
+    parts: int = 1  # that the toolkit takes each batch in
 
 
 @dataclass(frozen=True)
@@ -162,11 +163,13 @@ def trained(row: Row, model: Any, folder: Path) -> Measured:
     if is_attacked:
         small["warmup"] = row.steps + 1
     # a device's first use costs seconds, which would count as setup
-    model.sample_path(
-        model.encode([""] * PATHS), steps=2, guidance=2.0, generator=torch.Generator()
-    )
+    noise = torch.randn(PATHS, *model.latent_shape)
+    model.sample_path(model.encode([""] * PATHS), steps=2, guidance=2.0, noise=noise)
     precision = "bf16" if row.device == "cuda" else "no"
-    run = Run(folder, hardware=Hardware(device=row.device, mixed_precision=precision))
+    hardware = Hardware(
+        device=row.device, mixed_precision=precision, gradient_accumulation=row.parts
+    )
+    run = Run(folder, hardware=hardware)
     run.watcher = watch = Watch(row, steps)
     with run.hardware.at_work(model):
         dataclasses.replace(full, **small).erase(model, [concept_of(model)], run)

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -38,6 +38,9 @@ class SampledPath:
     timesteps: Int[Tensor, " s"]
     asked: Float[Tensor, "s b c h w"]
     none: Float[Tensor, "s b c h w"]
+
+    def cpu(self) -> "SampledPath":
+        return SampledPath(*(getattr(self, item.name).cpu() for item in fields(self)))
 
 
 class DiffusionModel(Editable):
@@ -108,9 +111,9 @@ class DiffusionModel(Editable):
 
     @abstractmethod
     def sample_path(
-        self, condition: Condition, *, steps: int, guidance: float, generator: torch.Generator
+        self, condition: Condition, *, steps: int, guidance: float, noise: Float[Tensor, "b c h w"]
     ) -> SampledPath:
-        """Guided DDIM over `steps` descending timesteps, from the generator's noise."""
+        """Guided DDIM over `steps` descending timesteps, from this noise."""
 
     @abstractmethod
     def generate(

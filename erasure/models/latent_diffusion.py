@@ -268,13 +268,13 @@ class LatentDiffusion(DiffusionModel):
 
     @torch.no_grad()
     def sample_path(
-        self, condition: Condition, *, steps: int, guidance: float, generator: torch.Generator
+        self, condition: Condition, *, steps: int, guidance: float, noise: Float[Tensor, "b c h w"]
     ) -> SampledPath:
         scheduler: Any = DDIMScheduler.from_config(
             self.pipeline.scheduler.config, prediction_type="epsilon", clip_sample=False
         )
         scheduler.set_timesteps(steps, device=self.device)
-        z = torch.randn((len(condition), *self.latent_shape), generator=generator).to(self.device)
+        z = noise.to(self.device)
         both = torch.cat([self.encode([""]).expand_as(condition), condition])
         path, asked, empties = [], [], []
         for t in scheduler.timesteps:

@@ -37,12 +37,10 @@ def test_sample_path_ends_where_diffusers_ends(sd1: Path) -> None:
     from diffusers import DDIMScheduler
 
     model = load_model(str(sd1))
-    path = model.sample_path(
-        model.encode(["a cat"]), steps=4, guidance=3.0, generator=torch.Generator().manual_seed(5)
-    )
+    noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(5))
+    path = model.sample_path(model.encode(["a cat"]), steps=4, guidance=3.0, noise=noise)
     pipeline = StableDiffusionPipeline.from_pretrained(sd1, safety_checker=None)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
-    noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(5))
     want = pipeline(
         "a cat", latents=noise, num_inference_steps=4, guidance_scale=3.0, output_type="latent"
     ).images

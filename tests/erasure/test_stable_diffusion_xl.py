@@ -38,12 +38,10 @@ def test_sample_path_ends_where_diffusers_ends(sdxl: Path, model: StableDiffusio
     """The pooled embedding and the image's size reach the UNet as diffusers sends them."""
     from diffusers import DDIMScheduler
 
-    path = model.sample_path(
-        model.encode(["a cat"]), steps=4, guidance=3.0, generator=torch.Generator().manual_seed(5)
-    )
+    noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(5))
+    path = model.sample_path(model.encode(["a cat"]), steps=4, guidance=3.0, noise=noise)
     pipeline = StableDiffusionXLPipeline.from_pretrained(sdxl, add_watermarker=False)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
-    noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(5))
     want = pipeline(
         "a cat", latents=noise, num_inference_steps=4, guidance_scale=3.0, output_type="latent"
     ).images

@@ -25,7 +25,7 @@ def stepping(folder: Path, weight: nn.Parameter, **options: bool) -> Stepping:
 def walk(steps: Stepping, weight: nn.Parameter, count: int, bad: int | None = None) -> None:
     for step in range(count):
         loss = weight.square().sum() * (float("inf") if step == bad else 1.0)
-        steps.take(step, {"erase": loss}, 0.1)
+        steps.take(step, [{"erase": loss}], 0.1)
         if steps.is_due or step + 1 == count:
             steps.read()
 
@@ -81,7 +81,7 @@ def test_fp16_scales_its_loss_and_resumes_its_scale(tmp_path: Path) -> None:
     first = steps(weight)
     for step in range(4):
         # the slope 2 w 65536 overflows float16 until the scale has come down
-        first.take(step, {"erase": weight.square().sum()}, 0.1)
+        first.take(step, [{"erase": weight.square().sum()}], 0.1)
         first.read()
     assert first.scaler.get_scale() < 65536
     assert weight.item() < 3.0
@@ -90,4 +90,4 @@ def test_fp16_scales_its_loss_and_resumes_its_scale(tmp_path: Path) -> None:
     assert second.restore() == 4
     assert second.scaler.get_scale() == first.scaler.get_scale()
     with pytest.raises(DivergedError, match="at step 4"):
-        second.take(4, {"erase": second.masters.weights["w"].sum() * float("nan")}, 0.1)
+        second.take(4, [{"erase": second.masters.weights["w"].sum() * float("nan")}], 0.1)

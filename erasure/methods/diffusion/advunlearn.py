@@ -121,7 +121,7 @@ class AdvUnlearn:
                 if (step - self.warmup) % self.attack_every == 0:
                     first = step == self.warmup
                     found = self._attack(model, slotted, at, asked, None if first else latest, run)
-                    latest.copy_(run.gather(found))
+                    run.put(found, latest)
                 condition = model.encode_slots(slotted, run.shard(latest))
             wanted = start - self.push * (pushed - none)
             erase = F.mse_loss(model.predict(at.z_t, at.t, condition), wanted)

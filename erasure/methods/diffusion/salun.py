@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,6 +34,7 @@ from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.fit import fit, trainable
 from erasure.models.diffusion import DiffusionModel
+from erasure.processes import own_range
 from erasure.registry import METHODS
 from erasure.run import Run
 from erasure.saliency import largest
@@ -157,29 +159,40 @@ class SalUn:
             name: torch.zeros(weight.shape, device=weight.device)
             for name, weight in weights.items()
         }
-        starts = range(0, len(forget.prompts), self.batch_size)
+        count = len(forget.prompts)
+        t = torch.randint(len(model.alphas_cumprod), (count,), generator=generator)
+        noise = torch.randn(forget.latents.shape, generator=generator)
+        own, some = own_range(count), -(-self.batch_size // run.hardware.gradient_accumulation)
+        starts = own[::some]
         with trainable(weights), run.progress("mask", len(starts)) as bar:
             for start in starts:
-                z0 = forget.latents[start : start + self.batch_size].to(run.device)
-                t = torch.randint(len(model.alphas_cumprod), (len(z0),), generator=generator).to(
-                    run.device
-                )
-                noise = torch.randn(z0.shape, generator=generator).to(run.device)
-                z_t = model.add_noise(z0, noise, t)
-                condition = model.encode(forget.prompts[start : start + self.batch_size])
-                some, none = model.predict(
-                    torch.cat([z_t, z_t]), torch.cat([t, t]),
-                    torch.cat([condition, empty.expand_as(condition)]),
-                ).chunk(2)  # fmt: skip
-                guided = (1 + self.mask_guidance) * some - self.mask_guidance * none
+                batch = slice(start, min(start + some, own.stop))
+                errors = self._guided_errors(
+                    model, run.send(forget.latents[batch]), run.send(t[batch]),
+                    run.send(noise[batch]), model.encode(forget.prompts[batch]), empty,
+                )  # fmt: skip
                 # neither sign nor scale matters to a ranking; small gradients would be 0 in fp16
-                (MASK_SCALE * F.mse_loss(guided, noise)).backward()
+                (MASK_SCALE / self.batch_size * errors.sum()).backward()
                 for name, weight in weights.items():
                     if weight.grad is not None:
                         summed[name] += weight.grad
                         weight.grad = None
                 bar.advance()
+        run.average(list(summed.values()))
         return summed
+
+    def _guided_errors(
+        self, model: DiffusionModel, z0: Tensor, t: Tensor, noise: Tensor, condition: Tensor,
+        empty: Tensor,
+    ) -> Float[Tensor, " b"]:  # fmt: skip
+        """Each image's mean squared error of the guided noise."""
+        z_t = model.add_noise(z0, noise, t)
+        some, none = model.predict(
+            torch.cat([z_t, z_t]), torch.cat([t, t]),
+            torch.cat([condition, empty.expand_as(condition)]),
+        ).chunk(2)  # fmt: skip
+        guided = (1 + self.mask_guidance) * some - self.mask_guidance * none
+        return (guided - noise).square().flatten(1).mean(1)
 
 
 def draw(

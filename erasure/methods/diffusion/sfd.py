@@ -116,17 +116,19 @@ class SFD:
                 run.part(torch.randint(len(texts), (self.batch_size,), generator=run.generator))
                 for texts in (rows, kept)
             ]
-            forget = [rows[i] for i in numbers[0].tolist()]
-            retain = [kept[i] for i in numbers[1].tolist()]
-            asked = model.encode([row[0] for row in forget] + retain)
-            instead = model.encode([row[1] for row in forget] + retain)
-            negative = ["" if self.override == "anchor" else row[2] for row in forget]
-            empty = model.encode([""]).expand_as(asked)
-            half = torch.ones(len(forget), device=run.device)
+            pairs = [
+                (rows[i], kept[j]) for i, j in zip(*(n.tolist() for n in numbers), strict=True)
+            ]
+            asked = model.encode([text for row, keep in pairs for text in (row[0], keep)])
+            instead = model.encode([text for row, keep in pairs for text in (row[1], keep)])
+            negative = ["" if self.override == "anchor" else row[2] for row, _ in pairs]
+            weights = torch.tensor([
+                [self.forget_weight, self.retain_weight],
+                [self.fake_forget_weight, self.fake_retain_weight],
+            ]).repeat(1, len(pairs)).to(run.device)  # fmt: skip
             return Draw(
-                asked, instead, asked, model.encode(negative + [""] * len(retain)), empty,
-                torch.cat([self.forget_weight * half, self.retain_weight * half]),
-                torch.cat([self.fake_forget_weight * half, self.fake_retain_weight * half]),
+                asked, instead, asked, model.encode([t for n in negative for t in (n, "")]),
+                model.encode([""]).expand_as(asked), *weights,
             )  # fmt: skip
 
         run.lower(model.parameters())

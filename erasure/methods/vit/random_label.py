@@ -79,6 +79,6 @@ def relabel(
 
 def other_labels(labels: Int[Tensor, " b"], classes: int, run: Run) -> Int[Tensor, " b"]:
     """A random class for each label, never the label itself."""
-    count = len(labels) * run.accelerator.num_processes
-    shift = run.shard(torch.randint(1, classes, (count,), generator=run.generator))
+    shift = torch.randint(1, classes, (run.whole(len(labels)),), generator=run.generator)
+    shift = run.shard(shift)
     return (labels + shift) % classes
