@@ -169,6 +169,33 @@ def test_export_opens_in_plain_diffusers(
 
 
 @pytest.mark.parametrize("method", [m for m in every_method() if "steps" in TINY[m]])
+def test_a_batch_in_parts_takes_the_same_steps(method: str, results: dict, tmp_path: Path) -> None:
+    """Up to rounding, which Adam makes large where a gradient is next to nothing."""
+    case, whole = results[method, "sd1"]
+    parts = case.run(tmp_path / "parts", gradient_accumulation=2)
+    assert whole.edit.tensors.keys() == parts.edit.tensors.keys()
+    base = load_model(str(case.model)).parameters()
+    moves = [
+        torch.cat(
+            [(value - base[name].detach() if name in base else value).flatten()
+             for name, value in edit.tensors.items()]
+        )
+        for edit in (whole.edit, parts.edit)
+    ]  # fmt: skip
+    # gs-lora's terms are ratios of means over what is computed together
+    assert torch.cosine_similarity(*moves, dim=0) > (0.9 if method == "gs-lora" else 0.99)
+
+
+def test_a_batch_that_does_not_divide_into_parts_is_refused(sd1: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(
+        SettingError, match=r"multiple of the 3 parts \(gradient_accumulation\); got 2"
+    ):
+        Case("esd", sd1).run(out, gradient_accumulation=3)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("method", [m for m in every_method() if "steps" in TINY[m]])
 def test_interrupted_and_resumed_equals_uninterrupted(
     method: str, results: dict, tmp_path: Path
 ) -> None:
