@@ -26,6 +26,7 @@ from erasure.methods.vit.ssd import dampening
 from erasure.models.load_vit import load_vit
 from erasure.models.lora import Adapter
 from erasure.registry import METHODS
+from erasure.storage import read_lines
 
 TINY: dict[str, dict[str, Value]] = {
     "gs-lora": {"epochs": 4, "batch_size": 8, "learning_rate": 0.05, "group_warmup": 1,
@@ -274,7 +275,9 @@ def test_real_size_takes_two_steps(method: str, tmp_path: Path) -> None:
         data=Data(source=str(tmp_path / "images"), images=4, test_images=1), **TWO_STEPS[method],
     )  # fmt: skip
     assert sum(p.numel() for p in result.model.parameters().values()) > 80e6
-    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if line["stage"] == "request 0"]
+    steps = [
+        line for line in read_lines(tmp_path / "run" / "log.jsonl") if line["stage"] == "request 0"
+    ]
     assert [line["step"] for line in steps] == ([] if method == "ssd" else [0, 1])
+    assert any(bool(tensor.any()) for tensor in result.edit.tensors.values())
     assert all(torch.isfinite(tensor).all() for tensor in result.edit.tensors.values())
