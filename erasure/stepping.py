@@ -68,6 +68,7 @@ class Stepping:
             names, stacked = list(terms), torch.stack(list(terms.values())) / count
             self.scaler.scale(stacked.sum()).backward()
             values = values + stacked.detach().float()
+        self.run.average([values])
         total = values.sum()
         self.masters.take_gradients()
         self.run.average_gradients(self.masters.moving)

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 import erasure
-from erasure.storage import read_tensors
+from erasure.storage import read_lines, read_tensors
 from erasure_datasets.images import read_image
 
 SETTINGS = [
@@ -56,6 +57,9 @@ def test_two_ranks_take_the_path_of_one(sd1: Path, tmp_path: Path) -> None:
     two = erase(2, sd1, tmp_path / "two", "--mask", mask)
     assert two.returncode == 0, two.stderr
     assert json.loads((tmp_path / "two" / "config.json").read_text())["processes"] == 2
+    logs = [read_lines(tmp_path / name / "log.jsonl") for name in ("fixed", "two")]
+    for line, other in zip(*logs, strict=True):
+        assert line["erase"] == pytest.approx(other["erase"], rel=1e-3)
     single, _ = read_tensors(tmp_path / "fixed" / "edit.safetensors")
     double, _ = read_tensors(tmp_path / "two" / "edit.safetensors")
     from erasure.models.load import load_model
