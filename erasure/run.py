@@ -225,7 +225,7 @@ class Run:
         return tensor.to(self.device)
 
     def put(self, part: Tensor, whole: Tensor) -> None:
-        """Write every process's part into a global batch, in place of what `part` would give."""
+        """Write every process's part into a global batch, where `part` would take it from."""
         parts: Any = self.accelerator.gather(part.contiguous())
         shape = self.accelerator.num_processes, self._pieces, -1, *whole.shape[1:]
         whole.view(shape)[:, self._piece] = parts.view(shape[0], -1, *whole.shape[1:])
@@ -237,7 +237,7 @@ class Run:
     @torch.no_grad()
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by their means over the processes, many at a time."""
-        if self.accelerator.num_processes == 1:
+        if self.accelerator.num_processes == 1 or not tensors:
             return
         batches: list[list[Tensor]] = [[]]
         size = 0
@@ -247,7 +247,7 @@ class Run:
                 batches.append([])
                 size = tensor.numel()
             batches[-1].append(tensor)
-        for batch in batches if tensors else []:
+        for batch in batches:
             flat = torch.cat([tensor.flatten() for tensor in batch])
             means: Any = self.accelerator.reduce(flat, "mean")
             for tensor, mean in zip(batch, means.split([t.numel() for t in batch]), strict=True):
