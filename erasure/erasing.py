@@ -89,6 +89,9 @@ def erase(
     chosen, sources = resolve(
         method_class, given=settings, quick=quick, presets=read_presets(loaded.folder, word)
     )
+    for name in ("batch_size", "retain_batch_size"):
+        if hasattr(chosen, name):
+            run.check_batch(name, getattr(chosen, name))
     record = {
         **record_of(run, word, loaded.name, found, chosen, sources),
         "config": str(config) if config else None,

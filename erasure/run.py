@@ -199,16 +199,19 @@ class Run:
 
     def part(self, batch: Tensor) -> Tensor:
         """This process's part of a global batch. SettingError if it does not divide evenly."""
-        processes = self.accelerator.num_processes
-        count = processes * self._pieces
-        if len(batch) % count:
-            names = f"{processes} processes" if processes > 1 else ""
-            if self._pieces > 1:
-                names += f"{' x ' if names else ''}{self._pieces} parts (gradient_accumulation)"
-            raise SettingError(f"batch_size must be a multiple of the {names}; got {len(batch)}.")
-        size = len(batch) // count
+        self.check_batch("batch_size", len(batch), self._pieces)
+        size = len(batch) // (self.accelerator.num_processes * self._pieces)
         first = (self.accelerator.process_index * self._pieces + self._piece) * size
         return batch[first : first + size]
+
+    def check_batch(self, name: str, size: int, pieces: int | None = None) -> None:
+        """SettingError if batches of this size do not divide among processes and their pieces."""
+        processes = self.accelerator.num_processes
+        pieces = self.hardware.gradient_accumulation if pieces is None else pieces
+        if size % (processes * pieces):
+            names = [f"{processes} processes"] * (processes > 1)
+            names += [f"{pieces} parts (gradient_accumulation)"] * (pieces > 1)
+            raise SettingError(f"{name} must be a multiple of the {' x '.join(names)}; got {size}.")
 
     def whole(self, count: int) -> int:
         """How long a global batch is whose parts are this long."""
