@@ -1,5 +1,7 @@
 """What a run computes on and how precisely: settings that every method shares."""
 
+import resource
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,3 +118,11 @@ class Hardware:
             raise DeviceError(f"{model.device} has too little memory ({said}). {HELPS}.") from error
         finally:
             cuda.allow_tf32 = before
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes so far: allocated on a GPU, or else resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -53,6 +53,11 @@ class Masters:
         places = torch.nonzero_static(mask, size=self._counts[name])[:, 0]
         return whole.flatten().index_select(0, places)
 
+    @property
+    def gradients(self) -> list[Tensor]:
+        """The masters' own."""
+        return [master.grad for master in self.moving.values() if master.grad is not None]
+
     @torch.no_grad()
     def take_gradients(self) -> None:
         """Hand the weights' gradients over to their masters."""

@@ -7,8 +7,10 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, reduce
+from torch import Tensor
 
+SENT_AT_ONCE = 2**24  # numbers
 LONGEST_WAIT = timedelta(days=1)  # of a process for one that has more to do
 Item = TypeVar("Item")
 
@@ -54,3 +56,22 @@ def everyones(items: list[Item]) -> list[Item]:
     """The items of all processes, the first one's first."""
     launched()
     return gather_object(items)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def average(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors by their means over the processes, many at a time."""
+    if launched().num_processes == 1:
+        return
+    batches: list[list[Tensor]] = [[]]
+    size = 0
+    for tensor in tensors:
+        size += tensor.numel()
+        if size > SENT_AT_ONCE and batches[-1]:
+            batches.append([])
+            size = tensor.numel()
+        batches[-1].append(tensor)
+    for batch in filter(None, batches):
+        means: Any = reduce(torch.cat([tensor.flatten() for tensor in batch]), "mean")
+        for tensor, mean in zip(batch, means.split([t.numel() for t in batch]), strict=True):
+            tensor.copy_(mean.view_as(tensor))

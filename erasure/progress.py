@@ -1,9 +1,11 @@
-"""One line of a live display."""
+"""A live display on standard error."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from rich.progress import Progress, TaskID
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 
 class Bar:
@@ -21,3 +23,14 @@ class Bar:
         self._live.update(self._task, advance=1, note=f"{note} {rate:.1f}/s".strip())
         if self._watch is not None:
             self._watch(self._count)
+
+
+@contextmanager
+def live_bar(stage: str, total: int, start: int = 0, *, quiet: bool = False) -> Iterator[Bar]:
+    """A bar of its own, with a note, the rate and the time left."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[note]}"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as live:
+        yield Bar(live, live.add_task(stage, total=total, completed=start, note=""))

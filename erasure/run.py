@@ -3,31 +3,26 @@
 import hashlib
 import json
 import platform
-import resource
 import shutil
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from erasure.errors import RunError, SettingError
-from erasure.hardware import Hardware
+from erasure.hardware import Hardware, peak_memory
 from erasure.optimisers import Stepper
 from erasure.processes import is_cpu_group, launched
-from erasure.progress import Bar
+from erasure.progress import Bar, live_bar
 from erasure.state import read_state, refuse_other, shorten_log, write_state
 from erasure.storage import append_line, write_json
 
-SENT_AT_ONCE = 2**24  # numbers, between processes
 VERSIONS = ("torch", "diffusers", "transformers", "accelerate", "erasure-toolkit")
 SAME_RUN = (
     "method",
@@ -69,7 +64,7 @@ class Run:
             time.monotonic(),
         )
         self._is_new, self._earlier_seconds = False, 0.0
-        self._piece, self._pieces = 0, 1
+        self._piece = 0
         self.watcher: Callable[[str, int], None] | None = None
 
     @property
@@ -167,7 +162,7 @@ class Run:
         file = self.folder / "config.json"
         record = json.loads(file.read_text())
         record["seconds"] = round(self._seconds(), 2)
-        record["peak_memory_gb"] = round(self._peak_memory() / 1e9, 2)
+        record["peak_memory_gb"] = round(peak_memory(self.device) / 1e9, 2)
         write_json(file, record)
         shutil.rmtree(self.folder / "state", ignore_errors=True)
         if self._trackers:
@@ -176,38 +171,34 @@ class Run:
     def _seconds(self) -> float:
         return self._earlier_seconds + time.monotonic() - self._started
 
-    def _peak_memory(self) -> int:
-        """Bytes: allocated on the GPU, or resident in this process."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-
     def pieces(self) -> Iterator[None]:
         """Take a step's batch in `gradient_accumulation` parts: `part` gives one after another.
 
         Each begins with the generator as the step found it, so that all see the same draws.
         """
-        count, state = self.hardware.gradient_accumulation, self.generator.get_state()
-        try:
-            for number in range(count):
-                self.generator.set_state(state)
-                self._piece, self._pieces = number, count
-                yield
-        finally:
-            self._piece, self._pieces = 0, 1
+        state = self.generator.get_state()
+        for number in range(self.hardware.gradient_accumulation):
+            self._piece = number
+            self.generator.set_state(state)
+            yield
+        self._piece = 0
 
     def part(self, batch: Tensor) -> Tensor:
         """This process's part of a global batch. SettingError if it does not divide evenly."""
-        self.check_batch("batch_size", len(batch), self._pieces)
-        size = len(batch) // (self.accelerator.num_processes * self._pieces)
-        first = (self.accelerator.process_index * self._pieces + self._piece) * size
+        self.check_batch("batch_size", len(batch))
+        processes, pieces = self._split
+        size = len(batch) // (processes * pieces)
+        first = (self.accelerator.process_index * pieces + self._piece) * size
         return batch[first : first + size]
 
-    def check_batch(self, name: str, size: int, pieces: int | None = None) -> None:
+    @property
+    def _split(self) -> tuple[int, int]:
+        """How many processes a global batch is for, and how many pieces it is in each."""
+        return self.accelerator.num_processes, self.hardware.gradient_accumulation
+
+    def check_batch(self, name: str, size: int) -> None:
         """SettingError if batches of this size do not divide among processes and their pieces."""
-        processes = self.accelerator.num_processes
-        pieces = self.hardware.gradient_accumulation if pieces is None else pieces
+        processes, pieces = self._split
         if size % (processes * pieces):
             names = [f"{processes} processes"] * (processes > 1)
             names += [f"{pieces} parts (gradient_accumulation)"] * (pieces > 1)
@@ -215,7 +206,8 @@ class Run:
 
     def whole(self, count: int) -> int:
         """How long a global batch is whose parts are this long."""
-        return count * self.accelerator.num_processes * self._pieces
+        processes, pieces = self._split
+        return count * processes * pieces
 
     def shard(self, batch: Tensor) -> Tensor:
         """This process's part of a global batch, on its device."""
@@ -230,31 +222,9 @@ class Run:
     def put(self, part: Tensor, whole: Tensor) -> None:
         """Write every process's part into a global batch, where `part` would take it from."""
         parts: Any = self.accelerator.gather(part.contiguous())
-        shape = self.accelerator.num_processes, self._pieces, -1, *whole.shape[1:]
-        whole.view(shape)[:, self._piece] = parts.view(shape[0], -1, *whole.shape[1:])
-
-    def average_gradients(self, weights: Mapping[str, nn.Parameter]) -> None:
-        """Replace each gradient by its mean over the processes."""
-        self.average([weight.grad for weight in weights.values() if weight.grad is not None])
-
-    @torch.no_grad()
-    def average(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors by their means over the processes, many at a time."""
-        if self.accelerator.num_processes == 1 or not tensors:
-            return
-        batches: list[list[Tensor]] = [[]]
-        size = 0
-        for tensor in tensors:
-            size += tensor.numel()
-            if size > SENT_AT_ONCE and batches[-1]:
-                batches.append([])
-                size = tensor.numel()
-            batches[-1].append(tensor)
-        for batch in batches:
-            flat = torch.cat([tensor.flatten() for tensor in batch])
-            means: Any = self.accelerator.reduce(flat, "mean")
-            for tensor, mean in zip(batch, means.split([t.numel() for t in batch]), strict=True):
-                tensor.copy_(mean.view_as(tensor))
+        processes, pieces = self._split
+        places = whole.view(processes, pieces, -1, *whole.shape[1:])
+        places[:, self._piece] = parts.view(processes, -1, *whole.shape[1:])
 
     def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Append a line to log.jsonl and tell the trackers."""
@@ -272,16 +242,9 @@ class Run:
         if self.watcher is not None:
             self.watcher(stage, step)
 
-    @contextmanager
-    def progress(self, stage: str, total: int, start: int = 0) -> Iterator[Bar]:
-        """A live bar on standard error with loss, rate and time left; silent in other processes."""
-        columns = (
-            TextColumn("{task.description}"), BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[note]}"), TimeRemainingColumn(),
-        )  # fmt: skip
-        with Progress(*columns, console=Console(stderr=True), disable=not self.is_main) as live:
-            yield Bar(live, live.add_task(stage, total=total, completed=start, note=""))
+    def progress(self, stage: str, total: int, start: int = 0) -> AbstractContextManager[Bar]:
+        """A live bar with loss, rate and time left; silent in other processes than the main one."""
+        return live_bar(stage, total, start, quiet=not self.is_main)
 
     def save_state(
         self,

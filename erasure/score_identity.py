@@ -12,7 +12,7 @@ with z_t = sqrt(abar_t) x_g + sqrt(1 - abar_t) eps on what the generator draws, 
 psi the fake score. Gradients reach x_g through both scores, which are held fixed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from erasure.fit import fit, trainable
 from erasure.masters import Masters
-from erasure.models.diffusion import Condition, DiffusionModel
+from erasure.models.diffusion import Condition, DiffusionModel, guided
 from erasure.models.one_step import OneStep, pipeline_with
 from erasure.models.stable_diffusion import StableDiffusion
 from erasure.optimisers import Optimiser
+from erasure.processes import average
 from erasure.run import Run
 
 
@@ -65,18 +66,6 @@ def fake_score(model: StableDiffusion) -> StableDiffusion:
     return StableDiffusion(pipeline, name="the fake score")
 
 
-def guided(
-    model: DiffusionModel, z_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"],
-    condition: Condition, empty: Condition, guidance: float,
-) -> Float[Tensor, "b c h w"]:  # fmt: skip
-    """eps(empty) + guidance (eps(condition) - eps(empty)), in one call; guidance 1 skips empty."""
-    if guidance == 1:
-        return model.predict(z_t, t, condition)
-    twice = model.predict(torch.cat([z_t, z_t]), torch.cat([t, t]), torch.cat([condition, empty]))
-    some, none = twice.chunk(2)
-    return none + guidance * (some - none)
-
-
 def identity_loss(
     teacher: Float[Tensor, "b c h w"], fake: Float[Tensor, "b c h w"],
     drawn: Float[Tensor, "b c h w"], alpha: float,
@@ -108,40 +97,51 @@ def generator_loss(
     )
 
 
+class FakeLearner:
+    """The fake score's weights and the optimiser that moves them; `carried` is all of its state."""
+
+    def __init__(self, fake: DiffusionModel, learning_rate: float, clip: float, run: Run) -> None:
+        self.weights, self.clip = fake.weights("full"), clip
+        self.masters = Masters(self.weights, start=run.lowered(self.weights))
+        moving = self.masters.moving
+        self.optimiser = torch.optim.Adam(
+            list(moving.values()), lr=learning_rate, betas=(0.0, 0.999)
+        )
+        self.carried = {f"fake.{name}": parameter.data for name, parameter in moving.items()}
+        slots = _open_state(self.optimiser, moving)
+        self.carried |= {f"adam.{name}": slot for name, slot in slots}
+
+    def step(self) -> None:
+        """One step down the gradients that the weights hold."""
+        self.masters.take_gradients()
+        average(self.masters.gradients)
+        nn.utils.clip_grad_value_(list(self.masters.moving.values()), self.clip)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.masters.give_back()
+
+
 def duel(
     teacher: DiffusionModel, generator: OneStep, fake: DiffusionModel,
     draw: Callable[[], Draw], rules: Rules, *, steps: int, learning_rate: float,
     fake_learning_rate: float, run: Run, stage: str,
 ) -> None:  # fmt: skip
     """Train the fake score and the generator in turn, `steps` times, from the same drawings."""
-    weights, fake_weights = generator.weights("full"), fake.weights("full")
-    masters = Masters(fake_weights, start=run.lowered(fake_weights))
-    optimiser = torch.optim.Adam(
-        list(masters.moving.values()), lr=fake_learning_rate, betas=(0.0, 0.999)
-    )
-    carried = {f"fake.{name}": parameter.data for name, parameter in masters.moving.items()}
-    carried |= {f"adam.{name}": slot for name, slot in _open_state(optimiser, masters.moving)}
-
-    def random_point(like: Tensor) -> tuple[Tensor, Tensor]:
-        """This process's part of a batch of noise and timesteps."""
-        count = run.whole(len(like))
-        noise = run.shard(torch.randn((count, *like.shape[1:]), generator=run.generator))
-        t = torch.randint(rules.first, rules.last, (count,), generator=run.generator)
-        return noise, run.shard(t)
-
+    weights = generator.weights("full")
+    learner = FakeLearner(fake, fake_learning_rate, rules.clip, run)
     parts = run.hardware.gradient_accumulation
     drawings: list[tuple[Draw, Tensor, Tensor, Tensor]] = []  # one for each part of the batch
 
     def learn_fake() -> None:
         """Draw, and let the fake score take its step on the drawings."""
-        masters.give_back()  # they may have been restored
-        with trainable(fake_weights):
+        learner.masters.give_back()  # they may have been restored
+        with trainable(learner.weights):
             for _ in run.pieces():
                 asked = draw()
-                z, _ = random_point(torch.empty(len(asked.drawn), *generator.latent_shape))
+                z, _ = _random_point((len(asked.drawn), *generator.latent_shape), rules, run)
                 with torch.set_grad_enabled(parts == 1):  # else it would hold every part's graph
                     drawn = generator.one_call(z, asked.drawn)
-                noise, t = random_point(drawn)
+                noise, t = _random_point(drawn.shape, rules, run)
                 dropped = run.shard(torch.rand(run.whole(len(drawn)), generator=run.generator))
                 is_empty = (dropped < rules.dropout).view(-1, 1, 1)
                 known = torch.where(is_empty, asked.empty, asked.fake)
@@ -150,26 +150,29 @@ def duel(
                 mistake = (asked.fake_weight * fake_loss(predicted, noise)).mean()
                 (mistake / parts).backward()
                 drawings.append((asked, z, drawn, mistake.detach()))
-            masters.take_gradients()
-            run.average_gradients(masters.moving)
-            nn.utils.clip_grad_value_(list(masters.moving.values()), rules.clip)
-            optimiser.step()
-            optimiser.zero_grad()
-            masters.give_back()
+            learner.step()
 
     def loss(_step: int) -> dict[str, Tensor]:
         asked, z, drawn, mistake = drawings.pop(0)
         if not drawn.requires_grad:
             drawn = generator.one_call(z, asked.drawn)
-        noise, t = random_point(drawn)
+        noise, t = _random_point(drawn.shape, rules, run)
         losses = generator_loss(teacher, fake, drawn, noise, t, asked, rules)
         return {"identity": (asked.weight * losses).mean(), "fake": mistake}
 
     fit(
         loss, weights, steps=steps, learning_rate=learning_rate, by=Optimiser(betas=(0.0, 0.999)),
-        clip=rules.clip, run=run, stage=stage, carried=carried, start=run.lowered(weights),
+        clip=rules.clip, run=run, stage=stage, carried=learner.carried, start=run.lowered(weights),
         before=learn_fake,
     )  # fmt: skip
+
+
+def _random_point(shape: Sequence[int], rules: Rules, run: Run) -> tuple[Tensor, Tensor]:
+    """This process's part, of this shape, of a batch of noise and timesteps."""
+    count = run.whole(shape[0])
+    noise = run.shard(torch.randn((count, *shape[1:]), generator=run.generator))
+    t = torch.randint(rules.first, rules.last, (count,), generator=run.generator)
+    return noise, run.shard(t)
 
 
 def _open_state(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from erasure.errors import DivergedError
 from erasure.masters import Masters
 from erasure.optimisers import Optimiser
+from erasure.processes import average
 from erasure.run import Run
 
 READ_EVERY = 10
@@ -68,13 +69,11 @@ class Stepping:
             names, stacked = list(terms), torch.stack(list(terms.values())) / count
             self.scaler.scale(stacked.sum()).backward()
             values = values + stacked.detach().float()
-        self.run.average([values])
-        total = values.sum()
         self.masters.take_gradients()
-        self.run.average_gradients(self.masters.moving)
+        average([values, *self.masters.gradients])
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimiser)  # type: ignore[arg-type]
-        self._check(step, total)
+        self._check(step, values.sum())
         if self.clip is not None:
             nn.utils.clip_grad_value_(list(self.masters.moving.values()), self.clip)
         for group in self.optimiser.param_groups:
@@ -85,7 +84,7 @@ class Stepping:
         self._pending.append((step, names, values))
 
     def _check(self, step: int, total: Tensor) -> None:
-        gradients = [m.grad for m in self.masters.moving.values() if m.grad is not None]
+        gradients = self.masters.gradients
         largest = total.abs()
         if gradients and not self.scaler.is_enabled():  # a scaler expects infinite ones
             norm = nn.utils.get_total_norm(gradients, float("inf"))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from erasure.config import resolve
 from erasure.erasing import find_concepts
-from erasure.hardware import Hardware
+from erasure.hardware import Hardware, peak_memory
 from erasure.models.load import read_presets
 from erasure.registry import METHODS
 from erasure.run import Run
@@ -34,6 +33,7 @@ ROWS = (*TRAINED, "uce", "uce-100", "generate")
 STAGES = ("fit", "request 0")  # in which a method's own steps run
 PATHS, PATH_STEPS = 4, 5  # drawn here; the time of a full setup grows with both
 MANY = 100
+CPU = torch.device("cpu")
 IMAGES, BATCH = 16, 16
 
 
@@ -67,7 +67,7 @@ class Measured:
 
 def measure(row: Row, side: Side) -> Measured:
     """Build the model and take the row's steps."""
-    before = resident()
+    before = peak_memory(CPU)
     model = bench_models.build(row.family, row.device, row.resolution)
     with tempfile.TemporaryDirectory() as folder:
         if row.method == "generate":
@@ -78,19 +78,13 @@ def measure(row: Row, side: Side) -> Measured:
             found = trained(row, model, Path(folder))
         else:
             found = naively(row, model)
-    peak = torch.cuda.max_memory_allocated() if row.device == "cuda" else resident() - before
+    peak = peak_memory(torch.device(row.device)) - (before if row.device == "cpu" else 0)
     return dataclasses.replace(found, peak=peak)
 
 
 def silence() -> None:
     """Show no progress bars."""
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-
-
-def resident() -> int:
-    """Bytes that this process has held at most."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def now(row: Row) -> float:

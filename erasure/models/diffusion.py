@@ -180,3 +180,15 @@ class DiffusionModel(Editable):
         """(sqrt(alpha_bar), sqrt(1 - alpha_bar)) at t, shaped to multiply latents."""
         alpha_bar = self.alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1)
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+
+def guided(
+    model: DiffusionModel, z_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"],
+    condition: Condition, empty: Condition, guidance: float,
+) -> Float[Tensor, "b c h w"]:  # fmt: skip
+    """eps(empty) + guidance (eps(condition) - eps(empty)), in one call; guidance 1 skips empty."""
+    if guidance == 1:
+        return model.predict(z_t, t, condition)
+    twice = model.predict(torch.cat([z_t, z_t]), torch.cat([t, t]), torch.cat([condition, empty]))
+    some, none = twice.chunk(2)
+    return none + guidance * (some - none)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from erasure.models.diffusion import DiffusionModel
-from erasure.score_identity import Draw, Rules, fake_loss, generator_loss, guided
+from erasure.models.diffusion import DiffusionModel, guided
+from erasure.score_identity import Draw, Rules, fake_loss, generator_loss
 
 ABAR = torch.linspace(0.999, 0.01, 1000, dtype=torch.float64)
 

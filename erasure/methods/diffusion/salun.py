@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,8 +32,8 @@ from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.fit import fit, trainable
-from erasure.models.diffusion import DiffusionModel
-from erasure.processes import own_range
+from erasure.models.diffusion import DiffusionModel, guided
+from erasure.processes import average, own_range
 from erasure.registry import METHODS
 from erasure.run import Run
 from erasure.saliency import largest
@@ -167,32 +166,22 @@ class SalUn:
         with trainable(weights), run.progress("mask", len(starts)) as bar:
             for start in starts:
                 batch = slice(start, min(start + some, own.stop))
-                errors = self._guided_errors(
-                    model, run.send(forget.latents[batch]), run.send(t[batch]),
-                    run.send(noise[batch]), model.encode(forget.prompts[batch]), empty,
+                z0, at, wanted = (run.send(x[batch]) for x in (forget.latents, t, noise))
+                condition = model.encode(forget.prompts[batch])
+                predicted = guided(
+                    model, model.add_noise(z0, wanted, at), at, condition,
+                    empty.expand_as(condition), 1 + self.mask_guidance,
                 )  # fmt: skip
                 # neither sign nor scale matters to a ranking; small gradients would be 0 in fp16
-                (MASK_SCALE / self.batch_size * errors.sum()).backward()
+                scale = MASK_SCALE * len(z0) / self.batch_size
+                (scale * F.mse_loss(predicted, wanted)).backward()
                 for name, weight in weights.items():
                     if weight.grad is not None:
                         summed[name] += weight.grad
                         weight.grad = None
                 bar.advance()
-        run.average(list(summed.values()))
+        average(list(summed.values()))
         return summed
-
-    def _guided_errors(
-        self, model: DiffusionModel, z0: Tensor, t: Tensor, noise: Tensor, condition: Tensor,
-        empty: Tensor,
-    ) -> Float[Tensor, " b"]:  # fmt: skip
-        """Each image's mean squared error of the guided noise."""
-        z_t = model.add_noise(z0, noise, t)
-        some, none = model.predict(
-            torch.cat([z_t, z_t]), torch.cat([t, t]),
-            torch.cat([condition, empty.expand_as(condition)]),
-        ).chunk(2)  # fmt: skip
-        guided = (1 + self.mask_guidance) * some - self.mask_guidance * none
-        return (guided - noise).square().flatten(1).mean(1)
 
 
 def draw(

@@ -33,6 +33,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from erasure.config import check, setting
 from erasure.distilling import distil
@@ -100,45 +102,54 @@ class SFD:
         if run.low is torch.float16:
             raise SettingError("mixed_precision must be no or bf16 for sfd; its losses are sums.")
         file = Path(self.retain_prompts) if self.retain_prompts else None
-        kept = retain_prompts(concepts, model.catalogue, file)
-        rows = [
-            (prompt, anchor if self.override != "negative" else prompt, concept.name)
+        retain = [(text, text, "") for text in retain_prompts(concepts, model.catalogue, file)]
+        forget = self._rows(concepts)
+        generator = self._generator(model, [row[0] for row in forget + retain], run)
+        fake = fake_score(model)
+        generator.remember(list(generator.weights("full")))
+        weights = torch.tensor(
+            [
+                [self.forget_weight, self.retain_weight],
+                [self.fake_forget_weight, self.fake_retain_weight],
+            ],
+            dtype=torch.float32,
+            device=run.device,
+        )
+        run.lower(model.parameters())
+        with model.memorised([*(text for row in forget + retain for text in row), ""]):
+            duel(
+                model, generator, fake, lambda: self._draw(model, forget, retain, weights, run),
+                self._rules(), steps=self.steps, learning_rate=self.learning_rate,
+                fake_learning_rate=self.fake_learning_rate, run=run, stage="fit",
+            )  # fmt: skip
+        return Edit.between(generator, concepts, "sfd", asdict(self))
+
+    def _rows(self, concepts: list[Concept]) -> list[tuple[str, str, str]]:
+        """(the prompt, what the teacher is asked instead, its unconditional slot) per template."""
+        return [
+            (
+                prompt,
+                anchor if self.override != "negative" else prompt,
+                concept.name if self.override != "anchor" else "",
+            )
             for concept in concepts
             for prompt, anchor in zip(concept.prompts(), concept.anchor_prompts(), strict=True)
         ]
-        generator = self._generator(model, [row[0] for row in rows] + kept, run)
-        fake = fake_score(model)
-        generator.remember(list(generator.weights("full")))
 
-        @torch.no_grad()
-        def draw() -> Draw:
-            numbers = [
-                run.part(torch.randint(len(texts), (self.batch_size,), generator=run.generator))
-                for texts in (rows, kept)
-            ]
-            pairs = [
-                (rows[i], kept[j]) for i, j in zip(*(n.tolist() for n in numbers), strict=True)
-            ]
-            asked = model.encode([text for row, keep in pairs for text in (row[0], keep)])
-            instead = model.encode([text for row, keep in pairs for text in (row[1], keep)])
-            negative = ["" if self.override == "anchor" else row[2] for row, _ in pairs]
-            weights = torch.tensor([
-                [self.forget_weight, self.retain_weight],
-                [self.fake_forget_weight, self.fake_retain_weight],
-            ]).repeat(1, len(pairs)).to(run.device)  # fmt: skip
-            return Draw(
-                asked, instead, asked, model.encode([t for n in negative for t in (n, "")]),
-                model.encode([""]).expand_as(asked), *weights,
-            )  # fmt: skip
-
-        run.lower(model.parameters())
-        with model.memorised([*(text for row in rows for text in row), *kept, ""]):
-            duel(
-                model, generator, fake, draw, self._rules(), steps=self.steps,
-                learning_rate=self.learning_rate, fake_learning_rate=self.fake_learning_rate,
-                run=run, stage="fit",
-            )  # fmt: skip
-        return Edit.between(generator, concepts, "sfd", asdict(self))
+    @torch.no_grad()
+    def _draw(
+        self, model: StableDiffusion, forget: list[tuple[str, str, str]],
+        retain: list[tuple[str, str, str]], weights: Float[Tensor, "2 2"], run: Run,
+    ) -> Draw:  # fmt: skip
+        """This process's part of a batch: a row to forget and one to keep in turn."""
+        halves = []
+        for rows in (forget, retain):
+            numbers = torch.randint(len(rows), (self.batch_size,), generator=run.generator)
+            halves.append([rows[i] for i in run.part(numbers).tolist()])
+        chosen = [row for pair in zip(*halves, strict=True) for row in pair]
+        asked, instead, negative = (model.encode(column) for column in zip(*chosen, strict=True))
+        empty = model.encode([""]).expand_as(asked)
+        return Draw(asked, instead, asked, negative, empty, *weights.repeat(1, len(halves[0])))
 
     def _generator(self, model: StableDiffusion, prompts: list[str], run: Run) -> OneStep:
         if self.generator:

@@ -79,6 +79,6 @@ def relabel(
 
 def other_labels(labels: Int[Tensor, " b"], classes: int, run: Run) -> Int[Tensor, " b"]:
     """A random class for each label, never the label itself."""
-    shift = torch.randint(1, classes, (run.whole(len(labels)),), generator=run.generator)
-    shift = run.shard(shift)
+    count = run.whole(len(labels))
+    shift = run.shard(torch.randint(1, classes, (count,), generator=run.generator))
     return (labels + shift) % classes
