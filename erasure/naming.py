@@ -1,0 +1,23 @@
+"""Names of concepts, classes and judges as names of files."""
+
+import hashlib
+import re
+
+LONGEST = 100  # bytes; file systems take 255, and endings and numbers are added
+# what Windows keeps for devices
+RESERVED = re.compile(r"(?i)^(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)")
+
+
+def slug(name: str) -> str:
+    """A file's or folder's name for any text: no separators, never hidden, never too long.
+
+    Letters, digits, "-" and inner "." stay, blanks become "_". Of anything else a digest of the
+    name is added, so that two names share a slug only if they differ in case alone.
+    """
+    plain = re.sub(r"[^\w.-]", "_", name.replace(" ", "_"))
+    is_same = plain == name.replace(" ", "_") and "_" not in name and name == name.strip(" .")
+    is_fit = 0 < len(plain.encode()) <= LONGEST and plain[0] not in ".-"
+    if is_same and is_fit and not RESERVED.match(plain):
+        return plain
+    short = plain.encode()[:LONGEST].decode(errors="ignore").strip("._-") or "name"
+    return f"{short}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"

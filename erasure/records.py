@@ -1,0 +1,122 @@
+"""JSON that commands write for one another and users edit: read whole and checked, or one line.
+
+A file that is missing, cut off, not UTF-8, nested without end, or of another shape raises an
+ErasureError that names the file and the place. Numbers that are not finite are no JSON.
+"""
+
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict, TypeVar
+
+import msgspec
+
+from erasure.errors import ErasureError, RunError
+
+ShapeT = TypeVar("ShapeT")
+Value = str | int | float | bool
+BOM = b"\xef\xbb\xbf"
+
+
+class ConceptShape(TypedDict):
+    """A concept as `Concept.as_json` writes it."""
+
+    name: str
+    kind: str
+    templates: list[str]
+    anchor: str
+    label: int | None
+
+
+class SamplingShape(TypedDict):
+    """How an edit's model must be drawn."""
+
+    steps: int
+    guidance: float
+    scheduler: str
+
+
+class ScoreShape(TypedDict):
+    """One score; rates are fractions in [0, 1]."""
+
+    value: float
+    stderr: NotRequired[float | None]
+    n: NotRequired[int | None]
+    higher_is_better: NotRequired[bool]
+    low: NotRequired[float | None]
+    high: NotRequired[float | None]
+
+
+class ScoresShape(TypedDict):
+    """scores/PROTOCOL.json."""
+
+    protocol: str
+    scores: dict[str, ScoreShape]
+    baseline: NotRequired[dict[str, ScoreShape]]
+    per_concept: NotRequired[dict[str, dict[str, ScoreShape]]]
+    stamp: NotRequired[dict[str, Any]]
+
+
+class AttackedCaseShape(TypedDict):
+    """One case of an attack."""
+
+    case: dict[str, Any]
+    pre: bool
+    found: dict[str, Any] | None
+    control: bool
+    control_tries: bool
+    success: bool
+
+
+class AttackedConceptShape(TypedDict):
+    """One concept's part of attacks/ATTACK.json."""
+
+    scores: dict[str, ScoreShape]
+    baseline: dict[str, ScoreShape]
+    is_cut_by_budget: bool
+    criterion: str
+    cases: list[AttackedCaseShape]
+    steps: NotRequired[int]
+    random_steps: NotRequired[int | None]
+
+
+class AttackShape(TypedDict):
+    """attacks/ATTACK.json, that of `all` included."""
+
+    attack: str
+    protocol: str
+    scores: dict[str, ScoreShape]
+    baseline: NotRequired[dict[str, ScoreShape]]
+    per_concept: NotRequired[dict[str, AttackedConceptShape]]
+    seconds: NotRequired[float]
+    asked: NotRequired[dict[str, Any]]
+    stamp: NotRequired[dict[str, Any]]
+
+
+PresetsShape = dict[str, dict[str, Value]]
+
+
+def read_record(
+    file: Path, shape: type[ShapeT], *, error: type[ErasureError] = RunError, remedy: str = ""
+) -> ShapeT:
+    """The file's JSON, whole, once it is known to have this shape; keys beyond it are kept.
+
+    `remedy` is a sentence end for the user ("remove it and make it again").
+    """
+    try:
+        text = file.read_bytes()
+    except OSError as failed:
+        raise error(f"{file} cannot be read: {failed.strerror or failed}.") from failed
+    return parse_record(text, shape, str(file), error=error, remedy=remedy)
+
+
+def parse_record(
+    text: bytes, shape: type[ShapeT], where: str, *, error: type[ErasureError] = RunError,
+    remedy: str = "",
+) -> ShapeT:  # fmt: skip
+    """As `read_record`, of JSON that comes from `where`."""
+    try:
+        record = msgspec.json.decode(text.removeprefix(BOM))
+        msgspec.convert(record, shape)
+    except (ValueError, RecursionError) as failed:  # msgspec's and Unicode's are ValueErrors
+        ending = f"; {remedy}." if remedy else "."
+        raise error(f"{where} is not readable ({failed}){ending}") from failed
+    return record
