@@ -85,7 +85,7 @@ def undo(
     out: Annotated[Path, typer.Option(help="the new run's folder")],
 ) -> None:
     """Take requests back from a gs-lora run; what the others took stays taken."""
-    load("erasure.exporting:undo")(run, out, concepts=concept)
+    load("erasure.undoing:undo")(run, out, concepts=concept)
     typer.echo(f"{out} written")
 
 

@@ -13,12 +13,13 @@ from torch import Tensor
 
 from erasure.config import Value, resolve
 from erasure.edit import Edit
-from erasure.erasing import kept_edit, record_of
+from erasure.erasing import inputs, kept_edit, record_of
 from erasure.errors import ModelError, SettingError
 from erasure.hardware import Hardware, Precision
 from erasure.models.load import read_presets
 from erasure.models.load_vit import load_vit
 from erasure.models.vit import ViTModel
+from erasure.opening import lasting_name
 from erasure.registry import METHODS
 from erasure.run import Run
 from erasure.storage import write_json
@@ -87,7 +88,9 @@ def forget(
         raise SettingError("mixed_precision must be no or bf16 for a classifier; got 'fp16'.")
     hardware = Hardware(mixed_precision=mixed_precision)
     run = Run(Path(out), seed=seed, hardware=hardware, report_to=report_to)
-    loaded = load_vit(model, device=run.device) if isinstance(model, str) else model
+    if isinstance(model, str):
+        model = load_vit(lasting_name(model), device=run.device)
+    loaded = model
     if loaded.originals:
         raise ModelError(f"{loaded.name} holds an edit already; undo it, or load the model afresh.")
     classes = _checked(loaded, tasks)
@@ -99,21 +102,20 @@ def forget(
         Concept(loaded.labels[number], "class", label=number) for task in classes for number in task
     ]
     record = {
-        **record_of(run, word, loaded.name, concepts, chosen, sources),
+        **record_of(run, word, loaded, concepts, chosen, sources),
         "tasks": [[loaded.labels[number] for number in task] for task in classes],
         "data": asdict(data),
+        "inputs": inputs(asdict(data)),
         "quick": quick,
     }
-    if run.begin(record):
-        edit = Edit.load(run.folder)
-        edit.apply(loaded)
-        return Forgotten(loaded, edit, run.folder)
 
     def make() -> Edit:
         train, test = load_parts(loaded, data)
         return _forget_all(chosen, loaded, classes, concepts, train, test, word, watch_every, run)
 
-    edit = kept_edit(run, make)
+    edit, is_new = kept_edit(run, record, make)
+    if not is_new:
+        edit.apply(loaded)
     return Forgotten(loaded, edit, run.folder)
 
 

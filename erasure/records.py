@@ -5,7 +5,7 @@ ErasureError that names the file and the place. Numbers that are not finite are 
 """
 
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, TypeVar
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
 import msgspec
 
@@ -32,6 +32,21 @@ class SamplingShape(TypedDict):
     steps: int
     guidance: float
     scheduler: str
+
+
+class EditShape(TypedDict):
+    """edit.json; the last four are missing from folders of older versions."""
+
+    form: Literal["weights", "lora"]
+    method: str
+    concepts: list[ConceptShape]
+    base: str
+    sampling: SamplingShape | None
+    settings: dict[str, Any]
+    requests: NotRequired[dict[str, list[str]]]
+    revision: NotRequired[str | None]
+    base_digest: NotRequired[str]
+    digest: NotRequired[str]
 
 
 class ScoreShape(TypedDict):

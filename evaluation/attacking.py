@@ -18,8 +18,8 @@ from erasure.config import Value, resolve
 from erasure.edit import Edit
 from erasure.erasing import find_concepts
 from erasure.errors import SettingError
-from erasure.exporting import open_run
 from erasure.models.load import read_presets
+from erasure.opening import open_run
 from erasure.processes import launched, own_device, share
 from erasure.storage import write_json
 from evaluation.attack_notes import claim, is_finished, note, outcomes

@@ -10,9 +10,9 @@ from erasure.config import Value, module_names, nearest, resolve
 from erasure.edit import Edit
 from erasure.erasing import find_concepts
 from erasure.errors import SettingError
-from erasure.exporting import open_run
 from erasure.models.diffusion import DiffusionModel, Sampling
 from erasure.models.load import load_model
+from erasure.opening import open_run
 from erasure.processes import own_device
 from evaluation.pictures import before_and_after
 from evaluation.protocol_settings import UnlearnCanvasSettings

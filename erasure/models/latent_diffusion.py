@@ -193,6 +193,9 @@ class LatentDiffusion(DiffusionModel):
         """
         return min(len(self.pipeline.tokenizer(text).input_ids), self._text_window) - 2
 
+    def check_window(self, prompts: Sequence[str]) -> None:
+        """PLACEHOLDER"""
+
     def open_slots(self, parts: Sequence[tuple[str, str]], count: int) -> Slotted:
         tokenizer = self.pipeline.tokenizer
 

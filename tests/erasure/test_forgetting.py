@@ -18,7 +18,7 @@ from vits import LABELS, image_folder, timm_folder, transformers_folder, vit_bas
 from erasure.config import Value
 from erasure.edit import Edit
 from erasure.errors import EditError, ErasureError, SettingError
-from erasure.exporting import export, undo
+from erasure.exporting import export
 from erasure.forgetting import Data, Forgotten, forget
 from erasure.methods.vit.fine_tune import penalty
 from erasure.methods.vit.gs_lora import bounded_loss, prototype_distance
@@ -27,6 +27,7 @@ from erasure.models.load_vit import load_vit
 from erasure.models.lora import Adapter
 from erasure.registry import METHODS
 from erasure.storage import read_lines
+from erasure.undoing import undo
 
 TINY: dict[str, dict[str, Value]] = {
     "gs-lora": {"epochs": 4, "batch_size": 8, "learning_rate": 0.05, "group_warmup": 1,
@@ -109,8 +110,8 @@ from pathlib import Path
 import erasure.run as run
 from test_forgetting import run_one
 save = run.Run.save_state
-def save_then_die(self, stage, step, *rest):
-    file = save(self, stage, step, *rest)
+def save_then_die(self, stage, step, *rest, **more):
+    file = save(self, stage, step, *rest, **more)
     if stage == "request 1" and step == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return file

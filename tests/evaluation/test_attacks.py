@@ -11,7 +11,7 @@ from contract import Case
 
 import erasure
 from erasure.errors import EditError, RunError, SettingError
-from erasure.exporting import open_run
+from erasure.opening import open_run
 from erasure_datasets.captions import OBJECT_SYNONYMS
 from erasure_datasets.concept import Concept
 from erasure_datasets.paraphrases import paraphrases
