@@ -85,13 +85,17 @@ def _common_options() -> list[inspect.Parameter]:
             "pocket, a diffusers folder, a Hub id, or a .safetensors file with --config",
         ),
         ("out", Path, ..., "the run's folder"),
-        ("kind", str | None, None, "style, object, person or unsafe: for free-text concepts"),
-        ("anchor", str | None, None, "what to draw instead"),
+        (
+            "kind", list[str] | None, None,
+            "style, object, person or unsafe: for free-text concepts; once, or once per concept",
+        ),
+        ("anchor", list[str] | None, None, "what to draw instead; once, or once per concept"),
         ("config", Path | None, None, "component configs for a single .safetensors file"),
+        ("revision", str | None, None, "branch, tag or commit of a Hub id"),
         ("seed", int, 0, "seed of everything random"),
         ("report_to", str | None, None, "tensorboard, wandb or another accelerate tracker"),
         ("quick", bool, False, "the method's smoke-run values"),
-    ]
+    ]  # fmt: skip
     return [option(name, kind, default, text) for name, kind, default, text in options]
 
 
@@ -103,9 +107,8 @@ def _erase_command(name: str) -> Any:
     def command(**values: Any) -> None:
         erase = load("erasure.erasing:erase")
         result = erase(
-            values["model"], name, values["concept"], out=values["out"], kind=values["kind"],
-            anchor=values["anchor"], config=values["config"], seed=values["seed"],
-            quick=values["quick"], report_to=values["report_to"],
+            values["model"], name, values["concept"],
+            **{entry.name: values[entry.name] for entry in common[2:]},
             **given_settings(values, common),
         )  # fmt: skip
         record = json.loads((result.folder / "config.json").read_text())
