@@ -49,10 +49,11 @@ def _check_scheduler(scheduler: Any, name: str) -> None:
             f"{name} predicts {prediction!r}; only epsilon and v_prediction are supported."
         )
     alphas_cumprod = torch.as_tensor(alphas_cumprod)
-    if not ((alphas_cumprod >= 0) & (alphas_cumprod <= 1)).all():  # NaN is neither
+    is_falling = bool((alphas_cumprod.diff() <= 0).all())  # NaN is not
+    if not (is_falling and alphas_cumprod[-1] >= 0 and alphas_cumprod[0] <= 1):
         raise ModelError(
-            f"the noise schedule of {name} must lie in [0, 1]; its scheduler_config.json gives "
-            f"{float(alphas_cumprod.min())} to {float(alphas_cumprod.max())}."
+            f"the alphas_cumprod of {name} must fall from 1 towards 0; its scheduler_config.json "
+            f"gives {float(alphas_cumprod[0]):g} to {float(alphas_cumprod[-1]):g}."
         )
     has_no_signal = scheduler.config.get("rescale_betas_zero_snr") or alphas_cumprod.min() == 0
     if has_no_signal and prediction == "epsilon":
