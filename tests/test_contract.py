@@ -221,7 +221,8 @@ Case({method!r}, Path({str(case.model)!r})).run(Path({str(out)!r}))
 """
     died = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ},
+        # the bits of a sum depend on how many threads share it
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         capture_output=True,
         text=True,
         check=False,

@@ -120,8 +120,9 @@ run.Run.is_due = True
 run_one({method!r}, Path({str(place)!r}), [["red"], ["blue"]], out=Path({str(place / "k")!r}))
 """
     died = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ}, capture_output=True, text=True,
-        check=False,
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False,
+        # the bits of a sum depend on how many threads share it
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
     )  # fmt: skip
     assert died.returncode == -9, died.stderr
     resumed = run_one(method, place, [["red"], ["blue"]], out=place / "k")
