@@ -17,11 +17,10 @@ import torch
 
 from classifiers.unlearncanvas import Judges
 from erasure.config import resolve
-from erasure.errors import RunError, SettingError
+from erasure.errors import SettingError
 from erasure.models.diffusion import DiffusionModel, Sampling
-from erasure.processes import launched, own_device
+from erasure.processes import own_device
 from erasure.records import read_record
-from erasure.storage import write_json
 from erasure_datasets.unlearncanvas import OBJECTS
 from evaluation.answer_set import find_answers, read_in_parts
 from evaluation.canvas_plan import SEEDS, Key, Plan, find_targets, plan, shots
@@ -146,11 +145,7 @@ def _drawn(
     model: DiffusionModel, chosen: Plan, place: Path, judges: Judges, stamp: dict[str, Any]
 ) -> Labels:
     """Draw what is missing in `place`, and judge everything, a part at a time."""
-    asked = {
-        key: stamp[key]
-        for key in ("scheduler", "steps", "guidance", "resolution", "noise", "seed_prompt")
-    }
-    _claim(place, asked)
+    noted = {key: stamp[key] for key in ("noise", "seed_prompt")}
     steps, guidance, side = stamp["steps"], stamp["guidance"], stamp["resolution"]
     noise = RunningNoise(model, steps) if stamp["noise"] == "run-on" else own_noise
     photo = "Photo" if stamp["seed_prompt"] == "photo" else "Seed Images"
@@ -160,25 +155,10 @@ def _drawn(
         images = draw(
             model, shots(part, photo=photo), place, steps=steps, guidance=guidance, noise=noise,
             batch_size=max(1, 4096 // side),  # 8 at 512 px, where the decoder takes most memory
+            noted=noted,
         )  # fmt: skip
         labels |= zip(part, judges.see(images), strict=True)
     return labels
-
-
-def _claim(place: Path, asked: dict[str, Any]) -> None:
-    """Note how a folder's images are drawn; RunError if it holds images drawn otherwise."""
-    file = place / "drawn.json"
-    if not file.is_file():
-        if launched().is_main_process:
-            write_json(file, asked)
-        return
-    held = read_record(file, dict[str, Any], remedy="remove the folder, and draw again")
-    for key, value in asked.items():
-        if held.get(key) != value:
-            raise RunError(
-                f"{place} holds images of another {key} ({held.get(key)}, not {value}); remove "
-                "the folder, or ask for the same again."
-            )
 
 
 def _stamp(
