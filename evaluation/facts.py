@@ -14,7 +14,7 @@ from erasure_datasets.unlearncanvas import OBJECTS, THEMES
 from evaluation.protocols import pocket, unlearncanvas
 from evaluation.score import interval
 
-RATES = ("UA", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o", "Acc", "MIA")
+RATES = ("UA", "UA_own", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o", "Acc", "MIA")
 SHOWN = 8  # pictures in a row, and attacked cases
 
 
