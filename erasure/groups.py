@@ -144,11 +144,12 @@ def _forget_command(name: str) -> Any:
     common = [option(*line) for line in texts]
 
     def command(**values: Any) -> None:
-        tasks = _words(",".join(values["class_"] or [])), *map(_words, values["task"] or [])
+        # a label may hold commas, so that only the model can tell where one ends
+        tasks = [values["class_"] or [], *([task] for task in values["task"] or [])]
         forgetting = importlib.import_module("erasure.forgetting")
         data = forgetting.Data(
             values["data"], values["images"], values["test_images"], values["shots"],
-            _words(values["missing"]),
+            tuple(filter(None, [values["missing"]])),
         )  # fmt: skip
         same = ("out", "seed", "quick", "mixed_precision", "report_to", "watch_every")
         result = forgetting.forget(
@@ -161,10 +162,6 @@ def _forget_command(name: str) -> Any:
 
     text = inspect.getdoc(inspect.getmodule(method))
     return built(name, command, [*common, *setting_options(method)], text)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _attack_command(name: str) -> Any:
