@@ -14,6 +14,7 @@ from erasure.commands import CONTEXT
 from erasure.config import module_names
 from erasure.errors import ErasureError, SettingError
 from erasure.groups import (
+    BASE,
     AttackGroup,
     ForgetGroup,
     MethodGroup,
@@ -118,9 +119,10 @@ def export(
         str, typer.Option(help="diffusers, text-encoder, lora, delta or vit")
     ] = "diffusers",
     dtype: Annotated[str, typer.Option(help="float32 or float16")] = "float32",
+    base: Annotated[str | None, typer.Option(help=BASE)] = None,
 ) -> None:
     """Write a run's model as a folder that plain diffusers opens, or only what changed."""
-    load("erasure.exporting:export")(run, out, to=to, dtype=dtype)
+    load("erasure.exporting:export")(run, out, to=to, dtype=dtype, base=base)
     typer.echo(f"{out} written ({to}, {dtype})")
 
 

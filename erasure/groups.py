@@ -24,6 +24,8 @@ from erasure.commands import (
 from erasure.config import module_names
 from erasure.errors import SettingError
 
+BASE = "where the run's base model is now, if it has moved"
+
 
 def load(where: str) -> Any:
     module, name = where.split(":")
@@ -182,12 +184,14 @@ def _attack_command(name: str) -> Any:
         ("budget", float | None, None, "seconds at most for each concept"),
         ("seed", int, 0, "seed of the search"),
         ("quick", bool, False, "the attack's smoke-run values"),
+        ("base", str | None, None, BASE),
     ]  # fmt: skip
     common = [run, *(option(*line) for line in texts)]
     kind = None if name == "all" else load("evaluation.attacks:find_attack")(name)
 
     def command(**values: Any) -> None:
-        options = {key: values[key] for key in ("criterion", "prompts", "budget", "seed", "quick")}
+        same = ("criterion", "prompts", "budget", "seed", "quick", "base")
+        options = {key: values[key] for key in same}
         options |= {"concepts": values["concept"], "seeds": numbers(values["seeds"])}
         if name == "all":
             record = load("evaluation.attacking:attack_all")(values["run"], **options)
@@ -228,14 +232,15 @@ def evaluate_command() -> Any:
             "what to compare with: a retrained classifier's run; unlearncanvas: the folder of the "
             "un-erased model's own evaluation, which is drawn otherwise",
         ),
+        ("base", str | None, None, BASE),
     ]  # fmt: skip
     common = [run, *(option(*line) for line in texts)]
 
     def command(**values: Any) -> None:
-        seeds = values["seeds"]
+        seeds, own = values["seeds"], ("run", "concept", "seeds")
         record = load("evaluation.evaluate:evaluate")(
             values["run"], concepts=values["concept"], seeds=numbers(seeds) if seeds else None,
-            **{k: values[k] for k in ("model", "images", "out", "protocol", "subset", "reference")},
+            **{entry.name: values[entry.name] for entry in common if entry.name not in own},
             **given_settings(values, common),
         )  # fmt: skip
         print_scores(record)

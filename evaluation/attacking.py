@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from erasure.config import Value, resolve
-from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.locking import alone_in
 from erasure.models.load import read_presets
 from erasure.naming import slug
-from erasure.opening import open_run
+from erasure.opening import open_edit
 from erasure.processes import launched, own_device, share
 from erasure.records import read_record
 from erasure.storage import write_json
@@ -58,7 +57,7 @@ class Outcome:
 def attack(
     run: Path, name: str, *, concepts: Sequence[str] | None = None, criterion: str = "judge",
     prompts: int = 16, seeds: Sequence[int] = (188, 288), budget: float | None = None,
-    seed: int = 0, quick: bool = False, **settings: Value,
+    seed: int = 0, quick: bool = False, base: Path | str | None = None, **settings: Value,
 ) -> dict[str, Any]:  # fmt: skip
     """Attack a run's model and write attacks/NAME.json, with the images under attacks/NAME/.
 
@@ -68,9 +67,8 @@ def attack(
     settings that do not fit.
     """
     check_numbers(prompts, seeds, budget, seed)
-    kind, edit = find_attack(name), Edit.load(run)
-    word = name.replace("_", "-")
-    model = open_run(run, device=own_device())
+    kind, word = find_attack(name), name.replace("_", "-")
+    model, edit = open_edit(run, device=own_device(), base=base)
     found = asked_concepts(model, edit, concepts) if concepts else edit.concepts
     chosen, sources = resolve(
         kind, given=settings, quick=quick, presets=read_presets(model.folder, word)

@@ -203,9 +203,6 @@ class LatentDiffusion(DiffusionModel):
                     f"no further; got {count - 2} in {shorten(prompt, 60)!r}."
                 )
 
-    def check_window(self, prompts: Sequence[str]) -> None:
-        """PLACEHOLDER"""
-
     def open_slots(self, parts: Sequence[tuple[str, str]], count: int) -> Slotted:
         tokenizer = self.pipeline.tokenizer
 
