@@ -85,13 +85,17 @@ def _common_options() -> list[inspect.Parameter]:
             "pocket, a diffusers folder, a Hub id, or a .safetensors file with --config",
         ),
         ("out", Path, ..., "the run's folder"),
-        ("kind", str | None, None, "style, object, person or unsafe: for free-text concepts"),
-        ("anchor", str | None, None, "what to draw instead"),
+        (
+            "kind", list[str] | None, None,
+            "style, object, person or unsafe: for free-text concepts; once, or once per concept",
+        ),
+        ("anchor", list[str] | None, None, "what to draw instead; once, or once per concept"),
         ("config", Path | None, None, "component configs for a single .safetensors file"),
+        ("revision", str | None, None, "branch, tag or commit of a Hub id"),
         ("seed", int, 0, "seed of everything random"),
         ("report_to", str | None, None, "tensorboard, wandb or another accelerate tracker"),
         ("quick", bool, False, "the method's smoke-run values"),
-    ]
+    ]  # fmt: skip
     return [option(name, kind, default, text) for name, kind, default, text in options]
 
 
@@ -103,9 +107,8 @@ def _erase_command(name: str) -> Any:
     def command(**values: Any) -> None:
         erase = load("erasure.erasing:erase")
         result = erase(
-            values["model"], name, values["concept"], out=values["out"], kind=values["kind"],
-            anchor=values["anchor"], config=values["config"], seed=values["seed"],
-            quick=values["quick"], report_to=values["report_to"],
+            values["model"], name, values["concept"],
+            **{entry.name: values[entry.name] for entry in common[2:]},
             **given_settings(values, common),
         )  # fmt: skip
         record = json.loads((result.folder / "config.json").read_text())
@@ -141,11 +144,12 @@ def _forget_command(name: str) -> Any:
     common = [option(*line) for line in texts]
 
     def command(**values: Any) -> None:
-        tasks = _words(",".join(values["class_"] or [])), *map(_words, values["task"] or [])
+        # a label may hold commas, so that only the model can tell where one ends
+        tasks = [values["class_"] or [], *([task] for task in values["task"] or [])]
         forgetting = importlib.import_module("erasure.forgetting")
         data = forgetting.Data(
             values["data"], values["images"], values["test_images"], values["shots"],
-            _words(values["missing"]),
+            tuple(filter(None, [values["missing"]])),
         )  # fmt: skip
         same = ("out", "seed", "quick", "mixed_precision", "report_to", "watch_every")
         result = forgetting.forget(
@@ -158,10 +162,6 @@ def _forget_command(name: str) -> Any:
 
     text = inspect.getdoc(inspect.getmodule(method))
     return built(name, command, [*common, *setting_options(method)], text)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _attack_command(name: str) -> Any:

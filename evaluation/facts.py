@@ -8,13 +8,13 @@ from typing import Any
 
 from erasure.edit import Edit
 from erasure.errors import ModelError, RunError
-from erasure.exporting import open_run, open_vit
+from erasure.opening import open_run, open_vit
 from erasure_datasets.concept import Concept
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES
 from evaluation.protocols import pocket, unlearncanvas
 from evaluation.score import interval
 
-RATES = ("UA", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o", "Acc", "MIA")
+RATES = ("UA", "UA_own", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o", "Acc", "MIA")
 SHOWN = 8  # pictures in a row, and attacked cases
 
 

@@ -146,14 +146,16 @@ def _layers(model: Any, images: UInt8[Tensor, "n 3 h w"]) -> list[Float[Tensor, 
 
 @torch.no_grad()
 def _embed_texts(model: Any, tokens: Int[Tensor, "m n"]) -> Float[Tensor, "m d"]:
-    return torch.cat([model.encode_text(part, normalize=True) for part in tokens.split(BATCH)])
+    parts = tokens.to(next(model.parameters()).device).split(BATCH)
+    return torch.cat([model.encode_text(part, normalize=True) for part in parts])
 
 
 def _prepared(model: Any, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 s s"]:
     """Pixels as the model's own transform gives them."""
-    config = open_clip.get_model_preprocess_cfg(model)
+    config, device = open_clip.get_model_preprocess_cfg(model), next(model.parameters()).device
     side = config["size"] if isinstance(config["size"], int) else config["size"][0]
     if images.shape[-2:] == (side, side):  # nothing to resize
-        return F.normalize(images.float() / 255, list(config["mean"]), list(config["std"]))
+        pixels = images.to(device).float() / 255
+        return F.normalize(pixels, list(config["mean"]), list(config["std"]))
     transform: Any = image_transform_v2(PreprocessCfg(**config), is_train=False)
-    return torch.stack([transform(F.to_pil_image(image)) for image in images])
+    return torch.stack([transform(F.to_pil_image(image)) for image in images]).to(device)

@@ -23,6 +23,7 @@ from erasure.models.vit import ViTModel
 from erasure.storage import write_json
 from erasure_datasets.classes import Labelled
 from evaluation.metrics.forgetting import accuracy, distance, h_mean, membership
+from evaluation.protocols import Protocol
 from evaluation.score import Score
 
 NAME = "class-forgetting"
@@ -117,3 +118,11 @@ def _scores(
 def confidence(model: ViTModel, part: Labelled) -> Tensor:
     """The probability of each image's true class."""
     return model.predict(part.images)[torch.arange(len(part)), part.labels]
+
+
+PROTOCOL = Protocol(
+    NAME,
+    "classes",
+    lambda asked: evaluate(asked.folder, classes=asked.concepts, reference=asked.reference),
+    frozenset({"reference"}),
+)

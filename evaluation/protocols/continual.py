@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from erasure.storage import read_lines, write_json
-from evaluation.protocols import class_forgetting
+from evaluation.protocols import Protocol, class_forgetting
 
 NAME = "continual"
 
@@ -36,3 +36,11 @@ def curve(run: Path) -> list[dict[str, Any]]:
         if stage == "request" and "Acc_r" in entry:
             points.append({**entry, "request": int(number)})
     return points
+
+
+PROTOCOL = Protocol(
+    NAME,
+    "classes",
+    lambda asked: evaluate(asked.folder, classes=asked.concepts, reference=asked.reference),
+    frozenset({"reference"}),
+)

@@ -154,7 +154,10 @@ def test_an_answer_set_of_another_tool_with_known_scores(tmp_path: Path) -> None
     assert {n: s["n"] for n, s in record["scores"].items()} == {
         "UA": 20, "IRA": 980, "CRA": 980, "CRA_target": 20,
     }  # fmt: skip
-    assert json.loads((tmp_path / "out" / "scores" / "unlearncanvas.json").read_text()) == record
+    assert (
+        json.loads((tmp_path / "out" / "scores" / "unlearncanvas-seeds-188.json").read_text())
+        == record
+    )
     assert (record["stamp"]["steps"], record["stamp"]["resolution"]) == (None, 16)
     # with the photographs' theme, all right, and Van Gogh's own images in CRA
     record = evaluate(
@@ -360,7 +363,7 @@ def test_a_run_from_end_to_end(sd1: Path, tmp_path: Path) -> None:
         resolution=16, **options,
     )  # fmt: skip
     assert again["labels"] == record["labels"]
-    with pytest.raises(RunError, match=r"images of another steps \(2, not 3\)"):
+    with pytest.raises(RunError, match=r"scores of another steps \(2, not 3\)"):
         evaluate(run, steps=3, noise="run-on", **options)
     with pytest.raises(SettingError, match="resolution must be a multiple of 2; got 7"):
         evaluate(run, resolution=7, **options)
