@@ -10,6 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, Self, get_args
 
+from erasure_datasets.errors import DataError
+from erasure_datasets.tables import read_column
+
 ConceptKind = Literal["style", "object", "person", "unsafe", "class"]
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "style": ("an image in {name} style", "a painting in the style of {name}", "{name}"),
@@ -213,17 +216,15 @@ def retain_prompts(
 ) -> list[str]:
     """What must stay, without the prompts that hold a concept's name.
 
-    From a CSV's `prompt` column, else the model's own kept pairs, else common nouns and styles. An
-    empty result raises ValueError.
+    From a table's `prompt` column (or `text`, or `caption`), else the model's own kept pairs, else
+    common nouns and styles. DataError for a table that cannot be read, and for an empty result.
     """
     if file is not None:
-        with file.open(newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        if not rows or "prompt" not in rows[0]:
-            raise ValueError(f"{file} must have a 'prompt' column and at least one row.")
-        prompts = [row["prompt"] for row in rows]
+        prompts = read_column(file)
     elif catalogue is not None:
         prompts = [catalogue.prompt(*pair) for pair in catalogue.kept_pairs(concepts)]
+        if not prompts:
+            raise DataError("concepts must leave something to keep; every pair of names has one.")
     else:
         objects, styles = common_names("objects"), common_names("styles")
         prompts = [f"a photo of a {name}" for name in objects]
@@ -236,5 +237,5 @@ def retain_prompts(
     if not kept:
         names = " or ".join(concept.name for concept in concepts)
         whose = f"the {len(prompts)} prompts of {file}" if file else f"the {len(prompts)} built in"
-        raise ValueError(f"retain prompts must not name {names}; each of {whose} does.")
+        raise DataError(f"retain prompts must not name {names}; each of {whose} does.")
     return kept

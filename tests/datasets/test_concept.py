@@ -68,7 +68,7 @@ def test_retain_prompts(tmp_path: Path, catalogue: Catalogue) -> None:
     assert not any("cat" in prompt.lower() for prompt in free)
     (tmp_path / "keep.csv").write_text("prompt\na dog\na cat on a mat\n")
     assert retain_prompts([cat], None, tmp_path / "keep.csv") == ["a dog"]
-    (tmp_path / "bad.csv").write_text("text\na dog\n")
+    (tmp_path / "bad.csv").write_text("sentence\na dog\n")
     with pytest.raises(ValueError, match="'prompt' column"):
         retain_prompts([cat], None, tmp_path / "bad.csv")
 

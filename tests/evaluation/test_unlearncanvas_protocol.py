@@ -256,6 +256,12 @@ def test_quality_of_kept_images_by_hand(tmp_path: Path) -> None:
             evaluate(images=moved, out=tmp_path / "no", **{**asked, **more})
 
 
+TRUNCATED = (
+    b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x10\x00\x00\x00\x10\x08\x02\x00\x00\x00\x90\x91h6"
+    b"\x00\x00\x00\x0cIDATx\x9c"
+)
+
+
 @pytest.mark.usefixtures("colours")
 def test_answer_sets_that_are_none(tmp_path: Path) -> None:
     images = answer_set(tmp_path / "images", lambda name, theme: (name, theme))
@@ -276,7 +282,12 @@ def test_answer_sets_that_are_none(tmp_path: Path) -> None:
         (
             lambda: (images / "Rust_Dogs_seed188.png").write_bytes(b"no image"),
             {"resolution": 16},
-            "is no image that can be read",
+            "cannot be read as a picture: its format is unknown",
+        ),
+        (  # whole up to its size, then cut off
+            lambda: (images / "Rust_Dogs_seed188.png").write_bytes(TRUNCATED),
+            {"resolution": 16},
+            r"images: .*Rust_Dogs_seed188\.png cannot be read as a picture",
         ),
         (
             lambda: (images / "Rust_Dogs_seed188.jpg").write_bytes(b"no image"),

@@ -161,7 +161,7 @@ def test_free_text_images_from_two_folders(sd1: Path, tmp_path: Path) -> None:
         for i in range(2):
             Image.new("RGB", (16, 16), (i * 90, 80, 90)).save(tmp_path / "data" / name / f"{i}.png")
     (tmp_path / "data" / "retain" / "metadata.csv").write_text(
-        "file_name,text\n0.png,a red house\n"
+        "file_name,text\n0.png,a red house\n1.png,a boat\n"
     )
     result = erase(
         str(sd1),
