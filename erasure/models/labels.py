@@ -1,6 +1,7 @@
 """Which class a word means, among labels with commas and labels that two classes share."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from erasure.errors import SettingError
@@ -13,11 +14,15 @@ class Labels:
 
     def __init__(self, names: Sequence[str], owner: str) -> None:
         self.names, self.owner = tuple(names), owner
+        self._counts = Counter(self.names)
 
     def title(self, number: int) -> str:
         """A name that only this class has: its label, with its number where others share that."""
         name = self.names[number]
-        return name if name.strip() and self.names.count(name) == 1 else f"{name} #{number}".strip()
+        if name.strip() and self._counts[name] == 1:
+            return name
+        numbered = f"{name} #{number}".strip()
+        return f"#{number}" if numbered in self._counts else numbered
 
     def find(self, word: str) -> int:
         """The class of a label, of a label's part before its comma, or of "134" or "#134".
