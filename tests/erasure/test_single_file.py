@@ -15,7 +15,7 @@ from erasure.errors import ModelError
 from erasure.models.load import load_model
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_it_is_the_folder_it_was_made_from(
     family: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -78,6 +78,8 @@ def test_a_part_that_is_absent_is_named(
 
 
 LOST = [
+    ("sd2", "cond_stage_model.model.transformer.resblocks.1.attn.in_proj_bias", "text_encoder"),
+    ("sd2", "cond_stage_model.model.positional_embedding", "text_encoder"),
     ("sd1", "model.diffusion_model.input_blocks.0.0.weight", "unet"),
     ("sd1", "first_stage_model.decoder.conv_in.bias", "vae"),
     ("sd1", "cond_stage_model.transformer.text_model.encoder.layers.1.mlp.fc1.weight", "text"),
