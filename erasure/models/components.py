@@ -110,8 +110,9 @@ def _record(file: Path) -> dict[str, Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of a library says, cut to one line."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What an error of a library says, cut to one line and without diffusers' own advice."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line.removeprefix("Cannot load  because ").split(" If you want to instead")[0]
 
 
 def _refuse_pickles(part: Path) -> None:
@@ -164,9 +165,7 @@ def _network(part: Path, kind: Any, dtype: torch.dtype) -> nn.Module:
     except ModelError:
         raise
     except Exception as error:  # a config can make the libraries raise anything at all
-        why = first_line(error).split(" If you want to instead")[0]
-        why = why.removeprefix("Cannot load  because ")
-        raise ModelError(f"could not load {part}: {why}") from error
+        raise ModelError(f"could not load {part}: {first_line(error)}") from error
     missing = sorted(told["missing_keys"])
     if missing:
         raise ModelError(
