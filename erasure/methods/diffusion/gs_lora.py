@@ -19,10 +19,13 @@ it, so that it stays away; and since each adapter leaves the others' concepts as
 be taken out again (`erasure undo`) without the others coming back.
 
 Choices
+- A prompt of an earlier request that also mentions the present concept is forgotten, not kept.
+- F and R divide means over what is computed together: with several processes or parts of a batch,
+  over each one's own share.
 - Points lie on guided paths of the untouched model, as in esd.py.
 - Rank, alpha, the group weight's warm-up and the dropping of idle groups as for classifiers
   (methods/vit/gs_lora.py). Prototype losses are for classifiers only: here R already says what the
-  features are for.
+  features are for. The learning rate is constant and no average of the adapter is kept.
 """
 
 from dataclasses import asdict, dataclass
@@ -34,13 +37,24 @@ from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.edit import Edit
+from erasure.errors import SettingError
 from erasure.fit import fit
 from erasure.models.latent_diffusion import LatentDiffusion
 from erasure.models.lora import Adapter, linears, merge, moving_groups
-from erasure.paths import Paths, PushFrom, answers, draw_paths, points, push_rows, texts_of
+from erasure.paths import (
+    Paths,
+    PushFrom,
+    answers,
+    check_push,
+    check_retained,
+    draw_paths,
+    points,
+    push_rows,
+    texts_of,
+)  # fmt: skip
 from erasure.registry import METHODS
 from erasure.run import Run
-from erasure_datasets.concept import Concept, retain_prompts
+from erasure_datasets.concept import Concept, mentions, retain_prompts
 
 
 @METHODS.register
@@ -70,6 +84,13 @@ class GSLoRA:
 
     def __post_init__(self) -> None:
         check(self)
+        check_push("GSLoRA", self.push, self.push_from)
+        check_retained("GSLoRA", self.retain_prompts, retain_weight=self.retain_weight)
+        if self.group_weight and self.group_warmup >= self.steps:
+            raise SettingError(
+                f"GSLoRA.group_warmup must be below steps ({self.steps}) for the group lasso to "
+                f"begin; got {self.group_warmup}. Without the lasso, set group_weight 0."
+            )
 
     def erase(self, model: LatentDiffusion, concepts: list[Concept], run: Run) -> Edit:
         run.lower(model.parameters())
@@ -94,7 +115,8 @@ class GSLoRA:
         adapter = Adapter.fresh(layers, self.rank, self.alpha, generator)
         file = Path(self.retain_prompts) if self.retain_prompts else None
         kept = [(prompt,) for prompt in retain_prompts([concept], model.catalogue, file)]
-        kept += [(prompt,) for other in earlier for prompt in other.prompts()]
+        took = [prompt for other in earlier for prompt in other.prompts()]
+        kept += [(prompt,) for prompt in took if not mentions(prompt, concept.name)]
         rows, kept = push_rows([concept], self.push_from), list(dict.fromkeys(kept))
         forget = self._paths(model, rows, f"forget {number}", run)
         retain = self._paths(model, kept, f"retain {number}", run)
