@@ -37,7 +37,6 @@ from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.edit import Edit
-from erasure.errors import SettingError
 from erasure.fit import fit
 from erasure.models.latent_diffusion import LatentDiffusion
 from erasure.models.lora import Adapter, linears, merge, moving_groups
@@ -72,7 +71,9 @@ class GSLoRA:
                            at_least=0)  # fmt: skip
     retain_weight: float = setting(1.0, help="of the retain term (gamma)", at_least=0)
     group_weight: float = setting(1e-4, help="of the group lasso (a)", at_least=0)
-    group_warmup: int = setting(100, quick=20, help="first steps without it", at_least=0)
+    group_warmup: int = setting(
+        100, quick=20, help="first steps without it; all of them, if there are no more", at_least=0
+    )
     zero_below: float = setting(1e-3, help="relative change below which a group is dropped",
                                 at_least=0)  # fmt: skip
     push: float = setting(2.0, help="negative guidance of the target", at_least=0)
@@ -86,11 +87,6 @@ class GSLoRA:
         check(self)
         check_push("GSLoRA", self.push, self.push_from)
         check_retained("GSLoRA", self.retain_prompts, retain_weight=self.retain_weight)
-        if self.group_weight and self.group_warmup >= self.steps:
-            raise SettingError(
-                f"GSLoRA.group_warmup must be below steps ({self.steps}) for the group lasso to "
-                f"begin; got {self.group_warmup}. Without the lasso, set group_weight 0."
-            )
 
     def erase(self, model: LatentDiffusion, concepts: list[Concept], run: Run) -> Edit:
         run.lower(model.parameters())
