@@ -105,10 +105,10 @@ def test_weights_that_open_clip_would_unpickle_stay_shut(
     assert asked[0] == ("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "open_clip_model.safetensors")
 
     def no_network(place: str, file: str) -> str:
-        raise LocalEntryNotFoundError(f"{place} is not here\nand the Hub is far")
+        raise LocalEntryNotFoundError(f"{place} has no {file} here\nand the Hub is far")
 
     monkeypatch.setattr(clip_score, "hf_hub_download", no_network)
-    with pytest.raises(ModelError, match=r"could not load clip=ViT-B-32:openai: timm/\S+ is not"):
+    with pytest.raises(ModelError, match=r"could not load clip=ViT-B-32:openai: timm/\S+ has no open"):
         NamedClip("ViT-B-32:openai")
 
 
