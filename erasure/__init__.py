@@ -1,26 +1,39 @@
 """Take a concept out of a text-to-image diffusion model, prove it gone, hand the model back."""
 
 import importlib
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from erasure.edit import Edit
     from erasure.erasing import erase
-    from erasure.exporting import export, open_run
+    from erasure.exporting import export
+    from erasure.forgetting import forget
     from erasure.models.load import load_model
+    from erasure.opening import open_run
+    from erasure.pushing import push
+    from erasure.undoing import undo
 
 _HOMES = {
     "Edit": "erasure.edit",
     "erase": "erasure.erasing",
     "export": "erasure.exporting",
+    "forget": "erasure.forgetting",
     "load_model": "erasure.models.load",
-    "open_run": "erasure.exporting",
+    "open_run": "erasure.opening",
+    "push": "erasure.pushing",
+    "undo": "erasure.undoing",
 }
-__all__ = ["Edit", "erase", "export", "load_model", "open_run"]
+__all__ = ["Edit", "erase", "export", "forget", "load_model", "open_run", "push", "undo"]
 
 
 def __getattr__(name: str) -> object:
     """Import on first use, so that `erasure --help` does not wait for torch."""
+    if name == "__version__":
+        try:
+            return version("erasure-toolkit")
+        except PackageNotFoundError:
+            return "unknown"
     if name not in _HOMES:
         raise AttributeError(f"module 'erasure' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,6 +1,6 @@
 """The result of an erasure: the tensors that changed, and a record of what they are."""
 
-import json
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,18 +13,23 @@ from erasure.errors import EditError
 from erasure.models.diffusion import Sampling
 from erasure.models.editable import Editable
 from erasure.models.lora import deltas, merge
+from erasure.records import EditShape, read_record
 from erasure.storage import read_tensors, write_json, write_tensors
 from erasure_datasets.concept import Concept
 
+TENSORS = "edit.safetensors"
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Edit:
     """What an erasure changed, in float32.
 
     Form "weights": the changed tensors by full name ("unet.…", "blocks.…"), with new values.
     Form "lora": each request's adapter, as "request.{i}.{module}.lora_A.weight" and lora_B;
     `requests` has the names that request i took away, and `settings` rank and alpha.
-    `base` is the model they belong to, as id@revision.
+    `base` is the model they belong to: a Hub id (with its `revision`), a built-in name or an
+    absolute path; `base_digest` is `digest_of` its weights. `digest` is the sha256 of
+    edit.safetensors, "" for an edit that is not on disk yet.
     """
 
     tensors: dict[str, Tensor]
@@ -35,6 +40,13 @@ class Edit:
     sampling: Sampling | None = None
     settings: dict[str, object] = field(default_factory=dict)
     requests: dict[str, list[str]] = field(default_factory=dict)
+    revision: str | None = None
+    base_digest: str = ""
+    digest: str = ""
+
+    def __repr__(self) -> str:
+        names = ", ".join(concept.name for concept in self.concepts)
+        return f"Edit({self.method} of {self.base}: {names}; {len(self.tensors)} tensors)"
 
     @classmethod
     def between(
@@ -66,12 +78,16 @@ class Edit:
 
     def save(self, folder: Path) -> None:
         """Write edit.safetensors, then edit.json, whose presence says that the edit is whole."""
-        write_tensors(folder / "edit.safetensors", self.tensors)
+        file = folder / TENSORS
+        write_tensors(file, self.tensors)
         record: dict[str, object] = {
             "form": self.form,
             "method": self.method,
             "concepts": [concept.as_json() for concept in self.concepts],
             "base": self.base,
+            "revision": self.revision,
+            "base_digest": self.base_digest,
+            "digest": _digest(file),
             "sampling": asdict(self.sampling) if self.sampling else None,
             "settings": self.settings,
         }
@@ -80,31 +96,48 @@ class Edit:
         write_json(folder / "edit.json", record)
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read a run's or a delta folder's edit; EditError names what is missing."""
+    def load(cls, folder: Path | str) -> Self:
+        """Read a run's or a delta folder's edit; EditError names what is missing or damaged."""
+        folder = Path(folder)
         file = folder / "edit.json"
         if not file.is_file():
             raise EditError(
                 f"{folder} holds no finished erasure (no edit.json); "
                 f"run `erasure erase` with --out {folder}."
             )
+        record = read_record(file, EditShape, error=EditError)
         try:
-            record = json.loads(file.read_text())
-            sampling = Sampling(**record["sampling"]) if record["sampling"] else None
-            concepts = [Concept.from_json(concept) for concept in record["concepts"]]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise EditError(f"{file} is not an edit record: {error!r}.") from error
-        tensors, _ = read_tensors(folder / "edit.safetensors")
-        return cls(
-            tensors,
-            record["method"],
-            concepts,
-            record["base"],
-            record["form"],
-            sampling,
-            record["settings"],
-            record.get("requests", {}),
-        )
+            concepts = [Concept.from_json(dict(concept)) for concept in record["concepts"]]
+        except (TypeError, ValueError) as error:
+            raise EditError(f"{file} is not an edit record: {error}") from error
+        tensors, _ = read_tensors(folder / TENSORS)
+        digest = record.get("digest", "")
+        if digest and digest != _digest(folder / TENSORS):
+            raise EditError(
+                f"{folder / TENSORS} is not the file that {file} was written with: it was damaged "
+                "or replaced. Run the erasure again, in another folder."
+            )
+        found = cls(
+            tensors, record["method"], concepts, record["base"], record["form"],
+            Sampling(**record["sampling"]) if record["sampling"] else None,
+            record["settings"], record.get("requests", {}), record.get("revision"),
+            record.get("base_digest", ""), digest,
+        )  # fmt: skip
+        found._check(file)
+        return found
+
+    def _check(self, file: Path) -> None:
+        """EditError for adapters that their record does not describe."""
+        if self.form != "lora":
+            return
+        for name in ("alpha", "rank"):
+            value = self.settings.get(name)
+            if not isinstance(value, (int, float)) or value <= 0:
+                raise EditError(f"{file} has no {name} for its adapters; got {value!r}.")
+        known = tuple(f"request.{number}." for number in self.requests)
+        stray = next((name for name in self.tensors if not name.startswith(known)), None)
+        if stray is not None:
+            raise EditError(f"{file} has no request for {stray}.")
 
     @property
     def is_of_classes(self) -> bool:
@@ -132,9 +165,18 @@ class Edit:
         return found
 
     def apply(self, model: Editable) -> None:
-        """Put the edit into the model's weights; the values it replaces are kept for `undo`."""
+        """Put the edit into the model's weights; the values it replaces are kept for `undo`.
+
+        EditError if it does not fit, or if another edit (or this one) has changed the same weights.
+        """
         current = model.parameters()
         shapes = self.shapes()
+        taken = next((name for name in shapes if name in model.originals), None)
+        if taken is not None:
+            raise EditError(
+                f"{model.name} holds an edit of {taken} already; undo that one first. Two edits of "
+                "the same weights cannot be put together."
+            )
         for name, shape in shapes.items():
             if name not in current:
                 raise EditError(
@@ -169,6 +211,13 @@ class Edit:
         unknown = next((name for name in names if name not in back), None)
         if unknown is not None:
             raise EditError(f"no request took {unknown!r}; they took {', '.join(sorted(back))}.")
+        for taken in self.requests.values():
+            left_over = [name for name in taken if name not in names]
+            if left_over and len(left_over) < len(taken):
+                raise EditError(
+                    f"one request took {', '.join(taken)} together; give back all of them, "
+                    f"{', '.join(left_over)} too, or none."
+                )
         if not kept:
             raise EditError("every request would be taken back; the base model is what is left.")
         left = {name for taken in kept.values() for name in taken}
@@ -191,3 +240,8 @@ class Edit:
         with torch.no_grad():
             for name in changed:
                 current[name].copy_(model.originals.pop(name))
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,10 +1,7 @@
 """Hand an edited model back: a full diffusers folder, its text encoder, or the small delta."""
 
 import json
-import shlex
 import shutil
-import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,11 +14,8 @@ from erasure.cards import model_card
 from erasure.edit import Edit
 from erasure.errors import EditError, ModelError, SettingError
 from erasure.models.latent_diffusion import LatentDiffusion
-from erasure.models.load import load_model
-from erasure.models.load_vit import load_vit, save_vit
-from erasure.models.one_step import ONE_STEP, OneStep
-from erasure.models.stable_diffusion import StableDiffusion
-from erasure.models.vit import ViTModel
+from erasure.models.load_vit import save_vit
+from erasure.opening import open_run, open_vit
 from erasure.storage import atomic, write_json
 
 Form = Literal["diffusers", "text-encoder", "delta", "lora", "vit"]
@@ -122,51 +116,6 @@ def _write_peft(tensors: dict[str, torch.Tensor], settings: dict[str, Any], fold
     ).save_pretrained(str(folder))
     plain = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in tensors.items()}
     save_file(plain, folder / "adapter_model.safetensors", {"format": "pt"})
-
-
-def undo(run: Path, out: Path, *, concepts: Sequence[str]) -> Path:
-    """A new run without the requests for these concepts; what the others took stays taken."""
-    if out.exists():
-        raise SettingError(f"out must be a new folder; {out} exists.")
-    edit = Edit.load(run)
-    known = {name.lower(): name for names in edit.requests.values() for name in names}
-    kept = edit.without([known.get(name.lower(), name) for name in concepts])
-    record = json.loads((run / "config.json").read_text())
-    record |= {
-        "concepts": [concept.as_json() for concept in kept.concepts],
-        "command": shlex.join(sys.argv), "undone": list(concepts), "from": str(run),
-    }  # fmt: skip
-    if "tasks" in record:
-        record["tasks"] = list(kept.requests.values())
-    with atomic(out) as temporary:
-        temporary.mkdir(parents=True, exist_ok=True)
-        kept.save(temporary)
-        write_json(temporary / "config.json", record)
-    return out
-
-
-def open_run(
-    run: Path, *, device: torch.device | str = "cpu", edited: bool = True
-) -> LatentDiffusion:
-    """A run's model, with its edit applied unless `edited` is false."""
-    edit, file = Edit.load(run), run / "config.json"
-    record = json.loads(file.read_text()) if file.is_file() else {}
-    name, _, revision = edit.base.partition("@")
-    config = Path(record["config"]) if record.get("config") else None
-    model = load_model(name, config=config, revision=revision or None, device=device)
-    if edit.sampling == ONE_STEP and isinstance(model, StableDiffusion) and not model.sampling:
-        model = OneStep.on(model, model.pipeline.unet, name=model.name)  # from a bare UNet
-    if edited:
-        edit.apply(model)
-    return model
-
-
-def open_vit(run: Path) -> ViTModel:
-    """A forgetting run's classifier, with its edit applied."""
-    edit = Edit.load(run)
-    model = load_vit(edit.base)
-    edit.apply(model)
-    return model
 
 
 def save_model(model: LatentDiffusion, folder: Path, dtype: torch.dtype = torch.float32) -> None:

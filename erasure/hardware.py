@@ -1,19 +1,22 @@
 """What a run computes on and how precisely: settings that every method shares."""
 
-import resource
+import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+import psutil
 import torch
 
 from erasure.config import check, setting
 from erasure.errors import DeviceError, SettingError
-from erasure.models.latent_diffusion import LatentDiffusion
 from erasure.processes import process_count
+
+if TYPE_CHECKING:  # diffusers takes seconds to import
+    from erasure.models.latent_diffusion import LatentDiffusion
 
 Precision = Literal["no", "bf16", "fp16"]
 HELPS = (
@@ -44,6 +47,9 @@ class Hardware:
     allow_tf32: bool = setting(False, help="float32 products in TF32")
     channels_last: bool = setting(False, help="the UNet's memory in channels-last order")
     compile: bool = setting(False, help="torch.compile the UNet")
+    checkpoint_seconds: int = setting(
+        15, help="least seconds between two saved states, to resume from", at_least=0
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -99,7 +105,7 @@ class Hardware:
         return asked.type
 
     @contextmanager
-    def at_work(self, model: LatentDiffusion) -> Iterator[None]:
+    def at_work(self, model: "LatentDiffusion") -> Iterator[None]:
         """Within it the model computes as asked; DeviceError where memory is too small."""
         unet = model.pipeline.unet
         if self.enable_xformers_memory_efficient_attention:
@@ -124,5 +130,8 @@ def peak_memory(device: torch.device) -> int:
     """The most bytes so far: allocated on a GPU, or else resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    resource = importlib.import_module("resource")  # Windows has none
+    peak: int = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -28,9 +28,13 @@ def is_cpu_group() -> bool:
     return process_count() > 1 and not torch.cuda.is_available()
 
 
-def launched() -> PartialState:
-    """This process's place among all of its launch, which meet at the first call."""
-    return PartialState(cpu=is_cpu_group(), timeout=LONGEST_WAIT)
+def launched(*, on_cpus: bool = False) -> PartialState:
+    """This process's place among all of its launch, which meet at the first call.
+
+    `on_cpus`: even where there are GPUs.
+    """
+    on_cpus = is_cpu_group() or (on_cpus and process_count() > 1)
+    return PartialState(cpu=on_cpus, timeout=LONGEST_WAIT)
 
 
 def own_device() -> torch.device:

@@ -5,7 +5,7 @@ ErasureError that names the file and the place. Numbers that are not finite are 
 """
 
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, TypeVar
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
 import msgspec
 
@@ -32,6 +32,21 @@ class SamplingShape(TypedDict):
     steps: int
     guidance: float
     scheduler: str
+
+
+class EditShape(TypedDict):
+    """edit.json; the last four are missing from folders of older versions."""
+
+    form: Literal["weights", "lora"]
+    method: str
+    concepts: list[ConceptShape]
+    base: str
+    sampling: SamplingShape | None
+    settings: dict[str, Any]
+    requests: NotRequired[dict[str, list[str]]]
+    revision: NotRequired[str | None]
+    base_digest: NotRequired[str]
+    digest: NotRequired[str]
 
 
 class ScoreShape(TypedDict):
@@ -91,6 +106,36 @@ class AttackShape(TypedDict):
     stamp: NotRequired[dict[str, Any]]
 
 
+class RequestShape(TypedDict):
+    """One request of `erasure forget`; what there were no test images of is not in it."""
+
+    classes: list[str]
+    before: NotRequired[float]
+    Acc_f: NotRequired[float]
+    Acc_r: NotRequired[float]
+    Acc_o: NotRequired[float]
+    seconds: NotRequired[float | None]
+
+
+class DataShape(TypedDict):
+    """`data` in the config.json of a run that forgets classes."""
+
+    source: str
+    images: int
+    test_images: int
+    shots: int
+    missing: list[str]
+
+
+class ForgettingShape(TypedDict):
+    """config.json of a run that forgets classes."""
+
+    tasks: list[list[str]]
+    data: DataShape
+    seconds: NotRequired[float | None]
+
+
+RequestsShape = list[RequestShape]
 PresetsShape = dict[str, dict[str, Value]]
 
 

@@ -6,29 +6,38 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from torch import Tensor, nn
 
 from erasure.errors import RunError, SettingError
 from erasure.hardware import Hardware, peak_memory
+from erasure.locking import LOCK, alone_in
 from erasure.optimisers import Stepper
-from erasure.processes import is_cpu_group, launched
+from erasure.processes import is_cpu_group, launched, process_count
 from erasure.progress import Bar, live_bar
-from erasure.state import read_state, refuse_other, shorten_log, write_state
+from erasure.records import read_record
+from erasure.state import read_state, refuse_other, seconds_of, shorten_log, write_state
 from erasure.storage import append_line, write_json
 
 VERSIONS = ("torch", "diffusers", "transformers", "accelerate", "erasure-toolkit")
+WRITING_SHARE = 50  # seconds of work for each second that a state takes to write
 SAME_RUN = (
     "method",
     "model",
+    "base_digest",
+    "config",
     "concepts",
+    "tasks",
+    "data",
     "settings",
+    "inputs",
     "seed",
     "mixed_precision",
     "use_8bit_adam",
@@ -47,22 +56,26 @@ class Run:
 
     def __init__(
         self, folder: Path, *, seed: int = 0, hardware: Hardware = Hardware(),
-        report_to: str | None = None, checkpoint_seconds: float = 15.0,
+        report_to: str | None = None, checkpoint_seconds: float | None = None,
     ) -> None:  # fmt: skip
-        self.folder, self.seed, self.checkpoint_seconds = folder, seed, checkpoint_seconds
-        self.hardware = hardware
-        launched()  # they meet on its terms; accelerate's own would give up after minutes
+        self.folder, self.seed, self.hardware = folder, seed, hardware
+        self.checkpoint_seconds = (
+            hardware.checkpoint_seconds if checkpoint_seconds is None else checkpoint_seconds
+        )
+        _refuse_tracker(report_to)
+        on_cpus = hardware.device == "cpu"
+        launched(
+            on_cpus=on_cpus
+        )  # must come before Accelerator(), whose own time-out is ten minutes
         self.accelerator = Accelerator(
-            cpu=is_cpu_group(),
+            cpu=is_cpu_group() or (on_cpus and process_count() > 1),
             log_with=report_to,
             project_dir=str(folder) if report_to else None,
         )
         self.generator = self.generator_for("training")
-        self._trackers, self._saved, self._started = (
-            bool(report_to),
-            time.monotonic(),
-            time.monotonic(),
-        )
+        self._trackers = bool(report_to)
+        self._saved = self._started = time.monotonic()
+        self._writing = 0.0  # seconds that the last state took to write
         self._is_new, self._earlier_seconds = False, 0.0
         self._piece = 0
         self.watcher: Callable[[str, int], None] | None = None
@@ -108,30 +121,37 @@ class Run:
             self.device.type, self.low or torch.bfloat16, enabled=self.low is not None
         )
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder for all processes of the launch; RunError if another command does."""
+        with alone_in(self.folder) if self.is_main else nullcontext():
+            yield
+        self.accelerator.wait_for_everyone()
+
     def begin(self, record: Mapping[str, object]) -> bool:
         """Write config.json, or check that it is this run's. True if the run is finished already.
 
-        RunError if the folder holds anything else, naming the first difference.
+        To be called while the folder is held. RunError if it holds anything else, naming the first
+        difference.
         """
         self._started = time.monotonic()
         file = self.folder / "config.json"
         new = json.loads(json.dumps(dict(record)))
         if file.is_file():
-            try:
-                old = json.loads(file.read_text())
-            except json.JSONDecodeError as error:
-                raise RunError(
-                    f"{file} is not readable ({error}); remove the folder or name another --out."
-                ) from error
+            remedy = "remove the folder or name another --out"
+            old = read_record(file, dict[str, Any], remedy=remedy)
             for key in SAME_RUN:
                 refuse_other(self.folder, key, old.get(key, new.get(key)), new.get(key))
             is_finished = (self.folder / "edit.json").is_file()
-            if is_finished and "seconds" not in old:  # killed between the edit and the end
-                self.finish()
-            if not is_finished and self.is_main:  # what may differ is as it is now
-                write_json(file, {**old, **new})
+            self.accelerator.wait_for_everyone()  # all have read
+            if is_finished:  # perhaps killed between the edit and the end
+                self._tidy(old)
+            else:
+                if self.is_main:  # what may differ is as it is now
+                    write_json(file, {**old, **new})
+                self._track(record)
             return is_finished
-        if self.folder.exists() and (not self.folder.is_dir() or _holds_files(self.folder)):
+        if self.folder.exists() and _holds_files(self.folder):
             raise RunError(f"{self.folder} exists and is not a run of ours; name another --out.")
         self.accelerator.wait_for_everyone()
         if self.is_main:
@@ -140,15 +160,18 @@ class Run:
             }
             write_json(file, {**new, "versions": versions, "device": str(self.device)})
         self.accelerator.wait_for_everyone()
+        self._track(record)
+        self._is_new = True
+        return False
+
+    def _track(self, record: Mapping[str, object]) -> None:
         if self._trackers:
             self.accelerator.init_trackers(
                 "erasure", config={"command": str(record.get("command", ""))}
             )
-        self._is_new = True
-        return False
 
     def withdraw(self) -> None:
-        """Undo `begin` for a run whose settings turned out wrong, so that --out is free again."""
+        """Undo `begin` for a run that failed before it learned anything: --out is free again."""
         if self.is_main and self._is_new and not (self.folder / "state").exists():
             for name in ("config.json", "log.jsonl", "mask.safetensors"):
                 (self.folder / name).unlink(missing_ok=True)
@@ -157,16 +180,21 @@ class Run:
 
     def finish(self) -> None:
         """Add seconds and peak memory to config.json and drop the resuming state."""
+        self._tidy(read_record(self.folder / "config.json", dict[str, Any]) if self.is_main else {})
+        if self.is_main and self._trackers:
+            self.accelerator.end_training()
+
+    def _tidy(self, record: dict[str, Any]) -> None:
         if not self.is_main:
             return
-        file = self.folder / "config.json"
-        record = json.loads(file.read_text())
-        record["seconds"] = round(self._seconds(), 2)
-        record["peak_memory_gb"] = round(peak_memory(self.device) / 1e9, 2)
-        write_json(file, record)
+        if "seconds" not in record:
+            states = (self.folder / "state").glob("*.safetensors")
+            known = [float(seconds_of(file)) for file in states]
+            self._earlier_seconds = max([self._earlier_seconds, *known])
+            record["seconds"] = round(self._seconds(), 2)
+            record["peak_memory_gb"] = round(peak_memory(self.device) / 1e9, 2)
+            write_json(self.folder / "config.json", record)
         shutil.rmtree(self.folder / "state", ignore_errors=True)
-        if self._trackers:
-            self.accelerator.end_training()
 
     def _seconds(self) -> float:
         return self._earlier_seconds + time.monotonic() - self._started
@@ -253,13 +281,20 @@ class Run:
         weights: Mapping[str, nn.Parameter],
         optimiser: Stepper,
         carried: Mapping[str, Tensor] | None = None,
+        *,
+        is_diverged: bool = False,
     ) -> Path:
-        """Write everything needed to go on from `step` in the same bits."""
-        file = self._state_file(stage)
+        """Write everything needed to go on from `step` in the same bits.
+
+        Of a run that `is_diverged` it is for looking at alone; `restore` refuses it.
+        """
+        file, start = self._state_file(stage), time.monotonic()
         if self.is_main:
             facts = {"step": str(step), "seconds": f"{self._seconds():.1f}"}
+            facts |= {"diverged": "yes"} if is_diverged else {}
             write_state(file, facts, weights, optimiser, carried or {}, self.generator)
         self._saved = time.monotonic()
+        self._writing = self._saved - start
         return file
 
     def _state_file(self, stage: str) -> Path:
@@ -271,8 +306,12 @@ class Run:
 
     @property
     def is_due(self) -> bool:
-        """Whether the last saved state is old enough for another."""
-        return time.monotonic() - self._saved >= self.checkpoint_seconds
+        """Whether the last saved state is old enough for another.
+
+        A state that takes long to write is written seldom: a fiftieth of the time at most.
+        """
+        wait = max(self.checkpoint_seconds, WRITING_SHARE * self._writing)
+        return time.monotonic() - self._saved >= wait
 
     def restore(
         self,
@@ -283,6 +322,8 @@ class Run:
     ) -> int:
         """Load a stage's state, if there is one; the step to go on from, 0 for a fresh start."""
         if not self.knows(stage):
+            if self.is_main:
+                shorten_log(self.folder / "log.jsonl", stage, 0)
             return 0
         facts = read_state(
             self._state_file(stage), weights, optimiser, carried or {}, self.generator
@@ -295,5 +336,17 @@ class Run:
 
 
 def _holds_files(folder: Path) -> bool:
-    """Whether a folder holds anything but the leavings of a killed write."""
-    return any(not file.name.endswith(".tmp") for file in folder.iterdir())
+    """Whether a folder holds anything but its lock and the leavings of a killed write."""
+    return any(not file.name.endswith(".tmp") and file.name != LOCK for file in folder.iterdir())
+
+
+def _refuse_tracker(name: str | None) -> None:
+    """SettingError for a tracker that accelerate does not know or that is not installed."""
+    if name is None:
+        return
+    if name not in LOGGER_TYPE_TO_CLASS:
+        raise SettingError(
+            f"report_to must be one of {', '.join(LOGGER_TYPE_TO_CLASS)}; got {name!r}."
+        )
+    if name not in get_available_trackers():
+        raise SettingError(f"report_to {name} needs its package: pip install {name}.")

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from erasure.errors import RunError
+from erasure.errors import DivergedError, RunError
 from erasure.optimisers import Stepper
 from erasure.storage import atomic, read_lines, read_tensors, write_tensors
+
+LONGEST = 200  # letters of a value in a message
 
 
 def write_state(
@@ -35,6 +38,12 @@ def read_state(
 ) -> dict[str, str]:  # fmt: skip
     """Put a state back in place; its facts."""
     tensors, facts = read_tensors(file)
+    if facts.get("diverged"):
+        raise DivergedError(
+            f"this run diverged at step {facts['step']} and cannot go on; lower learning_rate and "
+            "use another --out."
+        )
+    _refuse_misfits(file, tensors, weights, carried)
     with torch.no_grad():
         for name, parameter in weights.items():
             parameter.copy_(tensors[f"weight.{name}"])
@@ -53,11 +62,43 @@ def read_state(
     return facts
 
 
+def seconds_of(file: Path) -> float:
+    """How long the run had worked when it wrote this state."""
+    with safe_open(file, framework="pt") as opened:
+        return float((opened.metadata() or {}).get("seconds", 0))
+
+
+def _refuse_misfits(
+    file: Path, tensors: Mapping[str, Tensor], weights: Mapping[str, nn.Parameter],
+    carried: Mapping[str, Tensor],
+) -> None:  # fmt: skip
+    """RunError for a state that lacks something or holds it in another shape."""
+    wanted = {f"weight.{name}": parameter.shape for name, parameter in weights.items()}
+    wanted |= {f"carried.{name}": value.shape for name, value in carried.items()}
+    wanted["generator"] = torch.Generator().get_state().shape
+    for name, shape in wanted.items():
+        if name not in tensors or tensors[name].shape != shape:
+            raise RunError(f"{file} is no state of this run ({name}); remove it to start again.")
+
+
 def shorten_log(file: Path, stage: str, step: int) -> None:
-    """Drop the lines of steps that will be done again, and a last line that was cut off."""
-    kept = [entry for entry in read_lines(file) if entry["stage"] != stage or entry["step"] < step]
-    with atomic(file) as temporary:
-        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+    """Drop the lines of steps that will be done again, and those that a kill has cut off.
+
+    A step's losses are logged under the number of steps before it, a probe's accuracies under the
+    number of steps done.
+    """
+
+    def is_done(entry: Mapping[str, Any]) -> bool:
+        if entry.get("stage") != stage:
+            return True
+        is_probe = any(key.startswith("Acc_") for key in entry)
+        return entry.get("step", 0) < step + is_probe * (step > 0)
+
+    entries = read_lines(file)
+    kept = [entry for entry in entries if is_done(entry)]
+    if file.is_file():
+        with atomic(file) as temporary:
+            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
 
 
 def refuse_other(folder: Path, key: str, old: object, new: object) -> None:
@@ -75,4 +116,5 @@ def refuse_other(folder: Path, key: str, old: object, new: object) -> None:
 def _short(value: object) -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
         return ", ".join(str(item.get("name", item)) for item in value)
-    return repr(value)
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

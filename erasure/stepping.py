@@ -103,7 +103,7 @@ class Stepping:
         return len(self._pending) >= (READ_EVERY if self._may_wait else 1) or self.run.is_due
 
     def read(self) -> str:
-        """Write what is pending to the log, and give the last loss; DivergedError if it was met."""
+        """Write what is pending to the log; the last loss. DivergedError if one was bad."""
         parts = [values for _, _, values in self._pending]
         *numbers, first_bad = torch.cat([*parts, self._first_bad[None]]).tolist()
         loss = 0.0
@@ -116,19 +116,21 @@ class Stepping:
         self._pending.clear()
         return f"loss {loss:.4f}"
 
-    def keep(self, step: int) -> Path:
+    def keep(self, step: int, *, is_diverged: bool = False) -> Path:
         """Write the state from before `step`."""
         if self.scaler.is_enabled():
             state = self.scaler.state_dict()
             self.carried["scaler"].copy_(torch.tensor([state["scale"], state["_growth_tracker"]]))
         return self.run.save_state(
-            self.stage, step, self.masters.moving, self.optimiser, self.carried
-        )
+            self.stage, step, self.masters.moving, self.optimiser, self.carried,
+            is_diverged=is_diverged,
+        )  # fmt: skip
 
     def _diverged(self, step: int, loss: float) -> DivergedError:
-        file = self.keep(step)
+        # what is carried, and the generator, may be ahead of the weights: nothing to go on from
+        file = self.keep(step, is_diverged=True)
         return DivergedError(
-            f"{self.stage} met a loss or gradient that is not finite at step {step} "
-            f"(loss {loss:.4g}); the last good state is kept in {file}. "
+            f"a loss or gradient of {self.stage} became NaN or infinite at step {step} "
+            f"(loss {loss:.4g}); the weights from before it are kept in {file}. "
             "Lower learning_rate and use another --out."
         )

@@ -2,63 +2,112 @@
 
 import json
 import os
+import re
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from erasure.errors import ModelError, StorageError
 
+HOST = re.sub(r"\W", "_", socket.gethostname())[:32]
+TEMPORARY = re.compile(r"\.(?P<target>.+)\.(?P<host>\w+)-(?P<pid>\d+)\.tmp")
+
 
 @contextmanager
 def atomic(target: Path) -> Iterator[Path]:
     """Give a temporary sibling path; on success it replaces `target`, on failure it is removed.
 
-    Works for files and folders. Failures to write become StorageError.
+    Works for files and folders. Failures to write become StorageError. What a killed process left
+    of the same target is removed.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name}.{HOST}-{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_dead(target.parent.glob(f".{_literal(target.name)}.*.tmp"))
         yield temporary
         if temporary.is_dir() and target.exists():
             raise StorageError(f"{target} exists already; name another folder.")
         temporary.replace(target)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UnicodeEncodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).replace(str(temporary), str(target))
         raise StorageError(
-            f"could not write {target}: {error}. What stood there before is untouched."
+            f"could not write {target}: {reason}. What stood there before is untouched."
         ) from error
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes of this machine left half-written anywhere in a folder."""
+    _remove_dead(folder.rglob(".*.tmp"))
+
+
+def _remove_dead(files: Iterator[Path]) -> None:
+    for file in list(files):
+        named = TEMPORARY.fullmatch(file.name)
+        if named and named["host"] == HOST and not psutil.pid_exists(int(named["pid"])):
+            _remove(file)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
         else:
-            temporary.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+
+
+def _literal(name: str) -> str:
+    """A name as a pattern of `glob` that fits it alone."""
+    return re.sub(r"([*?[])", r"[\1]", name)
 
 
 def write_json(file: Path, record: object) -> None:
+    """Write a record; StorageError for numbers and letters that JSON and UTF-8 do not have."""
+    try:
+        text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise StorageError(f"could not write {file}: {error}.") from error
     with atomic(file) as temporary:
-        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def append_line(file: Path, record: object) -> None:
-    """Add one line of JSON, for `read_lines`."""
+    """Add one line of JSON, for `read_lines`; a line that a kill cut off before is ended first."""
     try:
-        with file.open("a") as stream:
-            stream.write(json.dumps(record) + "\n")
+        with file.open("ab+") as stream:
+            if stream.tell():
+                stream.seek(-1, os.SEEK_END)
+                is_cut = stream.read(1) != b"\n"
+                stream.write(b"\n" * is_cut)
+            stream.write(json.dumps(record).encode() + b"\n")
     except OSError as error:
-        raise StorageError(f"could not write {file}: {error}.") from error
+        raise StorageError(f"could not write {file}: {error.strerror or error}.") from error
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """What `append_line` wrote; a line that a kill cut off is left out, and no file is no line."""
+    """What `append_line` wrote; lines that are no JSON object, as a kill leaves them, are left out.
+
+    No file is no line.
+    """
+    try:
+        lines = file.read_bytes().splitlines() if file.is_file() else []
+    except OSError as error:
+        raise StorageError(f"could not read {file}: {error.strerror or error}.") from error
     records = []
-    for line in file.read_text().splitlines() if file.is_file() else []:
-        with suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if isinstance(record, dict):
+                records.append(record)
     return records
 
 
@@ -80,6 +129,8 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         )
     if not file.is_file():
         raise ModelError(f"there is no file {file}.")
+    if not os.access(file, os.R_OK):
+        raise ModelError(f"{file} may not be read.")
     try:
         with safe_open(file, framework="pt") as opened:
             return {

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from erasure.config import Value
-from erasure.edit import Edit
 from erasure.errors import SettingError
-from erasure.exporting import open_run
 from erasure.models.diffusion import DiffusionModel
 from erasure.models.load import load_model
+from erasure.opening import open_edit
 from erasure.processes import own_device
 from erasure.records import ScoresShape, read_record
 from evaluation.pictures import before_and_after
@@ -37,7 +36,7 @@ def evaluate(
     run: Path | None = None, *, model: str | None = None, images: Path | None = None,
     out: Path | None = None, protocol: str | None = None, subset: int | str | None = None,
     seeds: Sequence[int] | None = None, concepts: Sequence[str] | None = None,
-    reference: Path | None = None, **settings: Value,
+    reference: Path | None = None, base: Path | str | None = None, **settings: Value,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a run against its un-erased model; or an un-erased `model`, or a folder of `images`.
 
@@ -46,7 +45,8 @@ def evaluate(
     UnlearnCanvasSettings' fields; for a run that forgets classes it is class-forgetting, or
     continual after several requests, where `concepts` are classes. `subset` is a number of images
     for pocket, "10x5" for unlearncanvas. `reference` is the run of a retrained classifier, or for
-    unlearncanvas the un-erased model's own evaluation.
+    unlearncanvas the un-erased model's own evaluation. `base` says where the run's base model is
+    now, if it has moved.
 
     The processes of a launch share the drawing, and the main one writes. Returns the record written
     to scores/PROTOCOL.json; a part, other seeds and other concepts than the run's have names of
@@ -77,15 +77,17 @@ def evaluate(
     if found:
         _refuse_options(found, asked)
     if run is None:
+        if base is not None:
+            raise SettingError("base is a run's; name the model itself with --model.")
         return _evaluate_other(found, asked, model, out)
+    asked = replace(asked, base=base)
     if found and found.judges == "classes":
         return found.evaluate(asked)
     return _evaluate_run(run, found, asked)
 
 
 def _evaluate_run(run: Path, found: Protocol | None, asked: Asked) -> dict[str, Any]:
-    edit = Edit.load(run)
-    edited = open_run(run, device=own_device())
+    edited, edit = open_edit(run, device=own_device(), base=asked.base)
     found = found or _fitting(edited, asked)
     own = [concept.name for concept in edit.concepts]
     asked = replace(asked, model=edited, concepts=asked.concepts or own, sampling=edit.sampling)

@@ -8,7 +8,7 @@ from typing import Any
 
 from erasure.edit import Edit
 from erasure.errors import ModelError, RunError
-from erasure.exporting import open_run, open_vit
+from erasure.opening import open_run, open_vit
 from erasure_datasets.concept import Concept
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES
 from evaluation.protocols import pocket, unlearncanvas

@@ -18,9 +18,9 @@ from classifiers.predict import Classifier, load_classifier
 from erasure.config import nearest, resolve
 from erasure.edit import Edit
 from erasure.errors import SettingError
-from erasure.exporting import open_run
 from erasure.models.diffusion import DiffusionModel, Sampling
 from erasure.models.load import POCKET, read_presets
+from erasure.opening import open_run
 from erasure_datasets.concept import common_names
 from evaluation.attacking import Outcome, attack_cases
 from evaluation.attacks import attack_names, find_attack

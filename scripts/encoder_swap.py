@@ -17,9 +17,10 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from erasure.edit import Edit
-from erasure.exporting import export, open_run
+from erasure.exporting import export
 from erasure.models.load import load_model
 from erasure.models.stable_diffusion import StableDiffusion
+from erasure.opening import open_run
 from erasure_datasets.concept import Concept
 from evaluation.criteria import find_criterion
 from evaluation.grid import grid

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 
 from erasure.edit import Edit
-from erasure.exporting import open_run
 from erasure.models.diffusion import Sampling
 from erasure.models.load import load_model
 from erasure.models.stable_diffusion import StableDiffusion
+from erasure.opening import open_run
 from evaluation.grid import grid
 from evaluation.pictures import COLUMNS
 from evaluation.protocols import pocket

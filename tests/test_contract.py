@@ -16,10 +16,11 @@ from torch import Tensor
 from erasure.edit import Edit
 from erasure.erasing import Result, erase
 from erasure.errors import ErasureError, SettingError
-from erasure.exporting import export, open_run
+from erasure.exporting import export
 from erasure.methods.diffusion.esd import SELECTIONS
 from erasure.models.latent_diffusion import LatentDiffusion
 from erasure.models.load import load_model
+from erasure.opening import open_run
 from erasure.registry import METHODS
 
 PAIRS = [(method, model) for method in every_method() for model in ("sd1", "sd2", "sdxl")]
@@ -209,8 +210,8 @@ from pathlib import Path
 from contract import Case
 import erasure.run as run
 save = run.Run.save_state
-def save_then_die(self, stage, step, *rest):
-    file = save(self, stage, step, *rest)
+def save_then_die(self, stage, step, *rest, **more):
+    file = save(self, stage, step, *rest, **more)
     if step == 5:  # in the middle of advunlearn's attack_every
         os.kill(os.getpid(), signal.SIGKILL)
     return file
@@ -220,7 +221,8 @@ Case({method!r}, Path({str(case.model)!r})).run(Path({str(out)!r}))
 """
     died = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ},
+        # the bits of a sum depend on how many threads share it
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         capture_output=True,
         text=True,
         check=False,

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import erasure
+from erasure.models.load import load_model
 from erasure.storage import read_lines, read_tensors
 from erasure_datasets.images import read_image
 
@@ -58,20 +60,25 @@ def test_two_ranks_take_the_path_of_one(sd1: Path, tmp_path: Path) -> None:
     assert two.returncode == 0, two.stderr
     assert json.loads((tmp_path / "two" / "config.json").read_text())["processes"] == 2
     logs = [read_lines(tmp_path / name / "log.jsonl") for name in ("fixed", "two")]
-    for line, other in zip(*logs, strict=True):
-        assert line["erase"] == pytest.approx(other["erase"], rel=1e-3)
-    single, _ = read_tensors(tmp_path / "fixed" / "edit.safetensors")
-    double, _ = read_tensors(tmp_path / "two" / "edit.safetensors")
-    from erasure.models.load import load_model
+    # other draws would change a loss by tens of percent; before the first step nothing but the
+    # order of a sum differs, afterwards Adam's steps along gradients that are next to nothing do
+    for number, (line, other) in enumerate(zip(*logs, strict=True)):
+        near = 1e-4 if number == 0 else 1e-2
+        for name in ("erase", "retain"):
+            assert line[name] == pytest.approx(other[name], rel=near, abs=2e-6), (number, name)
+    moves = [move(sd1, tmp_path / name) for name in ("fixed", "two")]
+    # not element by element: a gradient of rounding alone moves a weight as far as any other
+    assert torch.cosine_similarity(*moves, dim=0) > 0.99
+    assert float(moves[1].norm() / moves[0].norm()) == pytest.approx(1, abs=0.01)
 
-    base = load_model(str(sd1)).parameters()
-    assert single.keys() == double.keys()
-    updates = [(single[n] - base[n].detach(), double[n] - base[n].detach()) for n in single]
-    first = torch.cat([a.flatten() for a, _ in updates])
-    second = torch.cat([b.flatten() for _, b in updates])
-    moved = first != 0
-    near = (first - second).abs()[moved] <= 0.01 * first.abs()[moved]
-    assert near.float().mean() >= 0.999
+
+def move(model: Path, run: Path) -> Tensor:
+    """The whole update of a run, as one float64 vector."""
+    base = load_model(str(model)).parameters()
+    tensors, _ = read_tensors(run / "edit.safetensors")
+    return torch.cat(
+        [(tensors[name].double() - base[name].detach()).flatten() for name in sorted(tensors)]
+    )
 
 
 def test_a_batch_that_does_not_divide_is_refused(sd1: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Labelled images for classifiers: Pocket Canvas, class folders, or a Hugging Face data set."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, render
 from erasure_datasets.images import find_images, read_image, to_tensor
 
 Part = Literal["train", "test"]
+Prepare = Callable[[UInt8[Tensor, "3 h w"]], UInt8[Tensor, "3 s s"]]
 HELD_OUT = 5  # where a source has no test part, every fifth image of a class is one
 
 
@@ -34,25 +35,30 @@ class Labelled:
 
 
 def load_classes(
-    source: str, part: Part, labels: Sequence[str], *, size: int, per_class: int
-) -> Labelled:
+    source: str, part: Part, labels: Sequence[str], *, size: int, per_class: int,
+    prepare: Prepare | None = None,
+) -> Labelled:  # fmt: skip
     """Up to `per_class` images of each class that the source has.
 
     `source`: "canvas", an image folder (train/CLASS/*.png and test/…, or CLASS/*.png alone), or
     "hf:NAME" for a Hugging Face data set with an image and a class-label column (NAME may be a
-    local folder). ValueError if the source cannot give them.
+    local folder). `prepare` cuts each whole image to one size in a model's own way; without it
+    the shorter side is scaled to `size` and the middle cut out. ValueError if the source cannot
+    give them.
     """
     if source == "canvas":
-        return _from_canvas(part, tuple(labels), per_class)
+        return _from_canvas(part, tuple(labels), per_class, prepare)
     if source.startswith("hf:"):
-        return _from_hub(source.removeprefix("hf:"), part, labels, size, per_class)
+        return _from_hub(source.removeprefix("hf:"), part, labels, size, per_class, prepare)
     folder = Path(source)
     if not folder.is_dir():
         raise ValueError(f"data must be canvas, hf:NAME or a folder; there is no folder {source}.")
-    return _from_folder(folder, part, labels, size, per_class)
+    return _from_folder(folder, part, labels, size, per_class, prepare)
 
 
-def _from_canvas(part: Part, labels: tuple[str, ...], per_class: int) -> Labelled:
+def _from_canvas(
+    part: Part, labels: tuple[str, ...], per_class: int, prepare: Prepare | None
+) -> Labelled:
     """Renders; the other domain's labels in turn, beginning elsewhere for each class."""
     if labels not in (OBJECTS, STYLES):
         raise ValueError("data canvas has the classes of the pocket suite's judges; name a folder.")
@@ -61,14 +67,16 @@ def _from_canvas(part: Part, labels: tuple[str, ...], per_class: int) -> Labelle
         for place in range(per_class):
             other, index = (5 * place + label) % 16, SPLITS[part][place // 16 % len(SPLITS[part])]
             pair = (label, other) if labels == OBJECTS else (other, label)
-            images.append(torch.from_numpy(render(*pair, index)).permute(2, 0, 1))
+            image = torch.from_numpy(render(*pair, index)).permute(2, 0, 1)
+            images.append(image if prepare is None else prepare(image))
             numbers.append(label)
     return Labelled(torch.stack(images), torch.tensor(numbers))
 
 
 def _from_folder(
-    folder: Path, part: Part, labels: Sequence[str], size: int, per_class: int
-) -> Labelled:
+    folder: Path, part: Part, labels: Sequence[str], size: int, per_class: int,
+    prepare: Prepare | None,
+) -> Labelled:  # fmt: skip
     has_parts = (folder / "train").is_dir()
     if has_parts and not (folder / part).is_dir():
         raise ValueError(f"{folder} has train/ but no {part}/.")
@@ -78,7 +86,7 @@ def _from_folder(
         if not has_parts:
             files = [f for i, f in enumerate(files) if (i % HELD_OUT == 0) == (part == "test")]
         for file in files[:per_class]:
-            images.append(read_image(file, size))
+            images.append(prepare(read_image(file)) if prepare else read_image(file, size))
             numbers.append(label)
     if not images:
         raise ValueError(
@@ -87,7 +95,10 @@ def _from_folder(
     return Labelled(torch.stack(images), torch.tensor(numbers))
 
 
-def _from_hub(name: str, part: Part, labels: Sequence[str], size: int, per_class: int) -> Labelled:
+def _from_hub(
+    name: str, part: Part, labels: Sequence[str], size: int, per_class: int,
+    prepare: Prepare | None,
+) -> Labelled:  # fmt: skip
     import datasets
 
     found: Any = datasets.load_dataset(name)
@@ -108,7 +119,8 @@ def _from_hub(name: str, part: Part, labels: Sequence[str], size: int, per_class
         if not has_parts and (place % HELD_OUT == 0) != (part == "test"):
             continue
         if numbers.count(number) < per_class:
-            images.append(to_tensor(row[image], size))
+            whole = to_tensor(row[image], None if prepare else size)
+            images.append(prepare(whole) if prepare else whole)
             numbers.append(number)
     if not images:
         raise ValueError(f"{name} has no image of the model's classes.")

@@ -18,7 +18,7 @@ class Asked:
     `folder` is where the record goes: the run itself, or another for an un-erased model or for
     `images` of any tool. Without images a drawing protocol gets the opened `model`; one that judges
     classifiers opens the run. `concepts` are the run's own unless `is_own` is False. What the user
-    did not give is None, or empty.
+    did not give is None, or empty. `base` says where the run's base model is now.
     """
 
     folder: Path
@@ -30,6 +30,7 @@ class Asked:
     seeds: Sequence[int] | None = None
     subset: str | None = None
     reference: Path | None = None
+    base: Path | str | None = None
     settings: dict[str, Value] = field(default_factory=dict)
 
 

@@ -7,8 +7,9 @@ import torch
 from erasure.edit import Edit
 from erasure.erasing import erase
 from erasure.errors import EditError
-from erasure.exporting import export, open_run
+from erasure.exporting import export
 from erasure.models.load import load_model
+from erasure.opening import open_run
 
 
 @pytest.fixture(scope="module")

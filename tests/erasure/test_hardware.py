@@ -12,10 +12,10 @@ from torch import Tensor
 from erasure.cli import main
 from erasure.erasing import erase
 from erasure.errors import DeviceError, SettingError
-from erasure.exporting import open_run
 from erasure.hardware import Hardware
 from erasure.methods.diffusion.esd import ESD
 from erasure.models.load import load_model
+from erasure.opening import open_run
 
 needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
 

@@ -10,8 +10,9 @@ import torch
 from safetensors import safe_open
 
 from erasure.erasing import erase
-from erasure.exporting import export, open_run
+from erasure.exporting import export
 from erasure.models.load import POCKET, load_model
+from erasure.opening import open_run
 from erasure_datasets.images import read_image
 
 PLAIN = """

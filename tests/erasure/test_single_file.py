@@ -38,7 +38,7 @@ def test_it_is_erased_and_exported_like_any_other(sd1: Path, tmp_path: Path) -> 
 
 def test_what_is_wrong_is_named(sd1: Path, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"not a model")
-    with pytest.raises(ModelError, match="name a folder of component configs"):
+    with pytest.raises(ModelError, match="config must name a diffusers folder"):
         load_model(str(tmp_path / "model.safetensors"))
     with pytest.raises(ModelError, match="could not load"):
         load_model(str(tmp_path / "model.safetensors"), config=sd1)

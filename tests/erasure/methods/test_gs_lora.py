@@ -12,7 +12,9 @@ from torch import Tensor
 from erasure.edit import Edit
 from erasure.erasing import Result, erase
 from erasure.errors import EditError
-from erasure.exporting import export, open_run, undo
+from erasure.exporting import export
+from erasure.opening import open_run
+from erasure.undoing import undo
 
 
 @pytest.fixture(scope="module")

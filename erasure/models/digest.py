@@ -1,0 +1,33 @@
+"""A short name for a model's weights, to know later that an edit meets the model it was made on."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from erasure.models.editable import Editable
+
+THREADS = 8  # sha256 of one tensor runs beside that of others
+
+
+def digest_of(model: Editable) -> str:
+    """sha256 over names, shapes and float32 values of all weights that an edit may change.
+
+    The untouched model's: an edit that is in the weights does not change it, nor do the device and
+    the files' layout. A model that was opened in lower precision has another.
+    """
+    untouched: dict[str, Tensor] = {**model.parameters(), **model.originals}
+    names = sorted(untouched)
+    with ThreadPoolExecutor(THREADS) as pool:
+        hashed = list(pool.map(_hashed, [untouched[name] for name in names]))
+    whole = hashlib.sha256()
+    for name, of_values in zip(names, hashed, strict=True):
+        shape = "x".join(map(str, untouched[name].shape))
+        whole.update(f"{name} {shape} {of_values}\n".encode())
+    return whole.hexdigest()
+
+
+def _hashed(tensor: Tensor) -> str:
+    values = tensor.detach().to("cpu", torch.float32).contiguous()
+    return hashlib.sha256(values.numpy().data).hexdigest()

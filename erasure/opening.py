@@ -1,0 +1,102 @@
+"""Open what a run made: its model with the edit in it, on the base that the edit was made on."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from erasure.edit import Edit
+from erasure.errors import EditError
+from erasure.models.digest import digest_of
+from erasure.models.editable import Editable
+from erasure.models.latent_diffusion import LatentDiffusion
+from erasure.models.load import BUILT_IN, load_model
+from erasure.models.one_step import ONE_STEP, OneStep
+from erasure.models.stable_diffusion import StableDiffusion
+from erasure.models.vit import ViTModel
+from erasure.records import read_record
+
+
+def open_run(
+    run: Path | str, *, device: torch.device | str = "cpu", edited: bool = True,
+    base: Path | str | None = None,
+) -> LatentDiffusion:  # fmt: skip
+    """A run's model, with its edit applied unless `edited` is false.
+
+    `base` says where its base model is now, if it has moved. EditError if the weights there are not
+    those that the edit was made on.
+    """
+    return open_edit(Path(run), device=device, edited=edited, base=base)[0]
+
+
+def open_edit(
+    run: Path, *, device: torch.device | str = "cpu", edited: bool = True,
+    base: Path | str | None = None,
+) -> tuple[LatentDiffusion, Edit]:  # fmt: skip
+    """As `open_run`, with the edit, which is read once."""
+    edit, record = Edit.load(run), run_record(run)
+    name = _where(run, edit, base)
+    config = Path(record["config"]) if record.get("config") else None
+    revision = None if base is not None else edit.revision
+    model = load_model(name, config=config, revision=revision, device=device)
+    if edit.sampling == ONE_STEP and isinstance(model, StableDiffusion) and not model.sampling:
+        model = OneStep.on(model, model.pipeline.unet, name=model.name)  # from a bare UNet
+    refuse_another_base(model, edit, name)
+    if edited:
+        edit.apply(model)
+    return model, edit
+
+
+def open_vit(
+    run: Path | str, *, device: torch.device | str = "cpu", edited: bool = True,
+    base: Path | str | None = None,
+) -> ViTModel:  # fmt: skip
+    """A forgetting run's classifier, with its edit applied unless `edited` is false."""
+    from erasure.models.load_vit import load_vit
+
+    edit = Edit.load(Path(run))
+    name = _where(Path(run), edit, base)
+    model = load_vit(name, revision=None if base is not None else edit.revision, device=device)
+    refuse_another_base(model, edit, name)
+    if edited:
+        edit.apply(model)
+    return model
+
+
+def run_record(run: Path) -> Mapping[str, Any]:
+    """What a run's config.json says; nothing, for a folder without one (a delta)."""
+    file = run / "config.json"
+    return read_record(file, dict[str, Any]) if file.is_file() else {}
+
+
+def refuse_another_base(model: Editable, edit: Edit, name: str) -> None:
+    """EditError if the edit was made on other weights than this un-erased model's."""
+    if edit.base_digest and digest_of(model) != edit.base_digest:
+        raise EditError(
+            f"{name} does not hold the weights that the edit was made on: they have changed since, "
+            "or it is another model. Name the right one with --base."
+        )
+
+
+def lasting_name(model: str) -> str:
+    """A model's name that means the same in every working directory."""
+    place = Path(model).expanduser()
+    is_built_in = model in BUILT_IN or model.startswith("pocket")
+    return str(place.resolve()) if not is_built_in and place.exists() else model
+
+
+def _where(run: Path, edit: Edit, base: Path | str | None) -> str:
+    """The base's name or place: as given, as noted, or where a moved run keeps its own."""
+    if base is not None:
+        return lasting_name(str(base))
+    inside = run / Path(edit.base).name  # a generator that the run itself distilled
+    is_path = Path(edit.base).is_absolute()
+    if is_path and not Path(edit.base).exists():
+        if inside.is_dir():
+            return str(inside)
+        raise EditError(
+            f"{run} was made on {edit.base}, which is not there any more; "
+            "say with --base where it is now."
+        )
+    return edit.base

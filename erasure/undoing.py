@@ -1,0 +1,36 @@
+"""Take requests back from a run that keeps one adapter for each."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from erasure.edit import Edit
+from erasure.errors import SettingError
+from erasure.opening import run_record
+from erasure.storage import atomic, write_json
+
+
+def undo(run: Path | str, out: Path | str, *, concepts: str | Sequence[str]) -> Path:
+    """A new run without the requests for these concepts; what the others took stays taken.
+
+    EditError unless every name that a request took is given back with it.
+    """
+    run, out = Path(run), Path(out)
+    if out.exists():
+        raise SettingError(f"out must be a new folder; {out} exists.")
+    edit = Edit.load(run)
+    names = [concepts] if isinstance(concepts, str) else list(concepts)
+    known = {name.lower(): name for taken in edit.requests.values() for name in taken}
+    kept = edit.without([known.get(name.lower(), name) for name in names])
+    record = {
+        **run_record(run), "concepts": [concept.as_json() for concept in kept.concepts],
+        "command": shlex.join(sys.argv), "undone": names, "from": str(run),
+    }  # fmt: skip
+    if "tasks" in record:
+        record["tasks"] = list(kept.requests.values())
+    with atomic(out) as temporary:
+        temporary.mkdir(parents=True, exist_ok=True)
+        kept.save(temporary)
+        write_json(temporary / "config.json", record)
+    return out
