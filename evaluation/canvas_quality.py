@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from classifiers.predict import Classifier
@@ -70,7 +70,7 @@ class Eyes:
         stamp = {
             "clip": settings.clip or "none",
             "features": features.name,
-            "KID": "pairs of unlike prompts" + (" and contents" if data else ""),
+            "KID": "pairs of unlike seeds",
             "perceptual": settings.perceptual,
             "reference": "the data set's images 1 to 5" if data else "the un-erased model's images",
         }
@@ -154,21 +154,12 @@ def quality(
     scores, baseline = drawn.scores, known.scores
     if moved:
         scores["perceptual"] = replace(mean(torch.cat(moved)), higher_is_better=False)
-    shared, seen = _shared(kept, is_data=bool(wanted)), torch.cat(drawn.features)
+    seeds, numbers = torch.tensor([*kept]).T
+    seen = torch.cat(drawn.features)
     if wanted:
-        scores |= distances(seen, torch.cat(wanted), shared)
+        scores |= distances(seen, torch.cat(wanted), numbers, seeds)
         if before is not None:
-            baseline |= distances(torch.cat(known.features), torch.cat(wanted), shared)
+            baseline |= distances(torch.cat(known.features), torch.cat(wanted), numbers, seeds)
     elif before is not None:
-        scores |= distances(seen, torch.cat(known.features), shared)
+        scores |= distances(seen, torch.cat(known.features), numbers, seeds)
     return scores, baseline
-
-
-def _shared(kept: Sequence[Key], *, is_data: bool) -> Int[Tensor, "n k"]:
-    """Each image's prompt and, against the data set, its object and seed.
-
-    There one picture of an object stands behind its images in every style.
-    """
-    prompts = [place for _, place in kept]
-    contents = [seed * len(OBJECTS) + place % len(OBJECTS) for seed, place in kept]
-    return torch.tensor([prompts, contents][: 1 + is_data]).T

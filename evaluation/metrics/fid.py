@@ -5,8 +5,8 @@ Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local
 arXiv:1801.01401; in float64.
 
     FID = |mean - mean'|^2 + tr(C + C' - 2 (C C')^(1/2))
-    KID = the squared MMD under k(x, y) = (x.y / d + 1)^3, of images of unlike prompts:
-          mean k(x_i, x_j) + mean k(y_i, y_j) - 2 mean k(x_i, y_j), pairs i, j of two prompts
+    KID = the squared MMD under k(x, y) = (x.y / d + 1)^3, of images of unlike seeds:
+          mean k(x, x') + mean k(y, y') - 2 mean k(x, y), pairs of two seeds, prompts all with all
 
 Values depend on the feature network, the number of images and the reference: all three belong in
 the stamp. FID is biased upwards, the more so the fewer the images, and with no more images than
@@ -14,15 +14,13 @@ features its covariance is singular.
 
 Choices: the published KID takes images for independent draws. Sets that hold every prompt once are
 none: images of one prompt, which are alike, meet across the sets and never within, so that sets
-drawn alike lie far below 0. Here the pairs of one prompt are left out everywhere. Each kind of pair
-of prompts is then counted within as often as across, and the mean is 0 where both sets draw each
-prompt alike, with one image per prompt as with several, whether or not both used the same noise.
-With d_i the shift of prompt i's mean embedding, the mean is that of d_i.d_j over i != j: the
-squared MMD between the mixtures over all prompts, less (mean |d_i|^2 - |mean d|^2) / (prompts - 1),
-which is 0 if all move together and can leave a value below 0 if they move apart. The other way, to
-count pairs of one prompt both within and across, has no such term but needs two images per prompt
-in both sets, drawn from noise of their own: neither a part of a protocol nor the un-erased model's
-images of the same noise have that.
+drawn alike lie far below 0. Here both sets have every prompt under the same seeds, and only pairs
+of two seeds count: pairs of one prompt then have the same share within as across. The mean is the
+squared MMD between the mixtures over all prompts, 0 where both draw each prompt alike. What images
+of one seed share cannot enter: the noise of a model before and after, or the one picture behind an
+object's images in every style. It needs two seeds and is left out of a part that has one. To leave
+out pairs of one prompt instead would do with one seed, but falls below 0 by the prompts' mean shift
+over their number where each moves another way: a model that mixes up its prompts would look best.
 """
 
 from collections.abc import Sequence
@@ -43,7 +41,6 @@ from evaluation.score import Score
 GROUPS = 10
 AT_ONCE = 1024  # images whose rows of the kernel matrix are held
 Features = Float[Tensor, "_ d"]
-Shared = Int[Tensor, "n k"]  # per image: its prompt's number, then others it has in common
 
 
 class FeatureNetwork(Protocol):
@@ -128,84 +125,88 @@ def fid(generated: Features, reference: Features) -> float:
     return float(metric.compute())
 
 
-def kid(generated: Features, reference: Features, shared: Shared | None = None) -> float:
+def kid(generated: Features, reference: Features, seeds: Int[Tensor, " n"] | None = None) -> float:
     """Squared MMD between two sets of features, (n, d) and (m, d); below 0 by chance if alike.
 
-    With `shared`, as `distances` has it, of pairs that share nothing; SettingError without any.
-    Without, as published: for images drawn independently.
+    With the images' `seeds`, the same in both sets, of pairs of two seeds; SettingError if there is
+    but one. Without, as published: for images drawn independently.
     """
-    if shared is None:
-        own = [torch.arange(len(part))[:, None] for part in (generated, reference)]
-        pairs = _Pairs.of(generated, reference, (own[0], own[1] + len(own[0])), 1)
+    if seeds is None:
+        own = torch.arange(len(generated)), torch.arange(len(reference)) + len(generated)
     else:
-        pairs = _Pairs.of(generated, reference, (shared, shared), 1)
+        own = seeds, seeds
+    groups = [torch.zeros_like(part) for part in own]
+    pairs = _Pairs.of((generated, reference), own, (groups[0], groups[1]), 1)
     return pairs.kid(torch.ones(1, dtype=torch.bool))
+
+
+Two = tuple[Int[Tensor, " n"], Int[Tensor, " m"]]  # of the generated and of the reference images
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Sums of the kernel over pairs of images that share nothing, and these pairs' numbers.
+    """Sums of the kernel over pairs of images of unlike seeds, and these pairs' numbers.
 
-    Of generated, of reference, and across: (3, groups, groups), by the groups of the prompts.
+    Of generated, of reference, and across: (3, g, g), by the groups that the images are in.
     """
 
     sums: Float[Tensor, "3 g g"]
     counts: Float[Tensor, "3 g g"]
 
     @classmethod
-    def of(
-        cls, generated: Features, reference: Features, shared: tuple[Shared, Shared], groups: int
-    ) -> "_Pairs":
+    def of(cls, images: tuple[Features, Features], seeds: Two, groups: Two, count: int) -> "_Pairs":
         sides = [
-            (part.double(), own, F.one_hot(own[:, 0] % groups, groups).double())
-            for part, own in zip((generated, reference), shared, strict=True)
+            (part.double(), own, F.one_hot(group, count).double())
+            for part, own, group in zip(images, seeds, groups, strict=True)
         ]
-        sums, counts = torch.zeros(2, 3, groups, groups, dtype=torch.float64)
+        sums, counts = torch.zeros(2, 3, count, count, dtype=torch.float64)
         for place, (first, second) in enumerate(((0, 0), (1, 1), (0, 1))):
             others, theirs, columns = sides[second]
             rows = zip(*(part.split(AT_ONCE) for part in sides[first]), strict=True)
             for some, own, lines in rows:
-                unlike = (own[:, None] != theirs[None]).all(-1).double()
+                unlike = (own[:, None] != theirs[None]).double()
                 kernel = (some @ others.T / some.shape[1] + 1) ** 3
                 sums[place] += lines.T @ (kernel * unlike) @ columns
                 counts[place] += lines.T @ unlike @ columns
         return cls(sums, counts)
 
-    def has(self, groups: Bool[Tensor, " g"]) -> bool:
-        """Whether these groups' images make pairs of every sort."""
-        return bool(self.counts[:, groups][:, :, groups].sum((1, 2)).all())
-
     def kid(self, groups: Bool[Tensor, " g"]) -> float:
-        """Of these groups' images; SettingError without pairs."""
-        if not self.has(groups):
-            raise SettingError("KID must be of images of two prompts or more.")
-        parts = (part[:, groups][:, :, groups].sum((1, 2)) for part in (self.sums, self.counts))
-        within, beside, across = (total / count for total, count in zip(*parts, strict=True))
+        """Of the images in these groups; SettingError without pairs."""
+        parts = [part[:, groups][:, :, groups].sum((1, 2)) for part in (self.sums, self.counts)]
+        if not parts[1].all():
+            raise SettingError("KID must be of images of two seeds or more.")
+        within, beside, across = parts[0] / parts[1]
         return float(within + beside - 2 * across)
 
 
 def distances(
-    generated: Features, reference: Features, shared: Shared, *, groups: int = GROUPS
-) -> dict[str, Score]:
+    generated: Features, reference: Features, prompts: Int[Tensor, " n"],
+    seeds: Int[Tensor, " n"], *, groups: int = GROUPS,
+) -> dict[str, Score]:  # fmt: skip
     """FID and KID with standard errors; either is left out where too few images allow none.
 
-    Both sets are of the same prompts in the same order. `shared` numbers each image's prompt in its
-    first column; further ones number what else images have in common, and KID is over pairs that
-    share nothing. The standard errors are the jackknife's: every one of `groups` interleaved parts
-    of the prompts is left out in turn, of both sets. Too few for KID means: no more prompts than
-    groups; for FID: no more images than features once a part is out.
+    Both sets are of the same prompts and seeds in the same order. The standard errors are the
+    jackknife's: every one of `groups` interleaved parts of the prompts is left out in turn, of both
+    sets. FID needs more images than features once a part is out; KID needs more prompts than
+    groups, and two seeds under which every prompt is there.
     """
-    prompts = shared[:, 0].unique(return_inverse=True)[1]
-    part, every, found = prompts % groups, torch.arange(groups), dict[str, Score]()
+    places = prompts.unique(return_inverse=True)[1]
+    part, every, found = places % groups, torch.arange(groups), dict[str, Score]()
     if len(part) - int(part.bincount().max()) > generated.shape[1]:
         again = [fid(generated[part != g], reference[part != g]) for g in range(groups)]
         found["FID"] = _with_spread(fid(generated, reference), again, len(part))
-    numbered = torch.cat([prompts[:, None], shared[:, 1:]], 1)
-    pairs = _Pairs.of(generated, reference, (numbered, numbered), groups)
-    if int(prompts.max()) >= groups and all(pairs.has(every != g) for g in range(groups)):
+    if int(places.max()) >= groups and is_crossed(prompts, seeds):
+        pairs = _Pairs.of((generated, reference), (seeds, seeds), (part, part), groups)
         again = [pairs.kid(every != g) for g in range(groups)]
         found["KID"] = _with_spread(pairs.kid(every >= 0), again, len(part))
     return found
+
+
+def is_crossed(prompts: Int[Tensor, " n"], seeds: Int[Tensor, " n"]) -> bool:
+    """Whether every prompt is there once under each of two seeds or more."""
+    count = len(seeds.unique())
+    pairs = torch.stack([prompts, seeds]).unique(dim=1).shape[1]
+    return count > 1 and pairs == len(prompts) == count * len(prompts.unique())
 
 
 def _with_spread(value: float, again: Sequence[float], count: int) -> Score:

@@ -220,7 +220,10 @@ def _record(
     crossed = stamp["target_in_cra"]
     scores, per_target = score(labels, chosen, targets, target_in_cra=crossed)
     before = score(known, chosen, targets, target_in_cra=crossed)[0] if known else {}
-    wanted: dict[str, str] = dict.fromkeys(("IRA", "CRA"), "every image asks for a target")
+    wanted: dict[str, str] = dict.fromkeys(("IRA", "CRA"), "every image asks for a target") | {
+        "FID": "it needs more images than features, and others to compare with",
+        "KID": "it needs two seeds of 11 prompts, and images to compare with",
+    }
     return write_record(
         file, NAME if chosen.subset is None else f"{NAME}-subset", scores | beside[0], per_target,
         before | beside[1], wanted, cost=_cost(file.parents[1]), stamp=stamp,
