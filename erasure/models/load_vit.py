@@ -14,6 +14,7 @@ from torch import nn
 from erasure.errors import ModelError
 from erasure.models.load import POCKET
 from erasure.models.vit import Transform, ViTModel
+from erasure.records import read_record
 from erasure.storage import read_tensors, write_json
 
 BUILT_IN = {"pocket-vit": POCKET / "vit", "pocket-style-vit": POCKET / "style-judge"}
@@ -90,17 +91,23 @@ def empty_network(config: dict[str, Any]) -> nn.Module:
         raise ModelError(f"timm cannot build {word}: {error}.") from error
 
 
-def save_vit(model: ViTModel, folder: Path) -> None:
-    """Write a folder that the model's own library opens: config.json and model.safetensors."""
+def save_vit(model: ViTModel, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a folder that the model's own library opens: config.json and model.safetensors.
+
+    Weights are stored as `dtype`; errors as of `checked`.
+    """
+    from erasure.publishing import checked
+
     network: Any = model.network
+    tensors = checked(network.state_dict(), dtype, model.name)
     if model.library == "transformers":
-        network.save_pretrained(folder)
+        network.save_pretrained(folder, state_dict=tensors)
         extra = model.folder / "preprocessor_config.json" if model.folder else None
         if extra and extra.is_file():
             (folder / extra.name).write_text(extra.read_text())
         return
     if model.folder:
-        config = json.loads((model.folder / "config.json").read_text())
+        config = read_record(model.folder / "config.json", dict[str, Any], error=ModelError)
     else:
         given = {**network.pretrained_cfg, "num_classes": len(model.labels)}
         config = {
@@ -109,7 +116,6 @@ def save_vit(model: ViTModel, folder: Path) -> None:
         }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config)
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
