@@ -87,11 +87,17 @@ def empty_network(config: ClassifierConfig) -> nn.Module:
         ) from error
 
 
-def save_vit(model: ViTModel, folder: Path) -> None:
-    """Write a folder that the model's own library opens: config.json and model.safetensors."""
+def save_vit(model: ViTModel, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a folder that the model's own library opens: config.json and model.safetensors.
+
+    Weights are stored as `dtype`; errors as of `checked`.
+    """
+    from erasure.publishing import checked
+
     network: Any = model.network
+    tensors = checked(network.state_dict(), dtype, model.name)
     if model.library == "transformers":
-        network.save_pretrained(folder)
+        network.save_pretrained(folder, state_dict=tensors)
         extra = model.folder / "preprocessor_config.json" if model.folder else None
         if extra and extra.is_file():
             (folder / extra.name).write_text(extra.read_text())
@@ -106,7 +112,6 @@ def save_vit(model: ViTModel, folder: Path) -> None:
         }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "config.json", config)
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,10 @@ import pytest
 import torch
 
 from erasure.edit import Edit
+from erasure.errors import SettingError
 from erasure.exporting import export
+from erasure.pushing import _written
+from erasure.pushing import push as push_folder
 from erasure_datasets.concept import Concept
 
 
@@ -24,6 +28,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self, refuses: bool = False) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.refuses = refuses
+        self.is_private = True  # of every repository
         self.tokens: set[str | None] = set()
         self.made: list[dict] = []
         self.cards: list[str] = []
@@ -81,7 +86,8 @@ class Handler(BaseHTTPRequestHandler):
         self.answer({})
 
     def do_GET(self) -> None:
-        self.answer({"siblings": [], "sha": "0" * 40, "id": "me/gone", "tags": []})
+        known = {"siblings": [], "sha": "0" * 40, "id": "me/gone", "tags": []}
+        self.answer({**known, "private": self.server.is_private})
 
     def commit(self, key: str, value: dict) -> None:
         if key == "file":
@@ -155,6 +161,41 @@ def test_every_file_arrives_in_one_private_repository(
     assert hub.tokens == {"Bearer hf_secret"}
     assert hub.files == {file.name: file.read_bytes() for file in exported.iterdir()}
     assert set(hub.files) == {"README.md", "edit.json", "edit.safetensors"}
+
+
+def test_nothing_private_goes_into_a_public_repository(
+    hub: Hub, exported: Path, tmp_path: Path
+) -> None:
+    hub.is_private = False
+    done = push(tmp_path, str(exported), "me/gone", "--private", endpoint=hub.address)
+    assert done.returncode == 2
+    assert "me/gone exists and is public" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not hub.files
+    assert not hub.stored
+
+
+def test_only_what_export_wrote_goes(exported: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("mine")
+    whole = tmp_path / "export"
+    shutil.copytree(exported, whole)
+    (whole / ".env").write_text("hidden ones are left out")
+    assert _written(whole) == ["README.md", "edit.json", "edit.safetensors"]
+    for name, why in (
+        ("model.ckpt", "none of those"), ("notes.json", "none of those"),
+        ("unet/model.bin", "none of those"), ("samples/secret.safetensors", "none of those"),
+        ("unet/config.json", "is a link"),
+    ):  # fmt: skip
+        place = whole / name
+        place.parent.mkdir(exist_ok=True)
+        if why == "is a link":
+            place.symlink_to(secret)
+        else:
+            place.write_text("mine")
+        with pytest.raises(SettingError, match=why):
+            push_folder(whole, "me/gone")
+        place.unlink()
 
 
 @pytest.mark.parametrize("hub", [True], indirect=True)

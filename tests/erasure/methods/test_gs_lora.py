@@ -47,7 +47,7 @@ def test_each_request_opens_in_plain_diffusers(result: Result, sd1: Path, tmp_pa
     for name in ("cat", "dog"):
         plain.load_lora_weights(str(out), weight_name=f"{name}.safetensors", adapter_name=name)
     config = plain.unet.peft_config["cat"]
-    assert (config.r, config.lora_alpha) == (8, 4.0)
+    assert (config.r, config.lora_alpha) == (8, 8)  # the scale of 0.5 is in B
     plain.set_adapters(["cat", "dog"])
     both = ask(plain.unet, condition)
     assert torch.allclose(both, ask(result.model.pipeline.unet, condition), atol=1e-5)
