@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from erasure.edit import Edit
-from erasure.errors import ModelError, RunError
+from erasure.errors import EditError, ModelError, RunError
 from erasure.opening import open_run, open_vit
 from erasure_datasets.concept import Concept
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES
@@ -29,7 +29,7 @@ def facts(run: Path) -> dict[str, Any]:
     tensors, parts, unopened = [], [], ""
     try:
         tensors, parts = moved(run, edit)
-    except ModelError as error:  # the base may be on another machine, or behind a network
+    except (EditError, ModelError) as error:  # the base may be on another machine, or have moved
         unopened = str(error)
     return {
         "run": str(run),

@@ -33,7 +33,7 @@ REMEDY = "a run keeps it beside its edit; make the run again, or undo from it ag
 
 def evaluate(
     run: Path, *, name: str = NAME, classes: Sequence[str] | None = None,
-    reference: Path | None = None,
+    reference: Path | None = None, base: Path | str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a run of `erasure forget`; returns the record that it writes to scores/NAME.json.
 
@@ -41,21 +41,22 @@ def evaluate(
     retrained model's run, to which the distance is taken. Classes without test images are named in
     `without_images`, and a score without any is left out. SettingError for what does not fit.
     """
-    record = scored(run, name=name, classes=classes, reference=reference)
+    record = scored(run, name=name, classes=classes, reference=reference, base=base)
     write_json(run / "scores" / f"{name}.json", record)
     return record
 
 
 def scored(
-    run: Path, *, name: str, classes: Sequence[str] | None, reference: Path | None
-) -> dict[str, Any]:
+    run: Path, *, name: str, classes: Sequence[str] | None, reference: Path | None,
+    base: Path | str | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """As `evaluate`, with nothing written."""
     edit, device = Edit.load(run), own_device()
     config = read_record(run / "config.json", ForgettingShape)
     requests = read_record(run / "requests.json", RequestsShape, remedy=REMEDY)
     given = dict(config["data"])
     data = Data(**{**given, "missing": tuple(given["missing"])})  # type: ignore[arg-type]
-    model = open_vit(run, device=device, edited=False)
+    model = open_vit(run, device=device, edited=False, base=base)
     other = _reference(reference, edit, model)
     train, test = load_parts(model, data)
     now, earlier, kept = _parts(model, config["tasks"], classes)
@@ -155,6 +156,8 @@ def confidence(model: ViTModel, part: Labelled) -> Tensor:
 PROTOCOL = Protocol(
     NAME,
     "classes",
-    lambda asked: evaluate(asked.folder, classes=asked.concepts, reference=asked.reference),
+    lambda asked: evaluate(
+        asked.folder, classes=asked.concepts, reference=asked.reference, base=asked.base
+    ),
     frozenset({"reference"}),
 )

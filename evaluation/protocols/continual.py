@@ -30,11 +30,13 @@ class PointShape(TypedDict):
 
 def evaluate(
     run: Path, *, name: str = NAME, classes: Sequence[str] | None = None,
-    reference: Path | None = None,
+    reference: Path | None = None, base: Path | str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """As class_forgetting.evaluate, with what was recorded after and during each request."""
     points = curve(run)
-    record = class_forgetting.scored(run, name=name, classes=classes, reference=reference)
+    record = class_forgetting.scored(
+        run, name=name, classes=classes, reference=reference, base=base
+    )
     record["after"] = record.pop("requests")
     record["curve"] = points
     dips = [point["Acc_r"] for point in points]
@@ -63,6 +65,8 @@ def curve(run: Path) -> list[dict[str, Any]]:
 PROTOCOL = Protocol(
     NAME,
     "classes",
-    lambda asked: evaluate(asked.folder, classes=asked.concepts, reference=asked.reference),
+    lambda asked: evaluate(
+        asked.folder, classes=asked.concepts, reference=asked.reference, base=asked.base
+    ),
     frozenset({"reference"}),
 )
