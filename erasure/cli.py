@@ -54,6 +54,8 @@ def _main(
 erase_app = typer.Typer(
     cls=MethodGroup, no_args_is_help=True, context_settings=CONTEXT, rich_markup_mode=None
 )
+from erasure_datasets.errors import DataError
+
 app.add_typer(
     erase_app,
     name="erase",
@@ -215,7 +217,7 @@ def main() -> None:
     command = typer.main.get_command(app)
     try:
         code = command.main(standalone_mode=False)
-    except ErasureError as error:
+    except (ErasureError, DataError) as error:
         sys.exit(_complain(str(error)))
     except KeyboardInterrupt:
         code = INTERRUPTED
