@@ -54,13 +54,12 @@ def _main(
 erase_app = typer.Typer(
     cls=MethodGroup, no_args_is_help=True, context_settings=CONTEXT, rich_markup_mode=None
 )
-from erasure_datasets.errors import DataError
-
 app.add_typer(
     erase_app,
     name="erase",
     help="Erase concepts: erasure erase METHOD --concept NAME --out FOLDER.",
 )
+from erasure_datasets.errors import DataError
 
 
 @erase_app.callback()
