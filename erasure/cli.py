@@ -23,6 +23,7 @@ from erasure.groups import (
     method_names,
     print_scores,
 )  # fmt: skip
+from erasure_datasets.errors import DataError
 
 INTERRUPTED = 130
 
@@ -59,7 +60,6 @@ app.add_typer(
     name="erase",
     help="Erase concepts: erasure erase METHOD --concept NAME --out FOLDER.",
 )
-from erasure_datasets.errors import DataError
 
 
 @erase_app.callback()
