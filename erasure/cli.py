@@ -24,6 +24,7 @@ from erasure.groups import (
     method_names,
     print_scores,
 )  # fmt: skip
+from erasure_datasets.errors import DataError
 
 INTERRUPTED = 130
 
@@ -217,7 +218,7 @@ def main() -> None:
     command = typer.main.get_command(app)
     try:
         code = command.main(standalone_mode=False)
-    except ErasureError as error:
+    except (ErasureError, DataError) as error:
         sys.exit(_complain(str(error)))
     except KeyboardInterrupt:
         code = INTERRUPTED
