@@ -185,13 +185,11 @@ def test_weights_of_timm_and_torchvision_are_whole(make, tmp_path: Path) -> None
 
 
 def test_folders_as_timm_itself_saves_them(tmp_path: Path) -> None:
-    theirs = timm.create_model(
-        "vit_tiny_patch16_224", num_classes=4, img_size=32, patch_size=8, embed_dim=32, depth=2,
-        num_heads=2,
-    ).eval()  # fmt: skip
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=4, **sizes).eval()
     timm.models.save_for_hf(
         theirs, str(tmp_path / "new"), model_config={"label_names": list(LABELS)},
-        safe_serialization=True,
+        model_args=sizes, safe_serialization=True,  # timm 1.0.26 does not note them by itself
     )  # fmt: skip
     ours = load_vit(str(tmp_path / "new"))
     assert ours.labels == LABELS
