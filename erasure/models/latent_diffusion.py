@@ -260,9 +260,8 @@ class LatentDiffusion(DiffusionModel):
         self, condition: Condition, *, steps: int, guidance: float, noise: Float[Tensor, "b c h w"]
     ) -> SampledPath:
         # in the UNet's own terms: noise does not give z0 where a schedule ends without signal
-        scheduler: Any = DDIMScheduler.from_config(
-            self.pipeline.scheduler.config, clip_sample=False
-        )
+        own = self.pipeline.scheduler.config
+        scheduler: Any = DDIMScheduler.from_config(own, clip_sample=False)
         scheduler.set_timesteps(steps, device=self.device)
         z = noise.to(self.device)
         both = torch.cat([self.encode([""]).expand_as(condition), condition])
