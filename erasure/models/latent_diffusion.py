@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, ClassVar, Literal
 
 import diffusers
@@ -19,9 +18,10 @@ from torch.func import functional_call
 from erasure.errors import SettingError
 from erasure.models.checkpointing import checkpointing
 from erasure.models.checks import check_pipeline
-from erasure.models.decoding import decoded
+from erasure.models.decoding import decoded, encoded
 from erasure.models.diffusion import Condition, DiffusionModel, SampledPath
-from erasure.models.slots import Slotted, fill, lay_out, repadded
+from erasure.models.slots import Slotted, fill, repadded
+from erasure.models.tokens import refuse_beyond, tokens_of, with_slots, words_of
 from erasure_datasets.concept import Catalogue
 
 ENCODED_AT_ONCE = 64
@@ -190,37 +190,15 @@ class LatentDiffusion(DiffusionModel):
 
         The start token is 0.
         """
-        ids = self.pipeline.tokenizer(text, verbose=False).input_ids
-        return min(len(ids), self._text_window) - 2
+        return min(len(tokens_of(self.pipeline.tokenizer, text)), self._text_window - 2)
 
     def check_window(self, prompts: Sequence[str]) -> None:
-        longest = self._text_window
-        for prompt in dict.fromkeys(prompts):
-            count = len(self.pipeline.tokenizer(prompt, verbose=False).input_ids)
-            if count > longest:
-                raise SettingError(
-                    f"prompts must have at most {longest - 2} tokens for {self.name}, which reads "
-                    f"no further; got {count - 2} in {shorten(prompt, 60)!r}."
-                )
+        refuse_beyond(self._text_window, self.pipeline.tokenizer, prompts, self.name)
 
     def open_slots(self, parts: Sequence[tuple[str, str]], count: int) -> Slotted:
-        tokenizer = self.pipeline.tokenizer
-
-        def tokens(text: str) -> list[int]:
-            if not text:
-                return []
-            return tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-
-        try:
-            slotted = lay_out(
-                [(tokens(before), tokens(after)) for before, after in parts],
-                count,
-                ends=(tokenizer.bos_token_id, tokenizer.eos_token_id),
-                padding=tokenizer.pad_token_id,
-                length=self._text_window,
-            )
-        except ValueError as error:
-            raise SettingError(f"tokens must be fewer: {error}.") from error
+        slotted = with_slots(
+            parts, count, tokenizer=self.pipeline.tokenizer, window=self._text_window
+        )
         ids, places = slotted.ids, slotted.places
         return Slotted(*(tensor.to(self.device, non_blocking=True) for tensor in (ids, places)))
 
@@ -253,11 +231,7 @@ class LatentDiffusion(DiffusionModel):
 
     @cached_property
     def word_tokens(self) -> Int[Tensor, " v"]:
-        tokenizer, special = self.pipeline.tokenizer, set(self.special_tokens)
-        entries = [i for i in range(len(self.token_table)) if i not in special]
-        written = tokenizer.batch_decode([[entry] for entry in entries])
-        read = tokenizer(written, add_special_tokens=False).input_ids
-        return torch.tensor([i for i, ids in zip(entries, read, strict=True) if ids == [i]])
+        return words_of(self.pipeline.tokenizer, len(self.token_table))
 
     def decode(self, tokens: Int[Tensor, " k"]) -> str:
         return self.pipeline.tokenizer.decode(tokens.tolist())
@@ -278,23 +252,16 @@ class LatentDiffusion(DiffusionModel):
         signal, spread = self.levels(t)
         return signal * answer + spread * z_t  # v = signal * eps - spread * z0
 
-    @torch.no_grad()
     def to_latents(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
-        vae = self.pipeline.vae
-        pixels = images.to(vae.device, vae.dtype).div(127.5).sub(1)
-        encoded = vae.encode(pixels)
-        # a tiny autoencoder gives latents, others a distribution of them
-        plain = encoded.latent_dist.mode() if "latent_dist" in encoded else encoded.latents
-        return plain * vae.config.scaling_factor
+        return encoded(self.pipeline.vae, images)
 
     @torch.no_grad()
     def sample_path(
         self, condition: Condition, *, steps: int, guidance: float, noise: Float[Tensor, "b c h w"]
     ) -> SampledPath:
         # in the UNet's own terms: noise does not give z0 where a schedule ends without signal
-        scheduler: Any = DDIMScheduler.from_config(
-            self.pipeline.scheduler.config, clip_sample=False
-        )
+        own = self.pipeline.scheduler.config
+        scheduler: Any = DDIMScheduler.from_config(own, clip_sample=False)
         scheduler.set_timesteps(steps, device=self.device)
         z = noise.to(self.device)
         both = torch.cat([self.encode([""]).expand_as(condition), condition])
