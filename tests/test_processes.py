@@ -60,7 +60,7 @@ def test_two_ranks_take_the_path_of_one(sd1: Path, tmp_path: Path) -> None:
     masks = [read_tensors(run / "mask.safetensors")[0] for run in runs]
     same = torch.cat([(masks[0][name] == masks[1][name]).flatten() for name in masks[0]])
     assert same.float().mean() > 0.999  # other images would leave about half
-    # other draws would change a loss by tens of percent; before the first step nothing but the
+    # other draws change a loss by several percent; before the first step nothing but the
     # order of a sum differs, afterwards Adam's steps along gradients that are next to nothing do
     logs = [read_lines(run / "log.jsonl") for run in runs]
     for number, (line, other) in enumerate(zip(*logs, strict=True)):
