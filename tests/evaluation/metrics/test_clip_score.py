@@ -108,7 +108,7 @@ def test_weights_that_open_clip_would_unpickle_stay_shut(
         raise LocalEntryNotFoundError(f"{place} has no {file} here\nand the Hub is far")
 
     monkeypatch.setattr(clip_score, "hf_hub_download", no_network)
-    with pytest.raises(ModelError, match=r"could not load clip=ViT-B-32:openai: timm/\S+ has no open"):
+    with pytest.raises(ModelError, match=r"clip=ViT-B-32:openai: timm/\S+ has no open"):
         NamedClip("ViT-B-32:openai")
 
 
