@@ -375,6 +375,38 @@ def test_a_budget_leaves_untried_cases_out(
     assert record["scores"]["ASR"]["n"] == 2
 
 
+def test_what_a_budget_cuts_is_said_and_untried_cases_are_no_failures(
+    run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relearning's control did not run to its end; a resumed report still says that it was cut."""
+    import evaluation.attacking as attacking
+
+    real = attacking.attack_cases
+
+    def then_over(chosen: object, scene: Scene, chunk: object) -> object:
+        found = real(chosen, scene, chunk)
+        scene._end = 0.0
+        return found
+
+    monkeypatch.setattr(attacking, "attack_cases", then_over)
+    options = {"criterion": f"{criterion}:never", "seeds": (188,), "budget": 3600.0}
+    part = attack(run, "relearn", **options, **SMALL["relearn"])["per_concept"]["cat"]
+    assert (part["random_steps"], part["random_is_cut"], part["came_back"]) == (None, True, False)
+    monkeypatch.setattr(attacking, "attack_cases", real)
+    (run / "attacks" / "relearn.json").unlink()
+    again = attack(run, "relearn", **options, **SMALL["relearn"])["per_concept"]["cat"]
+    assert again["is_cut_by_budget"]
+    assert not again["random_is_cut"]
+
+    def over_before(chosen: object, scene: Scene, chunk: object) -> object:
+        scene._end = 0.0
+        return real(chosen, scene, chunk)
+
+    monkeypatch.setattr(attacking, "attack_cases", over_before)
+    with pytest.raises(SettingError, match="budget must leave time for at least one case"):
+        attack(run, "paraphrase", **options, **SMALL["paraphrase"])
+
+
 def test_what_cannot_be_attacked_is_refused(run: Path, criterion: str) -> None:
     mine = f"{criterion}:never"
     with pytest.raises(SettingError, match="no judge knows the concept 'cat'"):
