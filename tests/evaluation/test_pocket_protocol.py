@@ -106,6 +106,24 @@ def test_scores_of_a_perfect_and_of_an_unchanged_model() -> None:
     assert pocket.score(unchanged, [concept("cat")])[0]["UA"].value == 0.0
 
 
+@pytest.mark.parametrize("names", [("cat", "dog"), ("Winter", "Ukiyoe"), ("cat", "dog", "fish")])
+def test_targets_that_are_drawn_for_one_another_are_not_gone(names: tuple[str, ...]) -> None:
+    """Each erased concept's prompts draw the next one of the erased, all others what they ask."""
+    objects, styles = pocket.catalogue().objects, pocket.catalogue().styles
+    following = dict(zip(names, (*names[1:], names[0]), strict=True))
+    labels = {
+        (seed, index): (
+            objects.index(following.get(objects[index // 16], objects[index // 16])),
+            styles.index(following.get(styles[index % 16], styles[index % 16])),
+            0.5,
+        )
+        for seed, index in pocket.plan((188,), None, [])
+    }
+    scores, per = pocket.score(labels, [concept(name) for name in names])
+    assert (scores["UA"].value, scores["UA_own"].value, scores["IRA"].value) == (0.0, 1.0, 1.0)
+    assert all(own["UA"].value == 0.0 for own in per.values())
+
+
 def test_an_evaluation_measures_quality_beside_the_baseline(tmp_path: Path) -> None:
     """A one-step generator whose cross-attention values are halved."""
     model = load_model("pocket-one-step")
