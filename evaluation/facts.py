@@ -1,55 +1,23 @@
 """What there is to say about one run, read from its folder, as plain JSON."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 from erasure.edit import Edit
 from erasure.errors import EditError, ModelError, RunError
 from erasure.naming import slug
 from erasure.opening import open_run, open_vit
-from erasure.records import AttackShape, ScoresShape, read_record
+from erasure.records import AttackShape, read_record
 from erasure_datasets.concept import Concept
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES
-from evaluation.protocols import pocket, unlearncanvas
+from evaluation.protocols import pocket
 from evaluation.score import interval
+from evaluation.seen import REMEDY, JudgedShape, seen
 
 RATES = ("UA", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o", "Acc", "MIA")
 SHOWN = 8  # pictures in a row, and attacked cases
-REMEDY = "remove it and make it again"
-
-
-class RequestShape(TypedDict):
-    """What was measured after one request."""
-
-    classes: list[str]
-    before: float
-    Acc_f: float
-    Acc_r: NotRequired[float]
-    Acc_o: NotRequired[float]
-    seconds: float
-
-
-class PointShape(TypedDict):
-    """Accuracies on a probe, on the way through a request."""
-
-    request: int | str
-    step: int
-    Acc_f: NotRequired[float]
-    Acc_r: NotRequired[float]
-    Acc_o: NotRequired[float]
-
-
-class JudgedShape(ScoresShape):
-    """scores/PROTOCOL.json, as far as the report reads it."""
-
-    labels: NotRequired[list[tuple[int, int, int, int]]]
-    requests: NotRequired[list[RequestShape]]
-    after: NotRequired[list[RequestShape]]
-    curve: NotRequired[list[PointShape]]
-    weights_touched: NotRequired[float | None]
 
 
 def facts(run: Path) -> dict[str, Any]:
@@ -189,7 +157,7 @@ def _scored(file: Path) -> dict[str, Any]:
             name: _with_intervals(scores) for name, scores in record.get("per_concept", {}).items()
         },
         "stamp": record.get("stamp", {}),
-        **_seen(record, file),
+        **seen(record, file),
         "requests": requests,
         "curve": record.get("curve", []),
         "weights_touched": record.get("weights_touched"),
@@ -249,58 +217,6 @@ def _with_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
         unit = "percent" if is_rate or name == "H" else "number"
         found[name] = {**score, "n": n, "low": low, "high": high, "unit": unit}
     return found
-
-
-def _seen(record: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """`seen`: what the judge said where a target was asked for, most often first.
-
-    `confusion`: for objects and styles, how often each label (row) was judged as which (column).
-    """
-    protocol = str(record["protocol"]).removesuffix("-subset")
-    if "labels" not in record or protocol not in (pocket.NAME, unlearncanvas.NAME):
-        return {"seen": {}, "confusion": {}}
-    try:
-        objects, styles, asked = _judged(protocol, record["labels"])
-    except IndexError:
-        raise RunError(f"{file} holds labels that {protocol} does not have; {REMEDY}.") from None
-    seen = {}
-    for name in record.get("per_concept", {}):
-        if name not in objects and name not in styles:
-            raise RunError(f"{file} has scores of {name!r}, unknown to {protocol}; {REMEDY}.")
-        place, names = (1, styles) if name in styles else (0, objects)
-        label = names.index(name)
-        said = Counter(names[e[2 + place]] for e in asked if e[place] == label)
-        seen[name] = said.most_common()
-    confusion = {}
-    for place, (kind, names) in enumerate({"objects": objects, "styles": styles}.items()):
-        number = Counter((entry[place], entry[2 + place]) for entry in asked)
-        met = sorted({label for pair in number for label in pair})  # a subset meets some alone
-        mistakes = [
-            f"{names[a]} as {names[b]} {count}×" for (a, b), count in number.most_common() if a != b
-        ]
-        confusion[kind] = {
-            "labels": [names[label] for label in met],
-            "counts": [[number[a, b] for b in met] for a in met],
-            "mistakes": mistakes,
-        }
-    return {"seen": seen, "confusion": confusion}
-
-
-def _judged(
-    protocol: str, labels: Sequence[Sequence[int]]
-) -> tuple[Sequence[str], Sequence[str], list[tuple[int, int, int, int]]]:
-    """(objects, styles, [object asked, style asked, object seen, style seen])."""
-    if protocol == pocket.NAME:
-        catalogue = pocket.catalogue()
-        objects, styles = catalogue.objects, catalogue.styles
-        pairs = [(objects.index(o), styles.index(s)) for o, s in catalogue.pairs()]
-    else:
-        objects, styles = OBJECTS, THEMES
-        pairs = [(o, s) for s in range(len(THEMES)) for o in range(len(OBJECTS))]
-    asked = [(*pairs[index], seen, style) for _, index, seen, style in labels]
-    for name, style, seen, said in asked:
-        objects[name], styles[style], objects[seen], styles[said]  # IndexError beyond the ends
-    return objects, styles, asked
 
 
 def _records(folder: Path) -> list[Path]:
