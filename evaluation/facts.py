@@ -1,18 +1,20 @@
 """What there is to say about one run, read from its folder, as plain JSON."""
 
-import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from erasure.edit import Edit
 from erasure.errors import EditError, ModelError, RunError
+from erasure.naming import slug
 from erasure.opening import open_run, open_vit
+from erasure.records import AttackShape, read_record
 from erasure_datasets.concept import Concept
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES
-from evaluation.protocols import pocket, unlearncanvas
+from evaluation.protocols import pocket
 from evaluation.score import interval
+from evaluation.seen import REMEDY, JudgedShape, seen
 
 RATES = ("UA", "UA_own", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o", "Acc", "MIA")
 SHOWN = 8  # pictures in a row, and attacked cases
@@ -21,10 +23,18 @@ SHOWN = 8  # pictures in a row, and attacked cases
 def facts(run: Path) -> dict[str, Any]:
     """Everything the report says about one run.
 
-    EditError for a folder without a finished edit, RunError for a damaged record.
+    EditError for a folder without a finished edit, RunError for a damaged record, or a folder that
+    is removed meanwhile.
     """
-    edit = Edit.load(run)
-    config = _read(run / "config.json") if (run / "config.json").is_file() else {}
+    try:
+        return _facts(run)
+    except OSError as error:
+        raise RunError(f"{run} cannot be read whole: {error}.") from error
+
+
+def _facts(run: Path) -> dict[str, Any]:
+    edit, file = Edit.load(run), run / "config.json"
+    config = read_record(file, dict[str, Any], remedy=REMEDY) if file.is_file() else {}
     sources = config.get("sources", {})
     tensors, parts, unopened = [], [], ""
     try:
@@ -33,6 +43,7 @@ def facts(run: Path) -> dict[str, Any]:
         unopened = str(error)
     return {
         "run": str(run),
+        "folder": run,
         "name": run.resolve().name,
         "method": edit.method,
         "model": edit.base,
@@ -97,18 +108,34 @@ def pairs(run: Path, concepts: Sequence[Concept]) -> list[dict[str, Any]]:
         files = sorted(file.name for file in drawn if (after / file.name).is_file())
         left = list(files)
         for name in [*(concept.name for concept in concepts), ""]:
-            word = f"_{name.replace(' ', '_')}_".lower()
-            chosen = [f for f in left if word in f"_{f}".lower()] if name else left
+            chosen = [f for f in left if asks_for(f, name)] if name else left
             left = [file for file in left if file not in chosen]
             if chosen:
                 step = max(len(chosen) / SHOWN, 1)
                 picked = [chosen[int(i * step)] for i in range(min(len(chosen), SHOWN))]
                 shown = [
-                    {"of": named(f), "before": str(base / f), "after": str(after / f)}
+                    {"of": named(f), "before": _in(run, base / f), "after": _in(run, after / f)}
                     for f in picked
                 ]
                 rows.append({"protocol": after.name, "concept": name, "pairs": shown})
     return rows
+
+
+def asks_for(file: str, concept: str) -> bool:
+    """Whether a picture's prompt names the concept, by the file names of protocols and attacks."""
+    stem = Path(file).stem.rpartition("_seed")[0]
+    known = _pairs_by_stem().get(stem)
+    return concept in known if known else stem.startswith(f"{slug(concept)}_prompt")
+
+
+@cache
+def _pairs_by_stem() -> dict[str, tuple[str, str]]:
+    """(object, style) by the part of the protocols' file names before the seed."""
+    own = pocket.catalogue().pairs()
+    return {
+        **{f"{style}_{name}".replace(" ", "_"): (name, style) for name, style in own},
+        **{f"{theme}_{name}": (name, theme) for theme in THEMES for name in OBJECTS},
+    }
 
 
 def named(file: str) -> str:
@@ -118,7 +145,7 @@ def named(file: str) -> str:
 
 
 def _scored(file: Path) -> dict[str, Any]:
-    record = _read(file)
+    record: Mapping[str, Any] = read_record(file, JudgedShape, remedy=REMEDY)
     requests = record.get("after") or record.get("requests") or []
     return {
         "scores": _with_intervals(record["scores"]),
@@ -127,7 +154,7 @@ def _scored(file: Path) -> dict[str, Any]:
             name: _with_intervals(scores) for name, scores in record.get("per_concept", {}).items()
         },
         "stamp": record.get("stamp", {}),
-        **_seen(record),
+        **seen(record, file),
         "requests": requests,
         "curve": record.get("curve", []),
         "weights_touched": record.get("weights_touched"),
@@ -136,12 +163,15 @@ def _scored(file: Path) -> dict[str, Any]:
 
 def _attacked(run: Path, file: Path) -> dict[str, Any]:
     """An attack's figures, and some of its cases with the pictures' places, won ones first."""
-    record, cases, relearning = _read(file), [], {}
+    record: Mapping[str, Any] = read_record(file, AttackShape, remedy=REMEDY)
+    cases, relearning = [], {}
     plain = run / "images" / "pocket"
     plain = plain if plain.is_dir() else run / "images" / "plain"
     parts = record.get("per_concept", {})
     for concept, part in parts.items():
-        folder = run / "attacks" / file.stem / concept.replace(" ", "_") / "images"
+        folder = run / "attacks" / file.stem / slug(concept) / "images"
+        if not folder.is_dir():  # of an older version
+            folder = folder.parent.with_name(concept.replace(" ", "_")) / "images"
         for case in part["cases"]:
             name, found = f"{case['case']['name']}.png", case["found"]
             places = {
@@ -151,9 +181,13 @@ def _attacked(run: Path, file: Path) -> dict[str, Any]:
             }
             if found and all(place.is_file() for place in places.values()):
                 facts = {"asked": case["case"]["prompt"], "concept": concept, **found}
-                cases.append({**facts, "images": {k: str(v) for k, v in places.items()}})
+                cases.append({**facts, "images": {k: _in(run, v) for k, v in places.items()}})
         if "steps" in part:
-            relearning[concept] = {"steps": part["steps"], "random_steps": part["random_steps"]}
+            is_cut = part.get("random_is_cut", part["is_cut_by_budget"])
+            relearning[concept] = {
+                "steps": part["steps"], "random_steps": part.get("random_steps"),
+                "random_is_cut": is_cut, "came_back": part.get("came_back", True),
+            }  # fmt: skip
     wins = [case for case in cases if case["success"]]
     return {
         "scores": _with_intervals(record["scores"]),
@@ -182,62 +216,12 @@ def _with_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _seen(record: Mapping[str, Any]) -> dict[str, Any]:
-    """`seen`: what the judge said where a target was asked for, most often first.
-
-    `confusion`: for objects and styles, how often each label (row) was judged as which (column).
-    """
-    protocol = str(record["protocol"]).removesuffix("-subset")
-    if "labels" not in record or protocol not in (pocket.NAME, unlearncanvas.NAME):
-        return {"seen": {}, "confusion": {}}
-    objects, styles, asked = _judged(protocol, record["labels"])
-    seen = {}
-    for name in record.get("per_concept", {}):
-        place, names = (1, styles) if name in styles else (0, objects)
-        label = names.index(name)
-        said = Counter(names[e[2 + place]] for e in asked if e[place] == label)
-        seen[name] = said.most_common()
-    confusion = {}
-    for place, (kind, names) in enumerate({"objects": objects, "styles": styles}.items()):
-        number = Counter((entry[place], entry[2 + place]) for entry in asked)
-        met = sorted({label for pair in number for label in pair})  # a subset meets some alone
-        mistakes = [
-            f"{names[a]} as {names[b]} {count}×" for (a, b), count in number.most_common() if a != b
-        ]
-        confusion[kind] = {
-            "labels": [names[label] for label in met],
-            "counts": [[number[a, b] for b in met] for a in met],
-            "mistakes": mistakes,
-        }
-    return {"seen": seen, "confusion": confusion}
-
-
-def _judged(
-    protocol: str, labels: Sequence[Sequence[int]]
-) -> tuple[Sequence[str], Sequence[str], list[tuple[int, int, int, int]]]:
-    """(objects, styles, [object asked, style asked, object seen, style seen])."""
-    if protocol == pocket.NAME:
-        catalogue = pocket.catalogue()
-        objects, styles = catalogue.objects, catalogue.styles
-        pairs = [(objects.index(o), styles.index(s)) for o, s in catalogue.pairs()]
-    else:
-        objects, styles = OBJECTS, THEMES
-        pairs = [(o, s) for s in range(len(THEMES)) for o in range(len(OBJECTS))]
-    return objects, styles, [(*pairs[index], seen, style) for _, index, seen, style in labels]
-
-
 def _records(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.json"))
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise RunError(f"{file} is not readable ({error}); remove it and make it again.") from error
-    if not isinstance(record, dict) or (file.name != "config.json" and "scores" not in record):
-        raise RunError(f"{file} is no record of scores; remove it and make it again.")
-    return record
+def _in(run: Path, file: Path) -> str:
+    return file.relative_to(run).as_posix()
 
 
 def _relative(gone: float, whole: float) -> float:

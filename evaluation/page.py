@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from erasure.errors import RunError
 from evaluation import plots
 
 MEANING = {
@@ -19,7 +20,8 @@ MEANING = {
     "CRA_target": "the other kind is still drawn where the concept was asked for",
     "CLIP": "cosine between image and prompt, on images without the concept",
     "FID": "distance between the distributions of images",
-    "KID": "the same by kernels, unbiased for few images",
+    "KID": "distance between the distributions of images, by kernels; 0 for alike sets, below 0 "
+    "by chance",
     "perceptual": "how far images without the concept are from the un-erased model's",
     "pre_ASR": "drawn by a plain prompt",
     "ASR": "drawn under attack",
@@ -32,6 +34,7 @@ MEANING = {
     "MIA": "forgotten training images that look never seen",
     "distance": "to the predictions of a model trained without them",
 }
+MADE_BY = "Made by erasure-toolkit."  # in every page's foot
 WIDEST = 192  # pixels of an embedded picture; larger ones are shrunk
 
 
@@ -50,6 +53,7 @@ def render(found: Sequence[Mapping[str, Any]], groups: Mapping[str, Any]) -> str
         runs=found,
         groups=groups,
         meaning=MEANING,
+        made_by=MADE_BY,
         style=(here / "report.css").read_text(),
         frame={"width": plots.WIDTH, "height": plots.HEIGHT, "edge": plots.EDGE},
     )
@@ -61,12 +65,22 @@ def shown(score: Mapping[str, Any], end: str = "value") -> str:
     return f"{100 * value:.1f}" if score["unit"] == "percent" else f"{value:.4g}"
 
 
-def embedded(file: Path | str) -> str:
-    """A picture as a data: address; its own bytes if it is small, else a smaller JPEG."""
-    with Image.open(file) as picture:
-        if max(picture.size) <= WIDEST:
-            return "data:image/png;base64," + base64.b64encode(Path(file).read_bytes()).decode()
-        small, stream = picture.convert("RGB"), io.BytesIO()
-        small.thumbnail((WIDEST, WIDEST))
-        small.save(stream, format="JPEG", quality=88)
+def embedded(name: str, folder: Path) -> str:
+    """A picture of a run as a data: address; its own bytes if it is small, else a smaller JPEG.
+
+    RunError if it cannot be read.
+    """
+    file, stream = folder / name, io.BytesIO()
+    try:
+        with Image.open(file) as picture:
+            if max(picture.size) <= WIDEST and picture.format in ("PNG", "JPEG"):
+                kind = picture.format.lower()
+                picture.load()
+                whole = base64.b64encode(file.read_bytes()).decode()
+                return f"data:image/{kind};base64,{whole}"
+            small = picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow's, of damaged files
+        raise RunError(f"{file} is no picture that can be read ({error}); remove it.") from error
+    small.thumbnail((WIDEST, WIDEST))
+    small.save(stream, format="JPEG", quality=88)
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

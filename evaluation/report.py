@@ -4,22 +4,34 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from erasure.errors import SettingError
 from erasure.storage import atomic
 from evaluation.facts import facts
-from evaluation.page import render, shown
+from evaluation.page import MADE_BY, render, shown
+from evaluation.public import published, without_folder
 from evaluation.ranking import rankings
+
+SUFFIXES = (".html", ".json", ".csv", ".md")
+KINDS = {"scores", "attacks"}
+COLUMNS = (
+    "run", "method", "concepts", "judged by", "stamp", "score", "value", "low", "high", "n",
+    "un-erased",
+)  # fmt: skip
+NO_SCORES, EVERY = "No scores yet.\n", "## Every figure"
 
 
 def report(runs: Sequence[Path], out: Path) -> list[Path]:
     """Write `out` (a self-contained .html) and, beside it, .json, .csv and .md of the same figures.
 
     Each run needs a finished erasure; scores and attacks are taken as they are there. EditError
-    for a folder without an edit, SettingError for no run, one twice, or an `out` that is no .html.
+    for a folder without an edit, SettingError for no run, one twice, an `out` that is no .html, or
+    files in those places that no report wrote. All four are written, or none.
     """
     if not runs:
         raise SettingError("report needs at least one run's folder.")
@@ -29,22 +41,73 @@ def report(runs: Sequence[Path], out: Path) -> list[Path]:
     twice = next((run for run in runs if places.count(run.resolve()) > 1), None)
     if twice is not None:
         raise SettingError(f"{twice} is named twice.")
+    for suffix in SUFFIXES:
+        _refuse_foreign(out.with_suffix(suffix))
     found = [facts(run) for run in runs]
-    if len({entry["name"] for entry in found}) < len(found):
-        for entry, place in zip(found, places, strict=True):
-            entry["name"] = "/".join(place.parts[-2:])
-    groups = {"scores": rankings(found), "attacks": rankings(found, "attacks")}
-    table = rows(found)
+    for entry, name, label in zip(found, _names(places, 1), _names(places, 2), strict=True):
+        entry["name"], entry["run"] = name, label
+    public = published(found)
+    groups = {"scores": rankings(public), "attacks": rankings(public, "attacks")}
+    table = rows(public)
+    record = {"runs": [without_folder(entry) for entry in public], "groups": groups}
     files = {
-        out: render(found, groups),
-        out.with_suffix(".json"): json.dumps({"runs": found, "groups": groups}, indent=2) + "\n",
+        out: render(public, groups),
+        out.with_suffix(".json"): json.dumps(record, indent=2) + "\n",
         out.with_suffix(".csv"): _csv(table),
         out.with_suffix(".md"): _markdown(groups, table),
     }
-    for file, text in files.items():
-        with atomic(file) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+    with ExitStack() as stack:  # the places are taken once every text is on the disk
+        for file, text in files.items():
+            stack.enter_context(atomic(file)).write_text(text, encoding="utf-8")
     return list(files)
+
+
+def _refuse_foreign(file: Path) -> None:
+    """SettingError if something is there that no report wrote."""
+    if not os.path.lexists(file):
+        return
+    try:
+        text = file.read_text(encoding="utf-8")
+        is_ours = {
+            ".html": lambda: MADE_BY in text,
+            ".json": lambda: _is_ours(json.loads(text)),
+            ".csv": lambda: text in ("", "\n") or text.startswith(",".join(COLUMNS)),
+            ".md": lambda: text == NO_SCORES or f"\n{EVERY}\n\n| {' | '.join(COLUMNS)} |" in text,
+        }[file.suffix]()
+    except (OSError, ValueError, RecursionError):
+        is_ours = False
+    if not is_ours:
+        raise SettingError(
+            f"out must name new files, or a report's own; {file} is there and no report wrote it. "
+            "Name another .html; nothing was written."
+        )
+
+
+def _is_ours(record: Any) -> bool:
+    is_shaped = isinstance(record, dict) and set(record) == {"runs", "groups"}
+    return is_shaped and isinstance(record["groups"], dict) and set(record["groups"]) == KINDS
+
+
+def _names(places: Sequence[Path], least: int) -> list[str]:
+    """The last parts of each place, as few as tell them apart, but no fewer than `least`.
+
+    Parts of this user's own folder and of the working directory come last of all.
+    """
+    parts = [_below_home(place) for place in places]
+    for count in range(least, max(len(p) for p in parts)):
+        names = ["/".join(p[-count:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    names = ["/".join(p[-max(least, len(p)) :]) for p in parts]
+    is_told = len(set(names)) == len(names)
+    return names if is_told else [f"{name} ({number})" for number, name in enumerate(names, 1)]
+
+
+def _below_home(place: Path) -> tuple[str, ...]:
+    for root in (Path.cwd(), Path.home()):
+        if place != root and place.is_relative_to(root):
+            return place.relative_to(root).parts
+    return place.parts[1:] or (place.name,)
 
 
 def rows(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -94,7 +157,7 @@ def _csv(table: Sequence[Mapping[str, Any]]) -> str:
 def _markdown(groups: Mapping[str, Sequence[Mapping[str, Any]]], table: Sequence[Any]) -> str:
     """The rankings as tables of rates in percent, then every row."""
     if not table:
-        return "No scores yet.\n"
+        return NO_SCORES
     lines = []
     for group in (*groups["scores"], *groups["attacks"]):
         keys = list(dict.fromkeys(key for row in group["rows"] for key in row["scores"]))
@@ -110,7 +173,7 @@ def _markdown(groups: Mapping[str, Sequence[Mapping[str, Any]]], table: Sequence
         if group["differs"]:
             lines += [f"Ranked apart; the stamp differs in {'; '.join(group['differs'])}.", ""]
         lines += [*_table(ranked), ""]
-    return "\n".join([*lines, "## Every figure", "", *_table(table)]) + "\n"
+    return "\n".join([*lines, EVERY, "", *_table(table)]) + "\n"
 
 
 def _table(table: Sequence[Mapping[str, Any]]) -> list[str]:

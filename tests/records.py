@@ -37,21 +37,26 @@ def judged(run: Path, concept: str, *, wrong: int, guidance: float = 3.0) -> Non
 
 def attacked(run: Path) -> None:
     """A paraphrase attack on cat, with pictures, that wins the second of its two cases."""
-    rates = {"pre_ASR": 0.0, "ASR": 0.5, "control_ASR": 0.25}
+    rates = {
+        name: {"value": value, "stderr": 0.3, "n": 2, "higher_is_better": False}
+        for name, value in (("pre_ASR", 0.0), ("ASR", 0.5), ("control_ASR", 0.25))
+    }
     cases = [
         {
             "case": {"name": name, "prompt": "A cat image in Photo style."},
             "found": {"success": success, "tries": 2, "prompt": f"a <kitty> {name}"},
             "success": success,
+            "pre": False,
+            "control": False,
+            "control_tries": False,
         }
         for name, success in (("Photo_cat_seed188", False), ("Sketch_cat_seed188", True))
     ]
     record = {
         "attack": "paraphrase", "protocol": "attack-paraphrase", "seconds": 3.0, "baseline": {},
-        "scores": {k: {"value": v, "stderr": 0.3, "n": 2, "higher_is_better": False}
-                   for k, v in rates.items()},
-        "stamp": {}, "per_concept": {
-            "cat": {"criterion": "vit says cat", "is_cut_by_budget": False, "cases": cases}
+        "scores": rates, "stamp": {}, "per_concept": {
+            "cat": {"criterion": "vit says cat", "is_cut_by_budget": False, "cases": cases,
+                    "scores": rates, "baseline": {}}
         },
     }  # fmt: skip
     folders = "images/pocket", "images/pocket-base", "attacks/paraphrase/cat/images"

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,13 @@ from records import attacked, judged
 
 from erasure.edit import Edit
 from erasure.erasing import erase
-from erasure.errors import EditError, RunError, SettingError
+from erasure.errors import EditError, ErasureError, RunError, SettingError
 from erasure.forgetting import Data, forget
 from erasure.models.load import load_model
 from erasure_datasets.unlearncanvas import THEMES
 from evaluation import page as page_module
 from evaluation.evaluate import evaluate
+from evaluation.facts import asks_for
 from evaluation.ranking import differences
 from evaluation.report import report
 from evaluation.score import interval
@@ -226,3 +228,109 @@ def contrast(one: str, other: str) -> float:
         linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
         lights.append(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
     return (max(lights) + 0.05) / (min(lights) + 0.05)
+
+
+def test_files_that_no_report_wrote_are_never_replaced(runs: list[Path], tmp_path: Path) -> None:
+    for name, text in (
+        ("report.md", "# mine\n"), ("report.csv", "run,method\n1,2\n"),
+        ("report.json", '{"runs": [], "groups": []}'), ("report.html", "<p>mine</p>"),
+        ("report.json", "{"),
+    ):  # fmt: skip
+        (tmp_path / name).write_text(text)
+        with pytest.raises(SettingError, match=rf"{name} is there and no report wrote it"):
+            report([runs[1]], tmp_path / "report.html")
+        assert [file.name for file in tmp_path.iterdir()] == [name]
+        assert (tmp_path / name).read_text() == text
+        (tmp_path / name).unlink()
+    (tmp_path / "report.md").mkdir()
+    with pytest.raises(SettingError, match=r"report\.md is there"):
+        report([runs[1]], tmp_path / "report.html")
+    (tmp_path / "report.md").rmdir()
+    bare = tmp_path / "bare"
+    shutil.copytree(runs[1], bare)
+    shutil.rmtree(bare / "scores")
+    for chosen in (bare, runs[0], runs[1], bare):  # a report's own are replaced
+        files = report([chosen], tmp_path / "report.html")
+    assert files[3].read_text() == "No scores yet.\n"
+
+
+def test_four_files_are_written_or_none(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> str:
+        return "\ud800"  # no UTF-8 has it
+
+    monkeypatch.setattr("evaluation.report._markdown", full)
+    with pytest.raises(ErasureError, match=r"could not write .*report\.md"):
+        report([runs[1]], tmp_path / "report.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_path_of_this_machine_is_in_a_report(runs: list[Path], tmp_path: Path) -> None:
+    run = tmp_path / "mine" / "cat"
+    shutil.copytree(runs[1], run)
+    attacked(run)
+    config = json.loads((run / "config.json").read_text())
+    config["command"] = f"{tmp_path}/bin/erasure erase uce --out {run} --images={tmp_path}/photos"
+    (run / "config.json").write_text(json.dumps(config))
+    for file in report([run, runs[0]], tmp_path / "report.html"):
+        text = file.read_text()
+        assert str(tmp_path) not in text, file
+        assert str(runs[0].parent) not in text, file
+        assert "mine/cat" in text
+    assert "erasure erase uce --out cat --images=photos" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("place", "change", "message"),
+    [
+        ("scores/pocket.json", {"labels": [[188, 0, 1]]}, "is not readable"),
+        ("scores/pocket.json", {"labels": [[188, 0, 99, 0]]}, "holds labels that pocket"),
+        ("scores/pocket.json", {"labels": "all"}, "is not readable"),
+        ("scores/pocket.json", {"scores": {"UA": {"n": 3}}}, "is not readable"),
+        ("scores/pocket.json", {"per_concept": {"unicorn": {}}}, "scores of 'unicorn'"),
+        ("scores/pocket.json", {"requests": [{}]}, "is not readable"),
+        ("attacks/paraphrase.json", {"per_concept": {"cat": {"criterion": "x"}}}, "not readable"),
+        ("attacks/paraphrase.json", {"per_concept": []}, "is not readable"),
+        ("config.json", None, "is not readable"),
+    ],
+)
+def test_damaged_records_are_one_line(
+    place: str, change: dict | None, message: str, runs: list[Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs[1], run)
+    attacked(run)
+    record = json.loads((run / place).read_text())
+    (run / place).write_text(json.dumps({**record, **change} if change else []))
+    with pytest.raises(RunError, match=message):
+        report([run], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_broken_picture_and_a_run_that_goes_away_are_one_line(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs[1], run)
+    attacked(run)
+    (run / "images" / "pocket" / "Photo_cat_seed188.png").write_bytes(b"\x89PNG")
+    with pytest.raises(RunError, match=r"Photo_cat_seed188\.png is no picture"):
+        report([run], tmp_path / "report.html")
+    monkeypatch.setattr("evaluation.facts.moved", lambda *_: (shutil.rmtree(run), [], [])[1:])
+    with pytest.raises(RunError, match="cannot be read whole"):
+        report([run], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_pictures_belong_to_the_concept_that_their_prompt_names() -> None:
+    for file, concept, is_asked in (
+        ("Artist_Sketch_Cats_seed188.jpg", "Sketch", False),
+        ("Artist_Sketch_Cats_seed188.jpg", "Artist_Sketch", True),
+        ("Sketch_cat_seed188.png", "Sketch", True),
+        ("Pop_Art_cat_seed188.png", "Pop Art", True),
+        ("Pop_Art_cat_seed188.png", "cat", True),
+        ("church_prompt0-abcdef_seed188.png", "church", True),
+        ("church_prompt0-abcdef_seed188.png", "a church", False),
+    ):
+        assert asks_for(file, concept) == is_asked, (file, concept)
