@@ -91,6 +91,7 @@ def _judged(
         objects, styles = OBJECTS, THEMES
         pairs = [(o, s) for s in range(len(THEMES)) for o in range(len(OBJECTS))]
     asked = [(*pairs[index], seen, style) for _, index, seen, style in labels]
-    for name, style, seen, said in asked:
-        objects[name], styles[style], objects[seen], styles[said]  # IndexError beyond the ends
+    for name, style, shown, said in asked:
+        if not (name < len(objects) > shown >= 0 and style < len(styles) > said >= 0):
+            raise IndexError(f"{name}, {style}, {shown}, {said}")
     return objects, styles, asked
