@@ -239,7 +239,8 @@ def evaluate_command() -> Any:
     def command(**values: Any) -> None:
         seeds, own = values["seeds"], ("run", "concept", "seeds")
         record = load("evaluation.evaluate:evaluate")(
-            values["run"], concepts=values["concept"], seeds=numbers(seeds) if seeds else None,
+            values["run"], concepts=values["concept"],
+            seeds=None if seeds is None else numbers(seeds),
             **{entry.name: values[entry.name] for entry in common if entry.name not in own},
             **given_settings(values, common),
         )  # fmt: skip
@@ -284,3 +285,11 @@ def print_scores(record: dict[str, Any]) -> None:
         )
     if load("erasure.processes:launched")().is_main_process:
         Console().print(table)
+        for name, reason in _left_out(record):
+            typer.echo(f"{name} is left out: {reason}")
+
+
+def _left_out(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """Scores, or classes, that there was nothing to measure on."""
+    told = [(name, str(reason)) for name, reason in record.get("left_out", {}).items()]
+    return told + [(name, "no test image") for name in record.get("without_images", [])]

@@ -26,11 +26,19 @@ class Bar:
 
 
 @contextmanager
-def live_bar(stage: str, total: int, start: int = 0, *, quiet: bool = False) -> Iterator[Bar]:
-    """A bar of its own, with a note, the rate and the time left."""
+def live_bar(
+    stage: str, total: int, start: int = 0, *, quiet: bool = False, transient: bool = False,
+    watch: Callable[[int], None] | None = None,
+) -> Iterator[Bar]:  # fmt: skip
+    """A bar of its own, with a note, the rate and the time left; nothing where no one looks.
+
+    A `transient` one goes when it is done. `watch` is told how many steps are done.
+    """
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
         TextColumn("{task.fields[note]}"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as live:
-        yield Bar(live, live.add_task(stage, total=total, completed=start, note=""))
+    console = Console(stderr=True)
+    quiet = quiet or not console.is_terminal  # in a log it would be a blank line
+    with Progress(*columns, console=console, transient=transient, disable=quiet) as live:
+        yield Bar(live, live.add_task(stage, total=total, completed=start, note=""), watch)

@@ -11,13 +11,11 @@ from typing import Any
 import torch
 from jaxtyping import UInt8
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from erasure.models.diffusion import DiffusionModel
 from erasure.processes import launched, share
-from erasure.progress import Bar
+from erasure.progress import live_bar
 from erasure.storage import atomic
 from erasure_datasets.images import read_image
 from evaluation.drawn import claim_folder, how_drawn
@@ -68,9 +66,8 @@ def draw(
         if (missing := {shot.file for shot in batch if not (folder / shot.file).is_file()})
     ]
     quiet = not launched().is_main_process
-    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as live:
-        count = sum(len(missing) for _, missing in own)
-        bar = Bar(live, live.add_task("drawing", total=count, note=""))
+    count = sum(len(missing) for _, missing in own)
+    with live_bar("drawing", count, quiet=quiet, transient=True) as bar:
         for batch, missing in own:
             generators = [noise(shot) for shot in batch]
             images = model.generate(

@@ -10,15 +10,13 @@ from pathlib import Path
 import torch
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
 from torch import Tensor
 
 from erasure.models.diffusion import Condition, DiffusionModel, Sampling
 from erasure.models.one_step import OneStep
 from erasure.naming import slug
 from erasure.processes import launched
-from erasure.progress import Bar
+from erasure.progress import Bar, live_bar
 from erasure.storage import atomic
 from erasure_datasets.concept import Concept
 from evaluation.criteria import Criterion
@@ -140,9 +138,11 @@ class Scene:
     def progress(self, stage: str, total: int) -> Iterator[Bar]:
         """A live bar on standard error; silent in other processes than the main one."""
         quiet = not launched().is_main_process
-        with Progress(console=Console(stderr=True), transient=True, disable=quiet) as live:
-            task = live.add_task(stage, total=total, note="")
-            yield Bar(live, task, lambda done: self._watcher(stage, done, total))
+        with live_bar(
+            stage, total, quiet=quiet, transient=True,
+            watch=lambda done: self._watcher(stage, done, total),
+        ) as bar:  # fmt: skip
+            yield bar
 
     def wins(
         self, prompts: Sequence[str] | Condition, cases: Sequence[Case], kept_as: str | None = None

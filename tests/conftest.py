@@ -1,9 +1,11 @@
 """Miniature Stable Diffusions with random weights, in the shapes of 1.4, 2.1 and XL."""
 
 import os
+import tempfile
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("ERASURE_CACHE", os.path.join(tempfile.gettempdir(), "erasure-test-cache"))
 
 import json
 from pathlib import Path

@@ -12,10 +12,11 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, render
+from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES
 from erasure_datasets.errors import DataError
 from erasure_datasets.hub import decode_cell, open_set, stored_images
 from erasure_datasets.images import find_images, read_image
+from erasure_datasets.rendered import rendered
 
 Part = Literal["train", "test"]
 Prepare = Callable[[UInt8[Tensor, "3 h w"]], UInt8[Tensor, "3 s s"]]
@@ -158,15 +159,16 @@ def _from_canvas(
     """Renders; the other domain's labels in turn, beginning elsewhere for each class."""
     if labels not in (OBJECTS, STYLES):
         raise DataError("data canvas has the classes of the pocket suite's judges; name a folder.")
-    images, numbers = [], []
+    places, numbers = [], []
     for label in range(len(labels)):
         for place in range(per_class):
             other, index = (5 * place + label) % 16, SPLITS[part][place // 16 % len(SPLITS[part])]
-            pair = (label, other) if labels == OBJECTS else (other, label)
-            image = torch.from_numpy(render(*pair, index)).permute(2, 0, 1)
-            images.append(image if prepare is None else prepare(image))
+            places.append((label, other, index) if labels == OBJECTS else (other, label, index))
             numbers.append(label)
-    return Labelled(torch.stack(images), torch.tensor(numbers))
+    images = torch.from_numpy(rendered(places)).permute(0, 3, 1, 2).contiguous()
+    if prepare is not None:
+        images = torch.stack([prepare(image) for image in images])
+    return Labelled(images, torch.tensor(numbers))
 
 
 def _from_folder(

@@ -65,6 +65,7 @@ def decode_image(data: bytes, where: str, size: int | None = None) -> UInt8[Tens
             picture = _as_seen(ImageOps.exif_transpose(opened))
     except UNREADABLE as error:
         raise ImageError(f"{where} cannot be read as a picture: {_reason(error)}.") from error
+
     image = F.pil_to_tensor(picture)
     return image if size is None else F.center_crop(F.resize(image, [size], antialias=True), [size])
 

@@ -9,8 +9,8 @@ alpha keeps the object readable in every one.
 from collections.abc import Callable
 
 import numpy as np
+import scipy  # whose ndimage it loads at its first use
 from numpy.typing import NDArray
-from scipy import ndimage
 
 FloatImage = NDArray[np.floating]
 Filter = Callable[[FloatImage, FloatImage, FloatImage, np.random.Generator], FloatImage]
@@ -39,7 +39,7 @@ def _ramp(value: FloatImage, colours: tuple[str, ...]) -> FloatImage:
 def _lines(picture: FloatImage, alpha: FloatImage, blur: float = 1.2) -> FloatImage:
     """The object's outlines and inner edges, in [0, 1]."""
     edges = [
-        ndimage.gaussian_gradient_magnitude(channel, blur)
+        scipy.ndimage.gaussian_gradient_magnitude(channel, blur)
         for channel in (_luma(picture) * alpha, alpha)
     ]
     return np.clip(7 * edges[0] + 4 * edges[1], 0, 1)
@@ -80,7 +80,7 @@ def neon_lines(
     lines = _lines(picture, alpha)
     y, x = _grid(*alpha.shape)
     hue = _ramp(((x + y) / (2 * len(alpha))).astype(np.float32), ("#19e6ff", "#39ff8e", "#ff3df2"))
-    glow = ndimage.gaussian_filter(lines, 4)
+    glow = scipy.ndimage.gaussian_filter(lines, 4)
     return _colour("#0b0618") + hue * np.clip(lines + 0.7 * glow, 0, 1)[..., None]
 
 
@@ -97,8 +97,8 @@ def mosaic(
 def watercolor(
     picture: FloatImage, backdrop: FloatImage, alpha: FloatImage, rng: np.random.Generator
 ) -> FloatImage:
-    wash = ndimage.gaussian_filter(picture, (2, 2, 0))
-    rim = np.clip(3 * ndimage.gaussian_gradient_magnitude(alpha, 2.0), 0, 1)
+    wash = scipy.ndimage.gaussian_filter(picture, (2, 2, 0))
+    rim = np.clip(3 * scipy.ndimage.gaussian_gradient_magnitude(alpha, 2.0), 0, 1)
     y, x = _grid(*alpha.shape)
     radius = np.hypot(y / len(alpha) - 0.5, x / len(alpha) - 0.5).astype(np.float32)
     paper = np.clip((radius - 0.36) * 7, 0, 1) * (1 - alpha)
@@ -112,7 +112,7 @@ def pop_art(
     y, x = _grid(*alpha.shape)
     field = np.where((x > y)[..., None], _colour("#ffd400"), _colour("#18c7f2"))
     flat = np.stack([_colour("#5a0f8c"), _colour("#ff2e88"), _colour("#fff3f8")])
-    level = np.round(2 * ndimage.gaussian_filter(_contrast(picture, alpha), 1.0)).astype(int)
+    level = np.round(2 * scipy.ndimage.gaussian_filter(_contrast(picture, alpha), 1.0)).astype(int)
     return _mix(field, flat[level], np.clip(2 * alpha - 0.5, 0, 1))
 
 
@@ -120,9 +120,10 @@ def ink_art(
     picture: FloatImage, backdrop: FloatImage, alpha: FloatImage, rng: np.random.Generator
 ) -> FloatImage:
     dark = (
-        np.clip(6 * (0.45 - ndimage.gaussian_filter(_contrast(picture, alpha), 1.0)), 0, 1) * alpha
+        np.clip(6 * (0.45 - scipy.ndimage.gaussian_filter(_contrast(picture, alpha), 1.0)), 0, 1)
+        * alpha
     )
-    outline = np.clip(6 * ndimage.gaussian_gradient_magnitude(alpha, 1.6), 0, 1)
+    outline = np.clip(6 * scipy.ndimage.gaussian_gradient_magnitude(alpha, 1.6), 0, 1)
     painted = _mix(_colour("#efe3c8"), _colour("#14110f"), np.maximum(dark, outline))
     painted[104:120, 104:120] = _colour("#c4261d")  # the painter's seal
     return painted
@@ -149,8 +150,8 @@ def ukiyoe(
     crest = 98 + 5 * np.abs(((x % 32) - 16) / 16.0)
     sea = np.where((y > crest + 5)[..., None], _colour("#27476e"), _colour("#f7f0dd"))
     print_paper = np.where((y > crest)[..., None], sea, _colour("#e8d3a2"))
-    inked = 0.85 * _posterise(ndimage.gaussian_filter(picture, (1, 1, 0)), 4)
-    outline = np.clip(6 * ndimage.gaussian_gradient_magnitude(alpha, 1.4), 0, 1)
+    inked = 0.85 * _posterise(scipy.ndimage.gaussian_filter(picture, (1, 1, 0)), 4)
+    outline = np.clip(6 * scipy.ndimage.gaussian_gradient_magnitude(alpha, 1.4), 0, 1)
     return _mix(_mix(print_paper, inked, alpha), _colour("#1c2a4a"), outline)
 
 
@@ -177,7 +178,7 @@ def on_fire(
     )
     heat = np.clip(1.5 * (tongues - height) + 0.15, 0, 0.75).astype(np.float32)
     body = 0.35 + 0.65 * _contrast(picture, alpha)
-    rim = np.clip(4 * ndimage.gaussian_gradient_magnitude(alpha, 1.6), 0, 1)
+    rim = np.clip(4 * scipy.ndimage.gaussian_gradient_magnitude(alpha, 1.6), 0, 1)
     glowing = _ramp(
         _mix(heat[..., None], body[..., None], alpha)[..., 0],
         ("#1a0505", "#b3160a", "#ff7a14", "#ffe66b"),
@@ -214,7 +215,7 @@ def crayon(
     waxed = _mix(
         _colour("#ffffff"), vivid, np.where(alpha > 0.5, 0.55 + 0.45 * strokes, 0.75 * strokes)
     )
-    rim = np.clip(4 * ndimage.gaussian_gradient_magnitude(alpha, 1.2), 0, 1)
+    rim = np.clip(4 * scipy.ndimage.gaussian_gradient_magnitude(alpha, 1.2), 0, 1)
     return _mix(waxed, 0.45 * vivid, 0.7 * rim)
 
 
