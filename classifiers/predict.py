@@ -1,23 +1,26 @@
 """Load a timm classifier from its hub folder and apply it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from timm.data import resolve_data_config
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from erasure.errors import ModelError
-from erasure.models.load_vit import read_network
+from erasure.models.load_vit import open_network
+from erasure.models.transform import Transform
+from erasure.records import read_record
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A timm model with its label names and the transform that travels with its weights."""
+    """A timm model with its label names and the transform that travels with its weights.
+
+    Without a transform, images are squashed to `size`.
+    """
 
     model: nn.Module
     labels: tuple[str, ...]
@@ -25,6 +28,7 @@ class Classifier:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     name: str
+    transform: Transform | None = None
 
     @torch.no_grad()
     def logits(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n labels"]:
@@ -46,6 +50,8 @@ class Classifier:
 
     def _prepared(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 3 s s"]:
         device = next(self.model.parameters()).device
+        if self.transform is not None:
+            return self.transform(images).to(device)
         x = images.to(device).float() / 255
         if x.shape[-1] != self.size or x.shape[-2] != self.size:
             x = F.resize(x, [self.size, self.size], antialias=True)
@@ -61,10 +67,10 @@ def load_classifier(folder: Path) -> Classifier:
     file = folder / "config.json"
     if not file.is_file():
         raise ModelError(f"{folder} is no classifier: it has no config.json.")
-    config = json.loads(file.read_text())
-    model = read_network(folder, config)
-    data = resolve_data_config(pretrained_cfg=config["pretrained_cfg"])
-    labels = tuple(config["label_names"])
-    return Classifier(
-        model.eval(), labels, data["input_size"][-1], data["mean"], data["std"], folder.name
-    )
+    if "model_type" in read_record(file, dict[str, Any], error=ModelError):
+        raise ModelError(f"{folder} is transformers' own; a judge must be a timm folder.")
+    model, config = open_network(folder)
+    if config.is_of_torchvision:
+        raise ModelError(f"{folder} is torchvision's own; a judge must be a timm folder.")
+    how = config.transform
+    return Classifier(model.eval(), config.labels, how.size, how.mean, how.std, folder.name, how)

@@ -6,7 +6,7 @@ whose `model_state_dict` is timm's. Images are scaled to the network's side and 
 
 import hashlib
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import is_zipfile
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from classifiers.predict import Classifier, load_classifier
 from erasure.errors import ModelError, SettingError
+from erasure.models.filling import refuse_not_finite
 from erasure.storage import read_tensors
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES
 
@@ -41,7 +42,7 @@ def load_judge(place: Path, kind: JudgeKind, *, architecture: str = ARCHITECTURE
         judge = load_classifier(place)
         if judge.labels != labels:
             raise ModelError(f"{place} does not have the {kind} judge's {len(labels)} labels.")
-        return judge
+        return replace(judge, transform=None)  # the benchmark squashes, whatever the folder says
     tensors = _unpickled(place) if place.suffix in PICKLED else read_tensors(place)[0]
     head = tensors.get("head.weight")
     if head is None or head.ndim != 2 or len(head) != len(labels):
@@ -58,6 +59,7 @@ def load_judge(place: Path, kind: JudgeKind, *, architecture: str = ARCHITECTURE
     except RuntimeError as error:
         detail = str(error).splitlines()[1].strip()
         raise ModelError(f"{place} does not fit {architecture}: {detail}") from error
+    refuse_not_finite(network, str(place))
     size = network.pretrained_cfg["input_size"][-1]
     network.requires_grad_(False).eval()
     return Classifier(network, labels, size, (0.5,) * 3, (0.5,) * 3, place.name)

@@ -3,6 +3,7 @@
 A method's options come from its dataclass.
 """
 
+import importlib.metadata
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from erasure.commands import CONTEXT
 from erasure.config import module_names
 from erasure.errors import ErasureError, SettingError
 from erasure.groups import (
+    BASE,
     AttackGroup,
     ForgetGroup,
     MethodGroup,
@@ -22,6 +24,7 @@ from erasure.groups import (
     method_names,
     print_scores,
 )  # fmt: skip
+from erasure_datasets.errors import DataError
 
 INTERRUPTED = 130
 
@@ -30,6 +33,26 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, context_settings=CONTEXT, rich_markup_mode=None,
     help="Take a concept out of a text-to-image model, prove that it is gone, hand the model back.",
 )  # fmt: skip
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"erasure {importlib.metadata.version('erasure-toolkit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", help="print the version", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """Take a concept out of a text-to-image model, prove that it is gone, hand the model back."""
+
+
 erase_app = typer.Typer(
     cls=MethodGroup, no_args_is_help=True, context_settings=CONTEXT, rich_markup_mode=None
 )
@@ -97,9 +120,10 @@ def export(
         str, typer.Option(help="diffusers, text-encoder, lora, delta or vit")
     ] = "diffusers",
     dtype: Annotated[str, typer.Option(help="float32 or float16")] = "float32",
+    base: Annotated[str | None, typer.Option(help=BASE)] = None,
 ) -> None:
     """Write a run's model as a folder that plain diffusers opens, or only what changed."""
-    load("erasure.exporting:export")(run, out, to=to, dtype=dtype)
+    load("erasure.exporting:export")(run, out, to=to, dtype=dtype, base=base)
     typer.echo(f"{out} written ({to}, {dtype})")
 
 
@@ -194,7 +218,7 @@ def main() -> None:
     command = typer.main.get_command(app)
     try:
         code = command.main(standalone_mode=False)
-    except ErasureError as error:
+    except (ErasureError, DataError) as error:
         sys.exit(_complain(str(error)))
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -206,10 +230,25 @@ def main() -> None:
         )  # click's own usage errors, wherever typer keeps click
         if message is None:
             raise
-        sys.exit(_complain(message()))
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+            print(message(), file=sys.stderr)
+            sys.exit(2)
+        sys.exit(_complain(_meant(error) or message()))
     if code == INTERRUPTED:  # typer answers Ctrl-C with this code, in silence
         print("erasure: interrupted; run the same command again to go on.", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _meant(error: Exception) -> str:
+    """What to say of an abbreviated option (lr for learning-rate); nothing of any other error."""
+    word, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    if not word or context is None:
+        return ""
+    short = word.lstrip("-")
+    names = [name for entry in context.command.params for name in entry.opts]
+    initials = {name: "".join(part[:1] for part in name.lstrip("-").split("-")) for name in names}
+    near = [n for n in names if initials[n] == short or n.lstrip("-").startswith(short)]
+    return f"No such option: {word}. Did you mean {' or '.join(near)}?" if near else ""
 
 
 def _complain(message: str) -> int:

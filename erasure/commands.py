@@ -75,8 +75,17 @@ def with_options(command: Any, options: list[inspect.Parameter], text: str | Non
     """The function with the signature and the help that typer reads."""
     command.__signature__ = inspect.Signature(options)
     command.__annotations__ = {entry.name: entry.annotation for entry in options}
-    command.__doc__ = text
+    command.__doc__ = laid_out(text or "")
     return command
+
+
+def laid_out(text: str) -> str:
+    """A docstring whose formulas and lists keep their lines in a command's help."""
+    paragraphs = text.strip().split("\n\n")
+    return "\n\n".join(
+        f"\b\n{part}" if any(line.startswith((" ", "- ")) for line in part.splitlines()) else part
+        for part in paragraphs
+    )
 
 
 def given_settings(values: dict[str, Any], common: list[inspect.Parameter]) -> dict[str, Any]:

@@ -47,6 +47,7 @@ def distil(
         learning_rate=learning_rate, fake_learning_rate=3 * learning_rate, run=run, stage="distil",
     )  # fmt: skip
     if run.is_main and not folder.exists():
+        model.encode([""])  # a tokenizer is saved with how it last padded; a resumed one has not
         with atomic(folder) as temporary:
             save_model(generator, temporary)
     return generator

@@ -27,6 +27,7 @@ from erasure_datasets.concept import (
     UnknownConceptError,
     mentions,
 )  # fmt: skip
+from erasure_datasets.errors import DataError
 
 KINDS = tuple(kind for kind in get_args(ConceptKind) if kind != "class")
 FILES = {"images", "mask", "retain_prompts", "source"}  # settings that may name a file or folder
@@ -223,6 +224,9 @@ def kept_edit(
             if run.is_main:
                 edit.save(run.folder)
             run.finish()
+        except DataError as error:
+            run.withdraw()
+            raise SettingError(str(error)) from error
         except Exception:
             run.withdraw()
             raise

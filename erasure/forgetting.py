@@ -1,9 +1,8 @@
 """Make a vision transformer forget classes, one request after another, and keep the result."""
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,12 @@ from erasure.models.load import read_presets
 from erasure.models.load_vit import load_vit
 from erasure.models.vit import ViTModel
 from erasure.opening import lasting_name
+from erasure.records import RequestsShape, read_record
 from erasure.registry import METHODS
 from erasure.run import Run
 from erasure.storage import write_json
 from erasure_datasets.canvas import OBJECTS, STYLES
-from erasure_datasets.classes import Labelled, load_classes
+from erasure_datasets.classes import Labelled, Part, load_classes
 from erasure_datasets.concept import Concept
 
 PROBED_PER_CLASS = 8
@@ -54,7 +54,8 @@ class Request:
 class Data:
     """Where images come from and how many: per class to train on, per class to test on.
 
-    `shots` cuts the training images of every class; the `missing` classes have none at all.
+    `shots` cuts the training images of every class, unless it is 0; the `missing` classes, which
+    are among the kept ones, have none at all. SettingError for numbers out of range.
     """
 
     source: str = "auto"
@@ -62,6 +63,16 @@ class Data:
     test_images: int = 32
     shots: int = 0
     missing: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, least in (("images", 1), ("test_images", 1), ("shots", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise SettingError(f"{name} must be a whole number from {least} on; got {value!r}.")
+        if not isinstance(self.source, str) or not self.source.strip():
+            raise SettingError(
+                f"data must be auto, an image folder, or hf:NAME; got {self.source!r}."
+            )
 
 
 @dataclass(frozen=True)
@@ -80,6 +91,8 @@ def forget(
 ) -> Forgotten:  # fmt: skip
     """Forget each task's classes in turn and keep the edit under `out`; the same call resumes.
 
+    A class is given by its label, by the label's part before a comma, or as "#134"; a task's texts
+    may name several, with commas.
     Test accuracies after each request go to requests.json, and on a probe every `watch_every`
     steps into log.jsonl (0: never). ErasureError for anything the caller can mend.
     """
@@ -93,17 +106,20 @@ def forget(
     loaded = model
     if loaded.originals:
         raise ModelError(f"{loaded.name} holds an edit already; undo it, or load the model afresh.")
+    if not isinstance(watch_every, int) or watch_every < 0:
+        raise SettingError(f"watch_every must be a whole number from 0 on; got {watch_every!r}.")
     classes = _checked(loaded, tasks)
+    data = _with_titles(loaded, data, classes)
     word = method.replace("_", "-")
     chosen, sources = resolve(
         method_class, given=settings, quick=quick, presets=read_presets(loaded.folder, word)
     )
     concepts = [
-        Concept(loaded.labels[number], "class", label=number) for task in classes for number in task
+        Concept(loaded.title(number), "class", label=number) for task in classes for number in task
     ]
     record = {
         **record_of(run, word, loaded, concepts, chosen, sources),
-        "tasks": [[loaded.labels[number] for number in task] for task in classes],
+        "tasks": [[loaded.title(number) for number in task] for task in classes],
         "data": asdict(data),
         "inputs": inputs(asdict(data)),
         "quick": quick,
@@ -129,43 +145,67 @@ def load_parts(model: ViTModel, data: Data) -> tuple[Labelled, Labelled]:
                 "only the pocket suite's judges have their own."
             )
         source = "canvas"
-    parts = []
+    titles = tuple(model.title(number) for number in range(len(model.labels)))
+    counts: tuple[tuple[Part, int], ...] = (
+        ("train", data.shots or data.images), ("test", data.test_images),
+    )  # fmt: skip
+    how = model.transform
     try:
-        for part, count in (("train", data.shots or data.images), ("test", data.test_images)):
-            parts.append(
-                load_classes(source, part, model.labels, size=model.transform.size, per_class=count)  # type: ignore[arg-type]
-            )
+        parts = [
+            load_classes(source, part, titles, size=how.size, per_class=count, prepare=how.cut)
+            for part, count in counts
+        ]
     except ValueError as error:
         raise SettingError(str(error)) from error
-    missing = set(model.indices(data.missing))
+    missing = set(model.asked(data.missing))
     return parts[0].of([c for c in range(len(model.labels)) if c not in missing]), parts[1]
 
 
 def accuracies(
     model: ViTModel, test: Labelled, now: list[int], earlier: list[int], kept: list[int]
 ) -> dict[str, float]:
-    """Acc_f on the classes of this request, Acc_o on earlier ones, Acc_r on the rest, in [0, 1]."""
+    """Acc_f on the classes of this request, Acc_o on earlier ones, Acc_r on the rest, in [0, 1].
+
+    What there are no test images of is left out.
+    """
     right = model.predict(test.images).argmax(1) == test.labels
     parts = {"Acc_f": now, "Acc_o": earlier, "Acc_r": kept}
-    return {
-        name: float(right[torch.isin(test.labels, torch.tensor(classes))].float().mean())
+    own = {
+        name: right[torch.isin(test.labels, torch.tensor(classes, dtype=torch.long))]
         for name, classes in parts.items()
-        if classes
     }
+    return {name: float(hits.float().mean()) for name, hits in own.items() if len(hits)}
 
 
 def _checked(model: ViTModel, tasks: Sequence[Sequence[str]]) -> list[list[int]]:
     """Each task's class indices; SettingError for an empty, unknown or repeated class."""
-    if not tasks or not all(tasks):
+    if isinstance(tasks, str) or any(isinstance(task, str) for task in tasks):
+        raise SettingError('tasks must be lists of class names, as in [["cat", "dog"], ["bird"]].')
+    classes = [model.asked(task) for task in tasks]
+    if not all(classes) or not classes:
         raise SettingError("class must be given at least once.")
-    classes = [model.indices(task) for task in tasks]
     flat = [number for task in classes for number in task]
     twice = next((number for number in flat if flat.count(number) > 1), None)
     if twice is not None:
-        raise SettingError(f"class {model.labels[twice]!r} is asked for twice.")
+        raise SettingError(f"class {model.title(twice)!r} is asked for twice.")
     if len(flat) == len(model.labels):
         raise SettingError("at least one class must be kept; every class is to be forgotten.")
     return classes
+
+
+def _with_titles(model: ViTModel, data: Data, tasks: list[list[int]]) -> Data:
+    """The data with its missing classes by their one name; SettingError if they cannot be."""
+    missing = model.asked(data.missing)
+    asked = [number for task in tasks for number in task]
+    wrong = next((number for number in missing if number in asked), None)
+    if wrong is not None:
+        raise SettingError(
+            f"missing must name kept classes; {model.title(wrong)!r} is to be forgotten, and there "
+            "would be no images to forget."
+        )
+    if {*asked, *missing} == set(range(len(model.labels))):
+        raise SettingError("there are no retain images; missing names every class that is kept.")
+    return replace(data, missing=tuple(model.title(number) for number in missing))
 
 
 def _forget_all(
@@ -174,7 +214,10 @@ def _forget_all(
 ) -> Edit:  # fmt: skip
     """Run the method on every request; what it learned, as one edit."""
     file = run.folder / "requests.json"
-    history: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
+    history: list[dict[str, Any]] = []
+    if file.is_file():
+        remedy = "remove it and run the command again"
+        history = [dict(request) for request in read_record(file, RequestsShape, remedy=remedy)]
     adapters: dict[str, Tensor] = {}
     earlier: list[int] = []
     probe = test.of(range(len(model.labels)), PROBED_PER_CLASS)
@@ -187,7 +230,8 @@ def _forget_all(
         if not len(request.forget):
             raise SettingError("there are no images to forget; data has none of these classes.")
         asked = now, list(earlier), kept
-        before = accuracies(model, test, *asked)["Acc_f"] if number >= len(history) else None
+        is_new = number >= len(history)
+        before = accuracies(model, test, *asked).get("Acc_f") if is_new else None
         watched = 0.0
 
         def watch(stage: str, step: int, asked: Any = asked) -> None:
@@ -202,16 +246,17 @@ def _forget_all(
         run.watcher, seconds = None, time.monotonic() - start - watched
         if found is not None:
             adapters |= {f"request.{number}.{name}": tensor for name, tensor in found.items()}
-        if before is not None:
-            names = [model.labels[c] for c in now]
-            facts = {"classes": names, "before": before, **accuracies(model, test, *asked)}
+        if is_new:
+            facts = {"classes": [model.title(c) for c in now]}
+            facts |= {} if before is None else {"before": before}
+            facts |= accuracies(model, test, *asked)
             history.append({**facts, "seconds": round(seconds, 1)})
             if run.is_main:
                 write_json(file, history)
         earlier += now
-    settings = {**asdict(method), "tasks": [[model.labels[c] for c in task] for task in tasks]}
+    settings = {**asdict(method), "tasks": [[model.title(c) for c in task] for task in tasks]}
     if adapters:
-        requests = {str(i): [model.labels[c] for c in task] for i, task in enumerate(tasks)}
+        requests = {str(i): [model.title(c) for c in task] for i, task in enumerate(tasks)}
         return Edit(
             adapters, word, concepts, model.name, form="lora", settings=settings,
             requests=requests,

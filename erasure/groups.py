@@ -24,6 +24,8 @@ from erasure.commands import (
 from erasure.config import module_names
 from erasure.errors import SettingError
 
+BASE = "where the run's base model is now, if it has moved"
+
 
 def load(where: str) -> Any:
     module, name = where.split(":")
@@ -85,13 +87,17 @@ def _common_options() -> list[inspect.Parameter]:
             "pocket, a diffusers folder, a Hub id, or a .safetensors file with --config",
         ),
         ("out", Path, ..., "the run's folder"),
-        ("kind", str | None, None, "style, object, person or unsafe: for free-text concepts"),
-        ("anchor", str | None, None, "what to draw instead"),
+        (
+            "kind", list[str] | None, None,
+            "style, object, person or unsafe: for free-text concepts; once, or once per concept",
+        ),
+        ("anchor", list[str] | None, None, "what to draw instead; once, or once per concept"),
         ("config", Path | None, None, "component configs for a single .safetensors file"),
+        ("revision", str | None, None, "branch, tag or commit of a Hub id"),
         ("seed", int, 0, "seed of everything random"),
         ("report_to", str | None, None, "tensorboard, wandb or another accelerate tracker"),
         ("quick", bool, False, "the method's smoke-run values"),
-    ]
+    ]  # fmt: skip
     return [option(name, kind, default, text) for name, kind, default, text in options]
 
 
@@ -103,9 +109,8 @@ def _erase_command(name: str) -> Any:
     def command(**values: Any) -> None:
         erase = load("erasure.erasing:erase")
         result = erase(
-            values["model"], name, values["concept"], out=values["out"], kind=values["kind"],
-            anchor=values["anchor"], config=values["config"], seed=values["seed"],
-            quick=values["quick"], report_to=values["report_to"],
+            values["model"], name, values["concept"],
+            **{entry.name: values[entry.name] for entry in common[2:]},
             **given_settings(values, common),
         )  # fmt: skip
         record = json.loads((result.folder / "config.json").read_text())
@@ -141,11 +146,12 @@ def _forget_command(name: str) -> Any:
     common = [option(*line) for line in texts]
 
     def command(**values: Any) -> None:
-        tasks = _words(",".join(values["class_"] or [])), *map(_words, values["task"] or [])
+        # a label may hold commas, so that only the model can tell where one ends
+        tasks = [values["class_"] or [], *([task] for task in values["task"] or [])]
         forgetting = importlib.import_module("erasure.forgetting")
         data = forgetting.Data(
             values["data"], values["images"], values["test_images"], values["shots"],
-            _words(values["missing"]),
+            tuple(filter(None, [values["missing"]])),
         )  # fmt: skip
         same = ("out", "seed", "quick", "mixed_precision", "report_to", "watch_every")
         result = forgetting.forget(
@@ -158,10 +164,6 @@ def _forget_command(name: str) -> Any:
 
     text = inspect.getdoc(inspect.getmodule(method))
     return built(name, command, [*common, *setting_options(method)], text)
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def _attack_command(name: str) -> Any:
@@ -182,12 +184,14 @@ def _attack_command(name: str) -> Any:
         ("budget", float | None, None, "seconds at most for each concept"),
         ("seed", int, 0, "seed of the search"),
         ("quick", bool, False, "the attack's smoke-run values"),
+        ("base", str | None, None, BASE),
     ]  # fmt: skip
     common = [run, *(option(*line) for line in texts)]
     kind = None if name == "all" else load("evaluation.attacks:find_attack")(name)
 
     def command(**values: Any) -> None:
-        options = {key: values[key] for key in ("criterion", "prompts", "budget", "seed", "quick")}
+        same = ("criterion", "prompts", "budget", "seed", "quick", "base")
+        options = {key: values[key] for key in same}
         options |= {"concepts": values["concept"], "seeds": numbers(values["seeds"])}
         if name == "all":
             record = load("evaluation.attacking:attack_all")(values["run"], **options)
@@ -228,14 +232,15 @@ def evaluate_command() -> Any:
             "what to compare with: a retrained classifier's run; unlearncanvas: the folder of the "
             "un-erased model's own evaluation, which is drawn otherwise",
         ),
+        ("base", str | None, None, BASE),
     ]  # fmt: skip
     common = [run, *(option(*line) for line in texts)]
 
     def command(**values: Any) -> None:
-        seeds = values["seeds"]
+        seeds, own = values["seeds"], ("run", "concept", "seeds")
         record = load("evaluation.evaluate:evaluate")(
             values["run"], concepts=values["concept"], seeds=numbers(seeds) if seeds else None,
-            **{k: values[k] for k in ("model", "images", "out", "protocol", "subset", "reference")},
+            **{entry.name: values[entry.name] for entry in common if entry.name not in own},
             **given_settings(values, common),
         )  # fmt: skip
         print_scores(record)

@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from erasure.errors import SettingError
 from erasure.models.diffusion import DiffusionModel, SampledPath
 from erasure.processes import everyones, own_range
 from erasure.run import Run
@@ -67,6 +68,25 @@ def push_rows(concepts: list[Concept], push_from: PushFrom) -> list[tuple[str, .
             }
             rows.append((prompt, *starts[push_from], ""))
     return rows
+
+
+def check_push(method: str, push: float, push_from: PushFrom) -> None:
+    """SettingError for a target that is what the model says anyway."""
+    if push == 0 and push_from != "anchor":
+        raise SettingError(
+            f"{method}.push must be above 0 with push_from {push_from}; got 0, which asks for what "
+            "the model draws already. With push_from anchor it may be 0."
+        )
+
+
+def check_retained(method: str, file: str, **weights: float) -> None:
+    """SettingError for a file of prompts to keep where every weight of keeping them is 0."""
+    if file and not any(weights.values()):
+        names = " or ".join(weights)
+        raise SettingError(
+            f"{method}.retain_prompts needs a {names} above 0; got {file} with {names} 0, which "
+            "would not be used."
+        )
 
 
 @torch.no_grad()

@@ -106,6 +106,36 @@ class AttackShape(TypedDict):
     stamp: NotRequired[dict[str, Any]]
 
 
+class RequestShape(TypedDict):
+    """One request of `erasure forget`; what there were no test images of is not in it."""
+
+    classes: list[str]
+    before: NotRequired[float]
+    Acc_f: NotRequired[float]
+    Acc_r: NotRequired[float]
+    Acc_o: NotRequired[float]
+    seconds: NotRequired[float | None]
+
+
+class DataShape(TypedDict):
+    """`data` in the config.json of a run that forgets classes."""
+
+    source: str
+    images: int
+    test_images: int
+    shots: int
+    missing: list[str]
+
+
+class ForgettingShape(TypedDict):
+    """config.json of a run that forgets classes."""
+
+    tasks: list[list[str]]
+    data: DataShape
+    seconds: NotRequired[float | None]
+
+
+RequestsShape = list[RequestShape]
 PresetsShape = dict[str, dict[str, Value]]
 
 

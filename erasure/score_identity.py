@@ -34,7 +34,8 @@ from erasure.run import Run
 class Draw:
     """What one step works on: a condition for each network, and each image's two weights.
 
-    `negative` stands in the teacher's unconditional slot, `empty` in the fake score's.
+    `negative` stands in the teacher's unconditional slot, `empty` in the fake score's. The losses
+    are the weighted means over the rows.
     """
 
     drawn: Condition
@@ -48,7 +49,11 @@ class Draw:
 
 @dataclass(frozen=True)
 class Rules:
-    """How the duel goes: the settings that SFD and a distillation share."""
+    """How the duel goes: the settings that SFD and a distillation share.
+
+    `dropout` is the share of rows that the fake score learns without their prompt: on what the
+    generator draws without it.
+    """
 
     alpha: float
     guidance: float
@@ -111,14 +116,19 @@ class FakeLearner:
         slots = _open_state(self.optimiser, moving)
         self.carried |= {f"adam.{name}": slot for name, slot in slots}
 
-    def step(self) -> None:
-        """One step down the gradients that the weights hold."""
+    def step(self) -> Tensor:
+        """One step down the gradients that the weights hold: 1, or NaN if one was not finite.
+
+        To multiply a loss with, so that nothing waits for the device: a clip would hide infinity.
+        """
         self.masters.take_gradients()
         average(self.masters.gradients)
+        largest = nn.utils.get_total_norm(self.masters.gradients, float("inf"))
         nn.utils.clip_grad_value_(list(self.masters.moving.values()), self.clip)
         self.optimiser.step()
         self.optimiser.zero_grad()
         self.masters.give_back()
+        return torch.where(torch.isfinite(largest), 1.0, float("nan"))
 
 
 def duel(
@@ -142,15 +152,17 @@ def duel(
                 with torch.set_grad_enabled(parts == 1):  # else it would hold every part's graph
                     drawn = generator.one_call(z, asked.drawn)
                 noise, t = _random_point(drawn.shape, rules, run)
-                dropped = run.shard(torch.rand(run.whole(len(drawn)), generator=run.generator))
-                is_empty = (dropped < rules.dropout).view(-1, 1, 1)
-                known = torch.where(is_empty, asked.empty, asked.fake)
-                z_t = teacher.add_noise(drawn.detach(), noise, t)
+                chances = run.part(torch.rand(run.whole(len(drawn)), generator=run.generator))
+                dropped = run.send((chances < rules.dropout).nonzero()[:, 0])
+                learnt = _without_prompt(generator, drawn.detach(), z, asked, dropped)
+                known = asked.fake.index_copy(0, dropped, asked.empty[dropped])
+                z_t = teacher.add_noise(learnt, noise, t)
                 predicted = guided(fake, z_t, t, known, asked.empty, rules.fake_guidance)
                 mistake = (asked.fake_weight * fake_loss(predicted, noise)).mean()
                 (mistake / parts).backward()
                 drawings.append((asked, z, drawn, mistake.detach()))
-            learner.step()
+            is_finite = learner.step()
+        drawings[:] = [(asked, z, drawn, m * is_finite) for asked, z, drawn, m in drawings]
 
     def loss(_step: int) -> dict[str, Tensor]:
         asked, z, drawn, mistake = drawings.pop(0)
@@ -165,6 +177,17 @@ def duel(
         clip=rules.clip, run=run, stage=stage, carried=learner.carried, start=run.lowered(weights),
         before=learn_fake,
     )  # fmt: skip
+
+
+@torch.no_grad()
+def _without_prompt(
+    generator: OneStep, drawn: Float[Tensor, "b c h w"], z: Float[Tensor, "b c h w"], asked: Draw,
+    dropped: Int[Tensor, " n"],
+) -> Float[Tensor, "b c h w"]:  # fmt: skip
+    """What the generator draws, with these rows drawn under the empty prompt instead."""
+    if not len(dropped):
+        return drawn
+    return drawn.index_copy(0, dropped, generator.one_call(z[dropped], asked.empty[dropped]))
 
 
 def _random_point(shape: Sequence[int], rules: Rules, run: Run) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,5 @@
 """Images to forget and to keep, as latents: from Pocket Canvas, a folder, or the model itself."""
 
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,9 @@ from erasure.paths import sampled
 from erasure.run import Run
 from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, render
 from erasure_datasets.concept import Catalogue, Concept, retain_prompts
+from erasure_datasets.errors import DataError
 from erasure_datasets.images import find_images, read_image
+from erasure_datasets.tables import read_captions
 
 ImageOf = Callable[[str, str, int], Tensor]  # (object, style, number) -> uint8 (3, h, w)
 
@@ -47,6 +48,15 @@ def gather(
     model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run
 ) -> tuple[Pictures, Pictures]:
     """Pictures to forget and to keep. SettingError if the source cannot give them."""
+    try:
+        return _gathered(model, concepts, plan, run)
+    except DataError as error:
+        raise SettingError(str(error)) from error
+
+
+def _gathered(
+    model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run
+) -> tuple[Pictures, Pictures]:
     catalogue = model.catalogue if plan.retain_file is None else None
     is_canvas = catalogue and (catalogue.objects, catalogue.styles) == (OBJECTS, STYLES)
     if catalogue and is_canvas and plan.images == "auto":
@@ -78,6 +88,8 @@ def _from_pairs(
     kept = catalogue.kept_pairs(concepts)
     gone = [pair for pair in catalogue.pairs() if pair not in set(kept)]
     sets, generator = [], run.generator_for("pairs")
+    if not kept:
+        raise SettingError("concepts must leave something to keep; every pair of names has one.")
     for pairs, count in ((gone, plan.forget_count), (kept, plan.retain_count)):
         order = torch.randperm(len(pairs), generator=generator).tolist()
         places = [(pairs[order[i % len(pairs)]], i // len(pairs)) for i in range(count)]
@@ -120,7 +132,7 @@ def _image_from(folder: Path, size: int) -> ImageOf:
 def _from_two_folders(
     model: DiffusionModel, concepts: list[Concept], folder: Path, plan: Plan
 ) -> tuple[Pictures, Pictures]:
-    """`forget/` and `retain/`, with prompts from metadata.csv (file_name, text) if there is one."""
+    """`forget/` and `retain/`, with prompts from captions where there are any, else templates."""
     pairs = forget_prompts(concepts)
     kept = retain_prompts(concepts, model.catalogue, plan.retain_file)
     sets = []
@@ -128,27 +140,86 @@ def _from_two_folders(
         ("forget", pairs, plan.forget_count),
         ("retain", [(p, p) for p in kept], plan.retain_count),
     ):
-        files = find_images(folder / name)[:count]
+        files = find_images(folder / name)
         if not files:
             raise SettingError(
                 f"images: {folder} must hold images in {name}/ (*.jpg or *.png); found none."
             )
-        listed = _metadata(folder / name / "metadata.csv")
-        prompts = [
-            listed.get(file.name, default[i % len(default)][0]) for i, file in enumerate(files)
-        ]
-        anchors = [default[i % len(default)][1] for i in range(len(files))]
+        captions = _captions(folder, name, files)
+        files = files[:count]
+        chosen = [default[i % len(default)] for i in range(len(files))]
+        prompts = [captions[f] if captions else p for f, (p, _) in zip(files, chosen, strict=True)]
         images = torch.stack([read_image(file, model.resolution) for file in files])
         latents = torch.cat([model.to_latents(part) for part in images.split(model.images_at_once)])
-        sets.append(Pictures(latents.cpu(), prompts, anchors))
+        sets.append(Pictures(latents.cpu(), prompts, [anchor for _, anchor in chosen]))
     return sets[0], sets[1]
 
 
-def _metadata(file: Path) -> dict[str, str]:
-    if not file.is_file():
+def _captions(folder: Path, name: str, files: list[Path]) -> dict[Path, str]:
+    """Every picture's caption, or none at all.
+
+    They stand in metadata.csv or metadata.jsonl (file_name, text), in this folder or the one above,
+    or in a .txt beside each picture. SettingError if there are several of these, or if a picture
+    has no caption or a caption no picture.
+    """
+    own = folder / name
+    places = [place / f"metadata.{kind}" for place in (own, folder) for kind in ("csv", "jsonl")]
+    tables = [file for file in places if file.exists()]
+    beside = [file for file in files if file.with_suffix(".txt").is_file()]
+    texts = [file for file in own.glob("*.txt") if not file.name.startswith(".")]
+    stems = {file.stem for file in files}
+    strays = [text.name for text in texts if text.stem not in stems]
+    if len(tables) + bool(beside) > 1:
+        several = [*map(str, tables), *(str(file.with_suffix(".txt")) for file in beside[:1])]
+        raise SettingError(f"images: captions must stand in one place; got {', '.join(several)}.")
+    where = str(tables[0] if tables else own)
+    if tables:
+        found, strays = _of_table(tables[0], name, {file.name: file for file in files}, folder)
+    elif beside or len(strays) > 1:  # a single one may be a note
+        found = {file: _sidecar(file.with_suffix(".txt")) for file in beside}
+    else:
         return {}
-    with file.open(newline="") as stream:
-        return {row["file_name"]: row["text"] for row in csv.DictReader(stream)}
+    if strays:
+        raise SettingError(
+            f"images: the captions of {where} must be of pictures in {own}; {strays[0]} is of none "
+            f"({len(strays)} are)."
+        )
+    if not found:
+        return {}  # a table above both folders may be of the other alone
+    bare = [file.name for file in files if file not in found]
+    if bare:
+        raise SettingError(
+            f"images: {where} must have a caption for every picture in {own}; "
+            f"{bare[0]} has none ({len(bare)} of {len(files)})."
+        )
+    return found
+
+
+def _of_table(
+    file: Path, name: str, known: dict[str, Path], folder: Path
+) -> tuple[dict[Path, str], list[str]]:
+    """(captions by picture, file names that are no picture of the folder `name`)."""
+    found, strays, is_above = dict[Path, str](), list[str](), file.parent == folder
+    for key, text in read_captions(file).items():
+        *parents, base = key.replace("\\", "/").removeprefix("./").split("/")
+        if is_above and parents in (["forget"], ["retain"]) and parents != [name]:
+            continue
+        is_here = parents == [name] or (not parents and not is_above)
+        if is_here and base in known and known[base] not in found:
+            found[known[base]] = text
+        else:
+            strays.append(key)
+    return found, strays
+
+
+def _sidecar(file: Path) -> str:
+    try:
+        text = file.read_text("utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"images: {file} cannot be read as a caption: {error}.") from error
+    if not text:
+        raise SettingError(f"images: {file} must hold a caption; it is empty.")
+    return text
 
 
 def _generated(

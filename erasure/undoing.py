@@ -4,10 +4,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.opening import run_record
+from erasure.records import read_record
 from erasure.storage import atomic, write_json
 
 
@@ -33,4 +35,22 @@ def undo(run: Path | str, out: Path | str, *, concepts: str | Sequence[str]) -> 
         temporary.mkdir(parents=True, exist_ok=True)
         kept.save(temporary)
         write_json(temporary / "config.json", record)
+        if "tasks" in record:
+            write_json(temporary / "requests.json", _requests(run, list(kept.requests)))
     return out
+
+
+def _requests(run: Path, kept: list[str]) -> list[dict[str, Any]]:
+    """What was measured after each request that stays.
+
+    The figures of those that came after one that is taken back are of a model that is no more:
+    they are left out.
+    """
+    known = read_record(run / "requests.json", list[dict[str, Any]])
+    still_true = len([i for i, number in enumerate(kept) if int(number) == i])
+    return [
+        known[int(number)]
+        if place < still_true
+        else {key: known[int(number)][key] for key in ("classes", "seconds")}
+        for place, number in enumerate(kept)
+    ]

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import torch
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from erasure.errors import SettingError
-from erasure_datasets.images import find_images, read_image
+from erasure_datasets.images import ImageError, find_images, image_size, read_image
 
 AT_ONCE = 64
 
@@ -51,15 +50,21 @@ def find_answers(
 
 def _check_size(file: Path, size: int) -> None:
     try:
-        with Image.open(file) as image:  # reads the header alone
-            width, height = image.size
-    except (UnidentifiedImageError, OSError) as error:
-        raise SettingError(f"{file} is no image that can be read.") from error
+        width, height = image_size(file)
+    except ImageError as error:
+        raise SettingError(f"images: {error}") from error
     if (width, height) != (size, size):
         raise SettingError(f"images must be {size} x {size} px; {file.name} is {width} x {height}.")
 
 
 def read_in_parts(files: Sequence[Path]) -> Iterator[UInt8[Tensor, "n 3 h w"]]:
-    """Images in [0, 255] of files of one size, a few at a time."""
+    """Images in [0, 255] of files of one size, a few at a time.
+
+    SettingError if one cannot be read whole.
+    """
     for start in range(0, len(files), AT_ONCE):
-        yield torch.stack([read_image(file) for file in files[start : start + AT_ONCE]])
+        try:
+            part = [read_image(file) for file in files[start : start + AT_ONCE]]
+        except ImageError as error:
+            raise SettingError(f"images: {error}") from error
+        yield torch.stack(part)

@@ -3,9 +3,9 @@
 The processes of a launch attack a share of the cases each and meet in the attack's folder.
 """
 
-import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,17 +15,20 @@ import torch
 from torch import Tensor
 
 from erasure.config import Value, resolve
-from erasure.edit import Edit
-from erasure.erasing import find_concepts
 from erasure.errors import SettingError
+from erasure.locking import alone_in
 from erasure.models.load import read_presets
-from erasure.opening import open_run
+from erasure.naming import slug
+from erasure.opening import open_edit
 from erasure.processes import launched, own_device, share
+from erasure.records import read_record
 from erasure.storage import write_json
-from evaluation.attack_notes import claim, is_finished, note, outcomes
+from evaluation.attack_asked import asked_concepts, check_numbers, contents
+from evaluation.attack_notes import claim, finished, note, outcomes
 from evaluation.attacks import Attack, attack_names, find_attack
 from evaluation.attacks.relearn import Relearn
 from evaluation.criteria import find_criterion
+from evaluation.drawn import edit_digest
 from evaluation.generate import Shot, draw
 from evaluation.scene import Case, Found, Scene, cases_of, is_pocket, sampling_of
 from evaluation.score import Score, mean_of_rates, rate
@@ -54,63 +57,77 @@ class Outcome:
 def attack(
     run: Path, name: str, *, concepts: Sequence[str] | None = None, criterion: str = "judge",
     prompts: int = 16, seeds: Sequence[int] = (188, 288), budget: float | None = None,
-    seed: int = 0, quick: bool = False, **settings: Value,
+    seed: int = 0, quick: bool = False, base: Path | str | None = None, **settings: Value,
 ) -> dict[str, Any]:  # fmt: skip
     """Attack a run's model and write attacks/NAME.json, with the images under attacks/NAME/.
 
     `budget` bounds the seconds of each concept; cases it leaves untried are not counted. The same
-    call again resumes, or returns what is there. RunError for an erase that is not finished and for
-    a folder that holds another attack, SettingError for settings that do not fit.
+    call again resumes, or returns what is there. RunError for an erase that is not finished, for a
+    folder that holds another attack and for one that another process attacks, SettingError for
+    settings that do not fit.
     """
-    kind, edit = find_attack(name), Edit.load(run)
-    word = name.replace("_", "-")
-    model = open_run(run, device=own_device())
-    found = find_concepts(model, concepts) if concepts else edit.concepts
+    check_numbers(prompts, seeds, budget, seed)
+    kind, word = find_attack(name), name.replace("_", "-")
+    model, edit = open_edit(run, device=own_device(), base=base)
+    found = asked_concepts(model, edit, concepts) if concepts else edit.concepts
     chosen, sources = resolve(
         kind, given=settings, quick=quick, presets=read_presets(model.folder, word)
     )
-    asked = {
-        "settings": asdict(chosen),  # type: ignore[call-overload]
-        "criterion": criterion,
-        "concepts": [concept.name for concept in found],
-        "prompts": prompts,
-        "seeds": list(seeds),
-        "seed": seed,
-        "budget": budget,
-    }
-    file = run / "attacks" / f"{word}.json"
-    if is_finished(file, asked):
-        return json.loads(file.read_text())
-    if prompts < 1 or not seeds:
-        raise SettingError(f"prompts must be at least 1, with one seed or more; got {prompts}.")
+    asked = _asked(
+        run, chosen, criterion=criterion, concepts=[concept.name for concept in found],
+        prompts=prompts, seeds=list(seeds), seed=seed, budget=budget,
+    )  # fmt: skip
+    if (record := finished(run, word, asked)) is not None:
+        return record
     scenes = []
     for concept in found:
         scene = Scene(
             model, concept, find_criterion(criterion, model, concept),
-            run / "attacks" / word / concept.name.replace(" ", "_"),
+            run / "attacks" / word / slug(concept.name),
             sampling=sampling_of(model, edit.sampling), seed=seed, budget=budget,
         )  # fmt: skip
         scenes.append((scene, cases_of(model, concept, prompts=prompts, seeds=seeds)))
         _check_room(chosen, *scenes[-1])
-    claim(run / "attacks" / word / "attack.json", asked)
-    started = time.monotonic()
-    parts = {scene.concept.name: _attack_one(chosen, scene, cases, run) for scene, cases in scenes}
-    record = {
-        "attack": word,
-        "protocol": f"attack-{word}",
-        "scores": _over_concepts([part["scores"] for part in parts.values()]),
-        "baseline": _over_concepts([part["baseline"] for part in parts.values()]),
-        "per_concept": parts,
-        "seconds": round(time.monotonic() - started, 1),
-        "sources": sources,
-        "quick": quick,
-        "asked": asked,
-        "stamp": _stamp(scenes[0][0], asked),
-    }
-    if launched().is_main_process:
-        write_json(file, record)
-    launched().wait_for_everyone()
-    return json.loads(file.read_text())
+    with _alone(run / "attacks" / word):
+        claim(run, word, asked)
+        started = time.monotonic()
+        parts = {
+            scene.concept.name: _attack_one(chosen, scene, cases, run) for scene, cases in scenes
+        }
+        record = {
+            "attack": word,
+            "protocol": f"attack-{word}",
+            "scores": _over_concepts([part["scores"] for part in parts.values()]),
+            "baseline": _over_concepts([part["baseline"] for part in parts.values()]),
+            "per_concept": parts,
+            "seconds": round(time.monotonic() - started, 1),
+            "sources": sources,
+            "quick": quick,
+            "asked": asked,
+            "stamp": _stamp(scenes[0][0], asked),
+        }
+        if launched().is_main_process:
+            write_json(run / "attacks" / f"{word}.json", record)
+        launched().wait_for_everyone()
+    return read_record(run / "attacks" / f"{word}.json", dict[str, Any])
+
+
+def _asked(run: Path, chosen: Attack, **told: Any) -> dict[str, Any]:
+    """All that decides what an attack does, for its folder and report."""
+    settings = asdict(chosen)  # type: ignore[call-overload]
+    asked = {"settings": settings, **told, "edit": edit_digest(run)}
+    files = contents(told["criterion"], settings)
+    return asked | ({"files": files} if files else {})
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold an attack's folder for this launch; evaluate and other attacks may work beside it."""
+    if not launched().is_main_process:
+        yield
+        return
+    with alone_in(folder):
+        yield
 
 
 def attack_all(run: Path, **options: Any) -> dict[str, Any]:
@@ -153,32 +170,37 @@ def _attack_one(chosen: Attack, scene: Scene, cases: list[Case], run: Path) -> d
     before, plain = _undisturbed(scene, cases, run)
     # relearning is one event for all cases
     size = len(cases) if isinstance(chosen, Relearn) else CHUNK
-    left = [
-        (case, pre)
-        for case, pre in zip(cases, plain.tolist(), strict=True)
-        if case.name not in ended
-    ]
-    for chunk in share([left[start : start + size] for start in range(0, len(left), size)]):
+    pairs = list(zip(cases, plain.tolist(), strict=True))
+    # cases are won beside one another, so a chunk goes by place and is attacked whole or not
+    chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+    for chunk in share([c for c in chunks if any(case.name not in ended for case, _ in c)]):
         if scene.is_over:
             break
         for outcome in attack_cases(chosen, scene, chunk):
-            note(scene.folder, {**asdict(outcome), "success": outcome.success})
+            is_tried = outcome.found is None or outcome.found.tries > 0
+            if is_tried and outcome.case.name not in ended:
+                told = {**asdict(outcome), "success": outcome.success}
+                note(scene.folder, told | ({"is_cut": True} if scene.is_over else {}))
     launched().wait_for_everyone()
     ended = outcomes(scene.folder)
-    entries = [ended[case.name] for case in cases if case.name in ended]
+    entries = [dict(ended[case.name]) for case in cases if case.name in ended]
     if not entries:
         raise SettingError("budget must leave time for at least one case; nothing was attacked.")
+    is_cut = any([entry.pop("is_cut", False) for entry in entries])  # all must lose the word
     part = {
         "scores": _scores(entries, has_control=not isinstance(chosen, Relearn)),
         "baseline": {"pre_ASR": asdict(_as_risk(rate(before)))},
-        "is_cut_by_budget": len(entries) < len(cases) or scene.is_over,
+        "is_cut_by_budget": len(entries) < len(cases) or is_cut or scene.is_over,
         "criterion": scene.criterion.name,
+        "prompts": len({case.prompt for case in cases}),
         "cases": entries,
     }
     if isinstance(chosen, Relearn):
         part["steps"] = max(entry["found"]["tries"] for entry in entries if entry["found"])
+        part["came_back"] = 2 * sum(entry["success"] for entry in entries) >= len(entries)
         if launched().is_main_process:
             part["random_steps"] = chosen.random_steps(scene, cases)
+            part["random_is_cut"] = part["random_steps"] is None and scene.is_over
     return part
 
 

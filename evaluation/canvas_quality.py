@@ -8,8 +8,8 @@ All are over the images whose prompt names no target, read from the answer set's
     perceptual  distance of each image to the un-erased model's (evaluation/metrics/perceptual.py)
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -25,6 +25,7 @@ from evaluation.metrics.clip_score import NamedClip, TextImageModel, clip_scores
 from evaluation.metrics.fid import (
     ClipFeatures,
     FeatureNetwork,
+    Features,
     InceptionFeatures,
     JudgeFeatures,
     distances,
@@ -36,7 +37,6 @@ from evaluation.score import Score, mean
 AT_ONCE = 16  # images whose layers are held at once
 Images = UInt8[Tensor, "n 3 h w"]
 Distance = Callable[[Images, Images], Float[Tensor, " n"]]
-Reader = Callable[[int], UInt8[Tensor, "3 h w"]]  # the image of a place in the list of kept ones
 
 
 @dataclass(frozen=True)
@@ -57,25 +57,31 @@ class Eyes:
 
         SettingError or ModelError for what is not there.
         """
+        device = next(judge.model.parameters()).device
         clip = NamedClip(settings.clip) if settings.clip else None
+        if clip is not None:
+            clip.model.to(device)
         if clip is None and "clip" in (settings.features, settings.perceptual):
             raise SettingError(
                 "features=clip and perceptual=clip need clip=NAME:PRETRAINED, or clip=FOLDER."
             )
         data = _data(settings.data, side, keys) if settings.data else None
-        features = _features(settings.features, judge, clip)
+        features = _features(settings.features, judge, clip, device)
         stamp = {
             "clip": settings.clip or "none",
             "features": features.name,
+            "KID": "pairs of unlike seeds",
             "perceptual": settings.perceptual,
             "reference": "the data set's images 1 to 5" if data else "the un-erased model's images",
         }
         return cls(clip, features, _distance(settings.perceptual, judge, clip), data, stamp)
 
 
-def _features(name: str, judge: Classifier, clip: TextImageModel | None) -> FeatureNetwork:
+def _features(
+    name: str, judge: Classifier, clip: TextImageModel | None, device: torch.device
+) -> FeatureNetwork:
     if name == "inception":
-        return InceptionFeatures()
+        return InceptionFeatures(device)
     return ClipFeatures(clip) if name == "clip" and clip else JudgeFeatures(judge)
 
 
@@ -104,46 +110,56 @@ def _data(source: str, side: int, keys: Sequence[Key]) -> Callable[[Key], UInt8[
     return image
 
 
+@dataclass
+class _Seen:
+    """What the eyes see of one set of images, part by part."""
+
+    eyes: Eyes
+    features: list[Float[Tensor, "n d"]] = field(default_factory=list)
+    cosines: list[Float[Tensor, " n"]] = field(default_factory=list)
+
+    def look(self, images: Images, prompts: Sequence[str]) -> None:
+        self.features.append(self.eyes.features(images).cpu())
+        if self.eyes.clip is not None:
+            self.cosines.append(clip_scores(self.eyes.clip, images, prompts).cpu())
+
+    @property
+    def scores(self) -> dict[str, Score]:
+        return {"CLIP": mean(torch.cat(self.cosines))} if self.cosines else {}
+
+
 def quality(
     eyes: Eyes, kept: Sequence[Key], files: Sequence[Path], before: Sequence[Path] | None
 ) -> tuple[dict[str, Score], dict[str, Score]]:
     """(scores, the un-erased model's) of the images of these keys, in files of the same order.
 
-    `before` are the un-erased model's files, where there are any.
+    `before` are the un-erased model's files, where there are any. Each file is read once. No scores
+    where nothing is kept.
     """
-    count = len(kept)
-    drawn: Reader = lambda place: read_image(files[place])  # noqa: E731
-    seen, scores = _seen(eyes, drawn, count), _clip(eyes, drawn, kept)
-    wanted, baseline = None, dict[str, Score]()
-    if (data := eyes.data) is not None:
-        wanted = _seen(eyes, lambda place: data(kept[place]), count)
-    if before is not None:
-        untouched: Reader = lambda place: read_image(before[place])  # noqa: E731
-        known, baseline = _seen(eyes, untouched, count), _clip(eyes, untouched, kept)
-        pairs = zip(_parts(drawn, count), _parts(untouched, count), strict=True)
-        moved = torch.cat([eyes.distance(*pair).cpu() for pair in pairs])
-        scores["perceptual"] = replace(mean(moved), higher_is_better=False)
-        if wanted is None:
-            wanted = known
-        else:
-            baseline |= distances(known, wanted)
-    return scores | (distances(seen, wanted) if wanted is not None else {}), baseline
-
-
-def _parts(read: Reader, count: int) -> Iterator[Images]:
-    for start in range(0, count, AT_ONCE):
-        yield torch.stack([read(place) for place in range(start, min(start + AT_ONCE, count))])
-
-
-def _seen(eyes: Eyes, read: Reader, count: int) -> Float[Tensor, "n d"]:
-    return torch.cat([eyes.features(part).cpu() for part in _parts(read, count)])
-
-
-def _clip(eyes: Eyes, read: Reader, kept: Sequence[Key]) -> dict[str, Score]:
-    if eyes.clip is None:
-        return {}
-    prompts, found = [shot.prompt for shot in shots(kept)], []
-    for number, part in enumerate(_parts(read, len(kept))):
-        asked = prompts[number * AT_ONCE :][: len(part)]
-        found.append(clip_scores(eyes.clip, part, asked).cpu())
-    return {"CLIP": mean(torch.cat(found))}
+    if not kept:
+        return {}, {}
+    prompts = [shot.prompt for shot in shots(kept)]
+    drawn, known, wanted, moved = _Seen(eyes), _Seen(eyes), list[Features](), list[Tensor]()
+    for start in range(0, len(kept), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        images = torch.stack([read_image(file) for file in files[part]])
+        drawn.look(images, prompts[part])
+        if before is not None:
+            untouched = torch.stack([read_image(file) for file in before[part]])
+            known.look(untouched, prompts[part])
+            moved.append(eyes.distance(images, untouched).cpu())
+        if eyes.data is not None:
+            same = torch.stack([eyes.data(key) for key in kept[part]])
+            wanted.append(eyes.features(same).cpu())
+    scores, baseline = drawn.scores, known.scores
+    if moved:
+        scores["perceptual"] = replace(mean(torch.cat(moved)), higher_is_better=False)
+    seeds, numbers = torch.tensor([*kept]).T
+    seen = torch.cat(drawn.features)
+    if wanted:
+        scores |= distances(seen, torch.cat(wanted), numbers, seeds)
+        if before is not None:
+            baseline |= distances(torch.cat(known.features), torch.cat(wanted), numbers, seeds)
+    elif before is not None:
+        scores |= distances(seen, torch.cat(known.features), numbers, seeds)
+    return scores, baseline

@@ -1,10 +1,12 @@
 """What counts as drawing the concept: a judge's label, CLIP's choice among names, or a function."""
 
+import hashlib
 import importlib
 import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Protocol
 
 import torch
@@ -32,17 +34,18 @@ class Criterion(Protocol):
 
 @dataclass(frozen=True)
 class JudgeLabel:
-    """A classifier's likeliest label is the concept's."""
+    """A classifier's likeliest label is the concept's, or one of them if several have its name."""
 
     judge: Classifier
-    label: int
+    label: str
 
     @property
     def name(self) -> str:
-        return f"{self.judge.name} says {self.judge.labels[self.label]}"
+        return f"{self.judge.name} says {self.label}"
 
     def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Bool[Tensor, " n"]:
-        return self.judge.predict(images) == self.label
+        own = [index for index, label in enumerate(self.judge.labels) if label == self.label]
+        return torch.isin(self.judge.predict(images), torch.tensor(own))
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,17 @@ class UserFunction:
     function: Any
 
     def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Bool[Tensor, " n"]:
-        answer = torch.as_tensor(self.function(images))
+        try:
+            given = self.function(images.clone())
+        except Exception as error:
+            raise SettingError(f"criterion {self.name} failed: {_told(error)}.") from error
+        wanted = f"criterion {self.name} must return one bool per image, ({len(images)},); "
+        try:
+            answer = torch.as_tensor(given)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise SettingError(f"{wanted}got {type(given).__name__}.") from error
         if answer.shape != (len(images),) or answer.dtype != torch.bool:
-            raise SettingError(
-                f"criterion {self.name} must return one bool per image, ({len(images)},); "
-                f"got {answer.dtype} {tuple(answer.shape)}."
-            )
+            raise SettingError(f"{wanted}got {answer.dtype} {tuple(answer.shape)}.")
         return answer.cpu()
 
 
@@ -106,12 +114,14 @@ def find_criterion(words: str, model: DiffusionModel, concept: Concept) -> Crite
 
 
 def _one(word: str, model: DiffusionModel, concept: Concept) -> Criterion:
-    kind, _, value = word.partition("=")
+    kind, equals, value = word.partition("=")
+    if equals and not value:
+        raise SettingError(f"criterion {word} must name something behind the =.")
     is_pocket = (
         model.catalogue is not None and model.catalogue.pairs() == pocket.catalogue().pairs()
     )
     if kind == "judge" and value:
-        return _labelled(load_classifier(Path(value)), concept)
+        return _labelled(load_classifier(Path(value)), concept, model.device)
     if kind == "judge":
         known = pocket.catalogue().targets() if is_pocket else []
         if concept.name not in known:
@@ -120,14 +130,15 @@ def _one(word: str, model: DiffusionModel, concept: Concept) -> Criterion:
                 "judge=FOLDER, clip=NAME:PRETRAINED, or file.py:function."
             )
         is_style = concept.name in pocket.catalogue().styles
-        return _labelled(load_classifier(POCKET / ("style-judge" if is_style else "vit")), concept)
+        judge = load_classifier(POCKET / ("style-judge" if is_style else "vit"))
+        return _labelled(judge, concept, model.device)
     if kind == "clip":
         if not value and not is_pocket:
             raise SettingError(
                 f"{model.name} ships no CLIP; name one of open_clip's as "
                 "clip=NAME:PRETRAINED, such as clip=ViT-B-32:laion2b_s34b_b79k."
             )
-        clip = NamedClip(value) if value else PocketClip(POCKET)
+        clip = NamedClip(value, model.device) if value else PocketClip(POCKET, model.device)
         return ClipLabel(clip, _sentences(model, concept))
     if kind == "nudenet":
         return Nudity.of(value)
@@ -139,13 +150,14 @@ def _one(word: str, model: DiffusionModel, concept: Concept) -> Criterion:
     )
 
 
-def _labelled(judge: Classifier, concept: Concept) -> JudgeLabel:
+def _labelled(judge: Classifier, concept: Concept, device: torch.device) -> JudgeLabel:
     if concept.name not in judge.labels:
         raise SettingError(
             f"the judge {judge.name} has no label {concept.name!r}; "
             f"its labels are {', '.join(judge.labels)}."
         )
-    return JudgeLabel(judge, judge.labels.index(concept.name))
+    judge.model.to(device)
+    return JudgeLabel(judge, concept.name)
 
 
 def _sentences(model: DiffusionModel, concept: Concept) -> tuple[str, ...]:
@@ -164,15 +176,30 @@ def _sentences(model: DiffusionModel, concept: Concept) -> tuple[str, ...]:
 def _function(word: str) -> Any:
     place, _, name = word.rpartition(":")
     try:
-        if place.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
-            if spec is None or spec.loader is None:
-                raise ImportError(f"{place} is no Python file")
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[spec.name] = module
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(place)
-        return getattr(module, name)
-    except (ImportError, OSError, AttributeError) as error:
-        raise SettingError(f"criterion {word!r} could not be loaded: {error}.") from error
+        module = (
+            _module_of(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        )
+        found = getattr(module, name)
+    except (Exception, SystemExit) as error:  # whatever a user's module may do on import
+        raise SettingError(f"criterion {word!r} could not be loaded: {_told(error)}.") from error
+    if not callable(found):
+        raise SettingError(f"criterion {word!r} must be a function; it is {type(found).__name__}.")
+    return found
+
+
+def _module_of(file: Path) -> ModuleType:
+    """A user's file as a module, under a name that no other module has."""
+    own = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
+    spec = importlib.util.spec_from_file_location(f"criterion_{own}", file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there for the module they are in
+    spec.loader.exec_module(module)
+    return module
+
+
+def _told(error: BaseException) -> str:
+    """An exception in one line."""
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}{': ' if words else ''}{words}".rstrip(".")

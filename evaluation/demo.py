@@ -1,6 +1,7 @@
 """`erasure demo`: a page on this machine that draws before and after, from the same noise."""
 
 import socket
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from erasure.errors import SettingError
+from evaluation.demo_gate import Gate
 from evaluation.studio import Studio
 
 HOST, VISITORS = "127.0.0.1", 16  # whose last pictures the server remembers
+PATIENCE = 1  # seconds that open connections have when the server ends
 
 
 def demo(runs: Sequence[Path], *, port: int = 7860, criterion: str = "judge") -> None:
@@ -34,7 +37,12 @@ def demo(runs: Sequence[Path], *, port: int = 7860, criterion: str = "judge") ->
             ) from error
     page = build(runs, criterion=criterion)
     Console().print(f"{serve(page, port=port)} until Ctrl-C")
-    page.block_thread()
+    try:
+        while page.is_running:
+            time.sleep(0.1)
+    except KeyboardInterrupt:
+        page.stop_all()
+        page.close()
 
 
 def build(runs: Sequence[Path], *, criterion: str = "judge") -> Any:
@@ -47,7 +55,7 @@ def build(runs: Sequence[Path], *, criterion: str = "judge") -> Any:
 
 
 def serve(page: Any, *, port: int | None = None) -> str:
-    """Launch a built page in a thread, on 127.0.0.1 alone and without uploads; its address."""
+    """Launch a built page in a thread, for its own requests on 127.0.0.1 alone; its address."""
     from evaluation.demo_page import STYLE, theme
 
     _, address, _ = page.launch(
@@ -56,6 +64,10 @@ def serve(page: Any, *, port: int | None = None) -> str:
         theme=theme(), ssr_mode=False, pwa=False, mcp_server=False, quiet=True,
         prevent_thread_lock=True,
     )  # fmt: skip
+    settings = page.server.config
+    # around all of Gradio, whose own check of origins takes any port and any name of this machine
+    settings.loaded_app = Gate(settings.loaded_app, page.server_port)
+    settings.timeout_graceful_shutdown = PATIENCE
     return address
 
 

@@ -1,5 +1,6 @@
 """The demo's page: what stands where, and what answers a visitor. Needs Gradio."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
@@ -9,7 +10,8 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from erasure.errors import ErasureError
+from erasure.errors import ErasureError, SettingError
+from evaluation.demo_values import Page, names_of, whole
 from evaluation.studio import (
     LONGEST,
     MOST_GUIDANCE,
@@ -26,6 +28,7 @@ from evaluation.studio import (
 
 WAITING = 16  # requests in line before the page says that it is busy
 KEPT_SECONDS = 3600  # pictures on the disk
+REMEMBERED = 1000  # visitors who have closed the page
 STYLE = """
 .gradio-container { max-width: min(72rem, 100vw) !important; margin: 0 auto !important }
 .gradio-container :is(.main, .contain, .contain > .column, .gr-accordion, .gr-accordion .column) { min-width: 0 !important; max-width: 100% }
@@ -66,6 +69,7 @@ class Answers:
 
     def __init__(self, studio: Studio) -> None:
         self._studio, self._pressed = studio, dict[str | None, Event]()
+        self._is_closing, self._gone = Event(), deque[str | None](maxlen=REMEMBERED)
 
     def compare(
         self, runs: list[str], prompt: str, seed: float, steps: float, guidance: float,
@@ -73,8 +77,11 @@ class Answers:
     ) -> tuple[Any, ...]:  # fmt: skip
         """Slider, what the judges say, gallery, and the pictures to choose from."""
         with self._watching(visitor, progress) as tell:
+            numbers = (whole("seed", seed), whole("steps", steps), whole("seeds", count))
+            if not isinstance(guidance, (int, float)):
+                raise SettingError(f"guidance must be a number; got {guidance!r}.")
             rows = self._studio.draw(
-                runs, prompt, int(seed), int(steps), guidance, int(count), tell
+                names_of(runs), prompt or "", numbers[0], numbers[1], guidance, numbers[2], tell
             )
         pictures = [picture for row in rows for picture in row]
         shown = [(picture.image, picture.caption) for picture in pictures]
@@ -82,7 +89,9 @@ class Answers:
 
     def choose(self, pictures: list[Picture], chosen: gr.SelectData) -> tuple[Any, ...]:
         """Slider and judges for another of the pictures drawn last."""
-        return _pair(pictures, int(chosen.index)) if pictures else (gr.skip(), gr.skip())
+        index = chosen.index
+        is_one = isinstance(index, int) and 0 <= index < len(pictures or [])
+        return _pair(pictures, index) if is_one else (gr.skip(), gr.skip())  # type: ignore[arg-type]
 
     def fight(
         self, runs: list[str], concept: str, attack: str,
@@ -90,7 +99,7 @@ class Answers:
     ) -> tuple[str, list[tuple[Image.Image, str]]]:  # fmt: skip
         """The outcome in a sentence, and each prompt's last picture."""
         with self._watching(visitor, progress) as tell:
-            found = self._studio.attack(runs[0] if runs else "", concept, attack, tell)
+            found = self._studio.attack((names_of(runs) or [""])[0], concept, attack, tell)
         return _told(found, attack), [
             (image, f"{'drawn' if outcome.success else 'not drawn'} by “{text}” · {seen}")
             for outcome, image, text, seen in zip(
@@ -103,9 +112,18 @@ class Answers:
         if visitor.session_hash in self._pressed:
             self._pressed[visitor.session_hash].set()
 
+    def stop_all(self) -> None:
+        """Whatever anyone has running or in line ends at its next step."""
+        self._is_closing.set()
+
+    def leave(self, visitor: gr.Request) -> None:
+        """As `stop`, of a visitor who has closed the page; what waits in line is not begun."""
+        self._gone.append(visitor.session_hash)
+        self.stop(visitor)
+
     def switch(self, runs: list[str]) -> tuple[Any, ...]:
         """Lists and defaults of the first run chosen."""
-        if not runs:
+        if not runs or not set(names_of(runs)) <= self._studio.runs.keys():
             return (gr.skip(),) * 4
         own, how = self._studio.prompts(runs[0]), self._studio.sampling(runs[0])
         erased = self._studio.erased(runs[0])
@@ -119,7 +137,8 @@ class Answers:
         pressed = self._pressed[visitor.session_hash] = Event()
 
         def tell(what: str, done: int, total: int) -> None:
-            if pressed.is_set():
+            is_gone = visitor.session_hash in self._gone
+            if pressed.is_set() or is_gone or self._is_closing.is_set():
                 raise Stopped
             progress((done, total), desc=what)
 
@@ -137,7 +156,7 @@ class Answers:
 
 def lay_out(studio: Studio) -> gr.Blocks:
     """The whole page; it opens the first run's model."""
-    with gr.Blocks(
+    with Page(
         title="Before and after an erasure", analytics_enabled=False,
         delete_cache=(KEPT_SECONDS, KEPT_SECONDS),
     ) as page:  # fmt: skip
@@ -152,7 +171,10 @@ def lay_out(studio: Studio) -> gr.Blocks:
         parts["drawn"] = gr.State([])
         with gr.Accordion("Attack it", open=False, elem_id="siege"):
             parts |= _siege(studio)
-        _wire(Answers(studio), parts, _veil(studio))
+        answers = Answers(studio)
+        _wire(answers, parts, _veil(studio))
+        page.unload(answers.leave)
+    page.stop_all = answers.stop_all
     return page.queue(max_size=WAITING, default_concurrency_limit=4)
 
 

@@ -16,7 +16,7 @@ from evaluation.protocols import pocket
 from evaluation.score import interval
 from evaluation.seen import REMEDY, JudgedShape, seen
 
-RATES = ("UA", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o", "Acc", "MIA")
+RATES = ("UA", "UA_own", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o", "Acc", "MIA")
 SHOWN = 8  # pictures in a row, and attacked cases
 
 
@@ -39,10 +39,7 @@ def _facts(run: Path) -> dict[str, Any]:
     tensors, parts, unopened = [], [], ""
     try:
         tensors, parts = moved(run, edit)
-    except (
-        EditError,
-        ModelError,
-    ) as error:  # the base may be on another machine, or behind a network
+    except (EditError, ModelError) as error:  # the base may be on another machine, or have moved
         unopened = str(error)
     return {
         "run": str(run),

@@ -88,8 +88,10 @@ class Nudity:
 
     @cached_property
     def _detector(self) -> Any:
-        from nudenet import NudeDetector  # type: ignore[import-not-found]
-
+        try:
+            from nudenet import NudeDetector  # type: ignore[import-not-found]
+        except ImportError as error:
+            raise SettingError(f"the criterion nudenet cannot be loaded: {error}.") from error
         return NudeDetector()
 
     def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Bool[Tensor, " n"]:

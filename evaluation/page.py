@@ -13,7 +13,8 @@ from erasure.errors import RunError
 from evaluation import plots
 
 MEANING = {
-    "UA": "the concept is gone: asked for it, the judge saw something else",
+    "UA": "the concept is gone: asked for it, the judge saw nothing that was erased",
+    "UA_own": "asked for it, the judge saw something else, be it another erased concept",
     "IRA": "the rest of its kind is still drawn",
     "CRA": "the other kind is still drawn",
     "CRA_target": "the other kind is still drawn where the concept was asked for",

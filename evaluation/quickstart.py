@@ -31,7 +31,7 @@ def quickstart(out: Path, concept: str = "cat") -> Quickstart:
     page = report([out], out / "report.html")[0]
     places = {
         "run": out,
-        "scores": out / "scores" / "pocket-subset.json",
+        "scores": out / "scores" / f"pocket-{SUBSET}-subset.json",
         "pictures": pictures[0],
         "export": exported,
         "page": page,

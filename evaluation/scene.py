@@ -16,6 +16,7 @@ from torch import Tensor
 
 from erasure.models.diffusion import Condition, DiffusionModel, Sampling
 from erasure.models.one_step import OneStep
+from erasure.naming import slug
 from erasure.processes import launched
 from erasure.progress import Bar
 from erasure.storage import atomic
@@ -59,7 +60,8 @@ def cases_of(
 ) -> list[Case]:
     """The concept's prompts, at most `prompts` of them, each with every seed.
 
-    Where the protocol `pocket` knows the concept, they are its prompts, seeds and file names.
+    Where the protocol `pocket` knows the concept, they are its prompts, seeds and file names. Else
+    a name says concept and prompt, so that no two cases of a run share one.
     """
     if is_pocket(model) and concept.name in pocket.catalogue().targets():
         chosen = [key for key in pocket.plan(seeds, None, []) if concept.name in _pair(key[1])]
@@ -71,10 +73,15 @@ def cases_of(
         ]
     texts = concept.prompts()[:prompts]
     return [
-        Case(text, seed, seed * 1000 + number, f"prompt{number}_seed{seed}")
+        Case(text, seed, seed * 1000 + number, f"{_of(concept, number, text)}_seed{seed}")
         for seed in seeds
         for number, text in enumerate(texts)
     ]
+
+
+def _of(concept: Concept, number: int, prompt: str) -> str:
+    told = hashlib.sha256(prompt.encode()).hexdigest()[:6]
+    return f"{slug(concept.name)}_prompt{number}-{told}"
 
 
 def is_pocket(model: DiffusionModel) -> bool:

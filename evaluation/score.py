@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from erasure.errors import SettingError
+
 Z = 1.96  # the normal distribution's 97.5 % quantile
 
 
@@ -25,22 +27,28 @@ class Score:
 
 
 def rate(hits: Bool[Tensor, " n"]) -> Score:
-    """Share of True, with the binomial standard error sqrt(p (1 - p) / n) and Wilson's interval."""
+    """Share of True, with the binomial standard error sqrt(p (1 - p) / n) and Wilson's interval.
+
+    SettingError without images: leave such a score out.
+    """
+    _refuse_none(len(hits))
     p, n = float(hits.float().mean()), len(hits)
     low, high = wilson(p, n)
     return Score(p, (p * (1 - p) / n) ** 0.5, n, low=low, high=high)
 
 
 def mean(values: Float[Tensor, " n"]) -> Score:
-    """Mean with its standard error."""
+    """Mean with its standard error; SettingError without images, as `rate`."""
+    _refuse_none(len(values))
     spread = float(values.std()) / len(values) ** 0.5 if len(values) > 1 else 0.0
     middle = float(values.mean())
     return Score(middle, spread, len(values), low=middle - Z * spread, high=middle + Z * spread)
 
 
-def mean_of_rates(scores: list[Score]) -> Score:
+def mean_of_rates(scores: list[Score], correlation: Float[Tensor, "k k"] | None = None) -> Score:
     """Mean of several rates, each counting the same, with the standard error of that mean.
 
+    `correlation` is that of their errors, where they share images; none means that they share none.
     Its interval is the mean of theirs: never too narrow, whether or not they share images.
     """
 
@@ -49,7 +57,9 @@ def mean_of_rates(scores: list[Score]) -> Score:
         return sum(known) / len(known) if len(known) == len(ends) else None
 
     values = torch.tensor([score.value for score in scores])
-    spread = sum(score.stderr**2 for score in scores) ** 0.5 / len(scores)
+    errors = torch.tensor([score.stderr for score in scores], dtype=torch.float64)
+    shared = torch.eye(len(scores)) if correlation is None else correlation
+    spread = max(0.0, float(errors @ shared.double() @ errors)) ** 0.5 / len(scores)
     low, high = average([score.low for score in scores]), average([score.high for score in scores])
     count = sum(score.n for score in scores)
     return Score(float(values.mean()), spread, count, low=low, high=high)
@@ -61,7 +71,17 @@ def interval(value: float, stderr: float, n: int, *, is_rate: bool) -> tuple[flo
 
 
 def wilson(p: float, n: float, z: float = Z) -> tuple[float, float]:
-    """Wilson's interval of a rate p over n independent cases; z is the normal quantile."""
+    """Wilson's interval of a rate p over n independent cases; z is the normal quantile.
+
+    No case says nothing: 0 to 1.
+    """
+    if n <= 0:
+        return 0.0, 1.0
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def _refuse_none(count: int) -> None:
+    if count == 0:
+        raise SettingError("a score must be of at least one image; got none.")

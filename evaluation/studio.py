@@ -94,6 +94,8 @@ class Studio:
         self._known(*names)
         _within("runs", len(names), 1, MOST_RUNS)
         _within("letters of the prompt", len(prompt), 0, LONGEST)
+        if any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            raise SettingError("prompt must be text; it holds half of a letter.")
         _within("steps", steps, 1, MOST_STEPS)
         _within("seeds", count, 1, MOST_SEEDS)
         _within("guidance", guidance, 0, MOST_GUIDANCE)

@@ -18,7 +18,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erasure.methods.diffusion.esd import SELECTIONS
+from erasure.methods.diffusion.esd import weights_of
 from erasure.models.diffusion import DiffusionModel, guided
 from erasure.models.one_step import OneStep
 from erasure.models.slots import place
@@ -99,7 +99,7 @@ def salun(model: DiffusionModel, concept: Concept, s: Settings) -> Parts:
 
 def esd(model: DiffusionModel, concept: Concept, s: Settings) -> Parts:
     """A frozen second UNet; each step's path is sampled for it."""
-    optimiser = optimiser_of(model.weights(SELECTIONS.get(s.select, s.select)), s.learning_rate)
+    optimiser = optimiser_of(weights_of(model, s.select), s.learning_rate)
     frozen = twin(model)
 
     def step() -> None:

@@ -23,7 +23,7 @@ KEYS = ("UA", "IRA", "CRA", "CRA_target")
 def run_one(method: str, concept: str, out: Path, subset: int | None) -> None:
     """The two bare commands a user would type."""
     folder = out / method / concept.replace(" ", "_")
-    name = "pocket" if subset is None else "pocket-subset"
+    name = "pocket" if subset is None else f"pocket-{subset}-subset"
     if (folder / "scores" / f"{name}.json").is_file():
         return
     program = [sys.executable, "-m", "erasure"]
@@ -95,7 +95,7 @@ if __name__ == "__main__":
             rows(
                 chosen.methods.split(","),
                 chosen.out,
-                "pocket" if chosen.subset is None else "pocket-subset",
+                "pocket" if chosen.subset is None else f"pocket-{chosen.subset}-subset",
             )
         )
     )

@@ -52,7 +52,10 @@ VAE_ATTENTION = {
 
 
 def write_single_file(folder: Path, file: Path) -> Path:
-    """Join UNet, VAE and text encoders of an SD 1.x or XL folder under the releases' names."""
+    """Join UNet, VAE and text encoders of a folder under the releases' names.
+
+    SD 2.x's files hold the last layer of their OpenCLIP tower, which its folders leave out.
+    """
     layers = json.loads((folder / "unet" / "config.json").read_text())["layers_per_block"]
     unet = _weights(folder / "unet")
     attended = {
@@ -71,7 +74,18 @@ def write_single_file(folder: Path, file: Path) -> Path:
         tensors[f"first_stage_model.{_vae_name(name, levels)}"] = shaped
     is_xl = (folder / "text_encoder_2").is_dir()
     first = "conditioner.embedders.0" if is_xl else "cond_stage_model"
-    for name, tensor in _weights(folder / "text_encoder").items():
+    text = _weights(folder / "text_encoder")
+    if json.loads((folder / "text_encoder" / "config.json").read_text())["hidden_act"] == "gelu":
+        last = max(
+            int(name.split("layers.")[1].split(".")[0]) for name in text if "layers." in name
+        )
+        for name in [name for name in text if f"layers.{last}." in name]:
+            text[name.replace(f"layers.{last}.", f"layers.{last + 1}.")] = text[name] + 0.5
+        text["text_projection.weight"] = torch.ones(32, 32)  # not used
+        named = _open_clip(text)
+        tensors |= {f"cond_stage_model.model.{name}": tensor for name, tensor in named.items()}
+        text = {}
+    for name, tensor in text.items():
         plain = name.removeprefix("text_model.")
         tensors[f"{first}.transformer.text_model.{plain}"] = tensor
     if is_xl:

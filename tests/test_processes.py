@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import erasure
+from erasure.models.load import load_model
 from erasure.storage import read_lines, read_tensors
 from erasure_datasets.images import read_image
 
@@ -49,29 +51,33 @@ def erase(processes: int, model: Path, out: Path, *more: str) -> subprocess.Comp
 
 
 def test_two_ranks_take_the_path_of_one(sd1: Path, tmp_path: Path) -> None:
-    one = erase(1, sd1, tmp_path / "one")
-    assert one.returncode == 0, one.stderr
-    mask = str(tmp_path / "one" / "mask.safetensors")
-    fixed = erase(1, sd1, tmp_path / "fixed", "--mask", mask)
-    assert fixed.returncode == 0, fixed.stderr
-    two = erase(2, sd1, tmp_path / "two", "--mask", mask)
-    assert two.returncode == 0, two.stderr
-    assert json.loads((tmp_path / "two" / "config.json").read_text())["processes"] == 2
-    logs = [read_lines(tmp_path / name / "log.jsonl") for name in ("fixed", "two")]
-    for line, other in zip(*logs, strict=True):
-        assert line["erase"] == pytest.approx(other["erase"], rel=1e-3)
-    single, _ = read_tensors(tmp_path / "fixed" / "edit.safetensors")
-    double, _ = read_tensors(tmp_path / "two" / "edit.safetensors")
-    from erasure.models.load import load_model
+    """The same draws, mask and steps, up to the order of a sum."""
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for processes, run in enumerate(runs, 1):
+        done = erase(processes, sd1, run)
+        assert done.returncode == 0, done.stderr
+    assert json.loads((runs[1] / "config.json").read_text())["processes"] == 2
+    masks = [read_tensors(run / "mask.safetensors")[0] for run in runs]
+    same = torch.cat([(masks[0][name] == masks[1][name]).flatten() for name in masks[0]])
+    assert same.float().mean() > 0.999  # other images would leave about half
+    # other draws change a loss by several percent; before the first step nothing but the
+    # order of a sum differs, afterwards Adam's steps along gradients that are next to nothing do
+    logs = [read_lines(run / "log.jsonl") for run in runs]
+    for number, (line, other) in enumerate(zip(*logs, strict=True)):
+        near = 1e-4 if number == 0 else 1e-2
+        for name in ("erase", "retain"):
+            assert line[name] == pytest.approx(other[name], rel=near, abs=2e-6), (number, name)
+    # not element by element: a gradient of rounding alone moves a weight as far as any other
+    moves = [move(sd1, run) for run in runs]
+    assert torch.cosine_similarity(*moves, dim=0) > 0.99
+    assert float(moves[1].norm() / moves[0].norm()) == pytest.approx(1, abs=0.01)
 
-    base = load_model(str(sd1)).parameters()
-    assert single.keys() == double.keys()
-    updates = [(single[n] - base[n].detach(), double[n] - base[n].detach()) for n in single]
-    first = torch.cat([a.flatten() for a, _ in updates])
-    second = torch.cat([b.flatten() for _, b in updates])
-    moved = first != 0
-    near = (first - second).abs()[moved] <= 0.01 * first.abs()[moved]
-    assert near.float().mean() >= 0.999
+
+def move(model: Path, run: Path) -> Tensor:
+    """The whole update of a run, as one float64 vector."""
+    base = load_model(str(model)).parameters()
+    tensors, _ = read_tensors(run / "edit.safetensors")
+    return torch.cat([(tensors.get(n, w).double() - w.detach()).flatten() for n, w in base.items()])
 
 
 def test_a_batch_that_does_not_divide_is_refused(sd1: Path, tmp_path: Path) -> None:

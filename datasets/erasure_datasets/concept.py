@@ -5,19 +5,41 @@ import difflib
 import json
 import re
 import unicodedata
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Literal, Self, get_args
 
+from erasure_datasets.errors import DataError
+from erasure_datasets.mentions import mentions
+from erasure_datasets.tables import read_column
+
 ConceptKind = Literal["style", "object", "person", "unsafe", "class"]
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "style": ("an image in {name} style", "a painting in the style of {name}", "{name}"),
-    "object": ("an image of a {name}", "a photo of a {name}", "a {name}"),
+    "object": ("an image of {a name}", "a photo of {a name}", "{a name}"),
     "person": ("an image of {name}", "a photo of {name}", "{name}"),
     "unsafe": ("an image of {name}", "a photo of {name}", "{name}"),
     "class": ("{name}",),
 }
+
+
+USER_KINDS = tuple(kind for kind in get_args(ConceptKind) if kind != "class")  # of --kind
+VOWELS = frozenset("aeiouAEIOU")
+LONGEST = 1000  # characters of a name; the model's window is far shorter
+
+
+def _check_name(setting: str, name: object) -> None:
+    """ValueError for a name that no prompt and no file could hold."""
+    if not isinstance(name, str):
+        raise ValueError(f"{setting} must be a text; got {name!r}.")
+    if not name.strip():
+        raise ValueError(f"{setting} must not be empty.")
+    odd = next((letter for letter in name if unicodedata.category(letter) in ("Cc", "Cs")), None)
+    if odd is not None:
+        raise ValueError(f"{setting} must be a plain line of text; {name!a} has {odd!a}.")
+    if len(name) > LONGEST:
+        raise ValueError(f"{setting} must have up to {LONGEST} characters; got {len(name)}.")
 
 
 @dataclass(frozen=True)
@@ -31,92 +53,51 @@ class Concept:
     label: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(ConceptKind):
+        if not isinstance(self.kind, str) or self.kind not in get_args(ConceptKind):
             raise ValueError(
                 f"Concept.kind must be one of {', '.join(get_args(ConceptKind))}; "
                 f"got {self.kind!r}."
             )
-        if not self.name.strip():
-            raise ValueError("Concept.name must not be empty.")
+        _check_name("Concept.name", self.name)
+        if self.anchor != "":
+            _check_name("Concept.anchor", self.anchor)
+        if not all(isinstance(template, str) for template in self.templates):
+            raise ValueError(f"Concept.templates must be texts; got {self.templates!r}.")
+        if not (self.label is None or isinstance(self.label, int)):
+            raise ValueError(f"Concept.label must be a class's number; got {self.label!r}.")
         if not self.templates:
             object.__setattr__(self, "templates", TEMPLATES[self.kind])
 
     def prompts(self) -> list[str]:
         """The prompts that name the concept, in the templates' order."""
-        return [template.format(name=self.name) for template in self.templates]
+        return [filled(template, self.name) for template in self.templates]
 
     def anchor_prompts(self) -> list[str]:
         """The same prompts with the anchor in its place; empty where the anchor is no condition."""
-        return [
-            template.format(name=self.anchor) if self.anchor else "" for template in self.templates
-        ]
+        return [filled(template, self.anchor) if self.anchor else "" for template in self.templates]
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
 
     @classmethod
     def from_json(cls, record: dict[str, object]) -> Self:
-        return cls(**{**record, "templates": tuple(record["templates"])})  # type: ignore[arg-type]
+        """What `as_json` gave; ValueError for what is no such record."""
+        lacking = [item.name for item in fields(cls) if item.name not in record]
+        if lacking or not isinstance(record["templates"], (list, tuple)):
+            wrong = f"it has no {lacking[0]}" if lacking else "its templates are no list"
+            raise ValueError(f"a concept must be a record as edit.json holds it; {wrong}.")
+        known = {item.name: record[item.name] for item in fields(cls)}
+        return cls(**{**known, "templates": tuple(record["templates"])})  # type: ignore[arg-type]
 
 
-# scripts that put no blank between words: a name is found anywhere in them
-UNSPACED = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u9fff\uac00-\ud7af"
-    "\uf900-\ufaff\U00020000-\U0003ffff]"
-)
+def filled(template: str, name: str) -> str:
+    """The template with {name}, and {a name} with its article; other braces stay as they are."""
+    article = "an" if name[:1] in VOWELS else "a"
+    return _replaced(template, {"name": name, "a name": f"{article} {name}"})
 
 
-def mentions(text: str, name: str) -> bool:
-    """Whether the text holds the name as whole words: "fish" is not in "jellyfish".
-
-    Case, accents, and blanks, hyphens or underscores within the name do not count. The plural and
-    the possessive of its last word do: "cats" and "cat's" mention cat, "a cat" mentions Cats.
-    """
-    folded, wanted = _folded(text), _pattern(name)
-    return any(
-        not _goes_on(folded, found.start() - 1, found.start())
-        and not _goes_on(folded, found.end(), found.end() - 1)
-        for found in wanted.finditer(folded)
-    )
-
-
-def _folded(text: str) -> str:
-    apart = unicodedata.normalize("NFKD", text.casefold())
-    plain = "".join(letter for letter in apart if not "\u0300" <= letter <= "\u036f")
-    return unicodedata.normalize("NFC", plain)
-
-
-@cache
-def _pattern(name: str) -> re.Pattern[str]:
-    """Finds the name at every place where it may begin, the longest form first."""
-    words = [word for word in re.split(r"[\s_-]+", _folded(name)) if word]
-    *before, last = words or [_folded(name)]
-    forms = sorted(map(re.escape, _forms(last)), key=len, reverse=True)
-    parts = [*map(re.escape, before), f"(?:{'|'.join(forms)})(?:['’]s)?"]
-    return re.compile(r"[\s_-]*".join(parts))
-
-
-def _forms(word: str) -> set[str]:
-    """A word's singular and plural, by the regular rules of English."""
-    forms = {word, word + "s"}
-    if word.endswith(("s", "x", "z", "ch", "sh")):
-        forms.add(word + "es")
-    if word.endswith("y"):
-        forms.add(word[:-1] + "ies")
-    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        forms.add(word[:-1])
-        if word.endswith("ies"):
-            forms.add(word[:-3] + "y")
-        elif word[:-2].endswith(("s", "x", "z", "ch", "sh")) and word.endswith("es"):
-            forms.add(word[:-2])
-    return forms
-
-
-def _goes_on(text: str, outside: int, inside: int) -> bool:
-    """Whether a word goes on from the place `inside` to its neighbour `outside`."""
-    if not 0 <= outside < len(text) or UNSPACED.match(text[inside]):
-        return False
-    return all(unicodedata.category(text[place])[0] in "LMN" for place in (outside, inside))
+def _replaced(template: str, texts: dict[str, str]) -> str:
+    return re.sub(rf"{{({'|'.join(texts)})}}", lambda found: texts[found[1]], template)
 
 
 class UnknownConceptError(ValueError):
@@ -125,6 +106,14 @@ class UnknownConceptError(ValueError):
 
 def _plain(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "").replace(" ", "")
+
+
+def _check_names(file: Path, key: str, names: list[object]) -> None:
+    try:
+        for name in names:
+            _check_name(f"each of {key!r}", name)
+    except ValueError as error:
+        raise DataError(f"{file}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -141,7 +130,27 @@ class Catalogue:
 
     @classmethod
     def load(cls, file: Path) -> Self:
-        record = json.loads(file.read_text())
+        """What the file holds; DataError names it if it cannot be read or is no such record."""
+        try:
+            record = json.loads(file.read_bytes().decode("utf-8-sig"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(f"{file} cannot be read as a list of concepts: {error}.") from error
+        record = record if isinstance(record, dict) else {}
+        for key in ("objects", "styles"):
+            names = record.get(key)
+            if not isinstance(names, list) or not names:
+                raise DataError(f"{file} must have a list of names as {key!r}; got {names!r}.")
+            _check_names(file, key, names)
+        for key in ("plain_style", "sentence"):
+            if not isinstance(record.get(key), str):
+                raise DataError(f"{file} must have a text as {key!r}; got {record.get(key)!r}.")
+        both = record["objects"] + record["styles"]
+        if len(set(map(_plain, both))) < len(both):
+            raise DataError(f"{file} must have different names as objects and styles.")
+        if record["plain_style"] not in record["styles"]:
+            raise DataError(f"{file} must have its plain_style among its styles.")
+        if not all(f"{{{part}}}" in record["sentence"] for part in ("object", "style")):
+            raise DataError(f"{file} must have {{object}} and {{style}} in its sentence.")
         return cls(
             tuple(record["objects"]),
             tuple(record["styles"]),
@@ -150,7 +159,7 @@ class Catalogue:
         )
 
     def prompt(self, object_name: str, style: str) -> str:
-        return self.sentence.format(object=object_name, style=style)
+        return _replaced(self.sentence, {"object": object_name, "style": style})
 
     def pairs(self) -> list[tuple[str, str]]:
         """Every (object, style), objects outermost, in list order."""
@@ -167,7 +176,7 @@ class Catalogue:
         """
         known = {_plain(target): target for target in self.targets()}
         if _plain(name) not in known:
-            near = difflib.get_close_matches(_plain(name), list(known), n=3, cutoff=0.5)
+            near = difflib.get_close_matches(_plain(name), list(known), n=3, cutoff=0.7)
             hint = (
                 f"Did you mean {' or '.join(known[n] for n in near)}?"
                 if near
@@ -213,28 +222,26 @@ def retain_prompts(
 ) -> list[str]:
     """What must stay, without the prompts that hold a concept's name.
 
-    From a CSV's `prompt` column, else the model's own kept pairs, else common nouns and styles. An
-    empty result raises ValueError.
+    From a table's `prompt` column (or `text`, or `caption`), else the model's own kept pairs, else
+    common nouns and styles. DataError for a table that cannot be read, and for an empty result.
     """
     if file is not None:
-        with file.open(newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        if not rows or "prompt" not in rows[0]:
-            raise ValueError(f"{file} must have a 'prompt' column and at least one row.")
-        prompts = [row["prompt"] for row in rows]
+        prompts = read_column(file)
     elif catalogue is not None:
         prompts = [catalogue.prompt(*pair) for pair in catalogue.kept_pairs(concepts)]
+        if not prompts:
+            raise DataError("concepts must leave something to keep; every pair of names has one.")
     else:
         objects, styles = common_names("objects"), common_names("styles")
-        prompts = [f"a photo of a {name}" for name in objects]
+        prompts = [filled("a photo of {a name}", name) for name in objects]
         prompts += [f"a painting in the style of {style}" for style in styles]
         prompts += [
-            f"a {name} in {style} style"
+            filled("{a name} in ", name) + f"{style} style"
             for name, style in zip(objects, styles * len(objects), strict=False)
         ]
     kept = [p for p in prompts if not any(mentions(p, concept.name) for concept in concepts)]
     if not kept:
         names = " or ".join(concept.name for concept in concepts)
         whose = f"the {len(prompts)} prompts of {file}" if file else f"the {len(prompts)} built in"
-        raise ValueError(f"retain prompts must not name {names}; each of {whose} does.")
+        raise DataError(f"retain prompts must not name {names}; each of {whose} does.")
     return kept

@@ -12,7 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from erasure_datasets.images import read_image, to_tensor
+from erasure_datasets.errors import DataError
+from erasure_datasets.hub import decode_cell, open_set, stored_images
+from erasure_datasets.images import read_image
 
 PHOTOS = "Seed_Images"  # the photographs that the styles were painted from
 EXCLUDED = (
@@ -125,20 +127,19 @@ class _Hub:
     """Rows of an image and a caption, found by what the caption names."""
 
     def __init__(self, name: str) -> None:
-        import datasets
-
-        rows: Any = datasets.load_dataset(name, split="train")
+        rows = open_set(name, "train")
         if not {"image", "text"} <= set(rows.column_names):
-            raise ValueError(f"{name} needs the columns image and text; has {rows.column_names}")
-        self._rows, self._places = rows, dict[Key, int]()
+            raise DataError(f"{name} needs the columns image and text; has {rows.column_names}")
+        self._rows, self._places = stored_images(rows, "image"), dict[Key, int]()
+        self.name = name
         themes = {theme.replace("_", " ").lower(): theme for theme in ALL_THEMES}
         themes["photo"] = PHOTOS
         objects = {name.lower(): name for name in OBJECTS}
         seen: dict[tuple[str, str], int] = {}
         for row, (text, number) in enumerate(zip(rows["text"], _numbers(rows), strict=True)):
-            found = CAPTION.fullmatch(text)
+            found = CAPTION.fullmatch(text or "")
             if found is None or found[2].lower() not in themes or found[1].lower() not in objects:
-                raise ValueError(f"{name} has a caption that is none of UnlearnCanvas': {text!r}")
+                raise DataError(f"{name} has a caption that is none of UnlearnCanvas': {text!r}")
             pair = themes[found[2].lower()], objects[found[1].lower()]
             seen[pair] = seen.get(pair, 0) + 1
             self._places[(*pair, number or seen[pair])] = row
@@ -147,7 +148,8 @@ class _Hub:
         return key in self._places
 
     def read(self, key: Key, size: int) -> Tensor:
-        return to_tensor(self._rows[self._places[key]]["image"], size)
+        place = self._places[key]
+        return decode_cell(self._rows[place]["image"], f"row {place} of {self.name}", size)
 
 
 def _numbers(rows: Any) -> list[int | None]:

@@ -1,4 +1,4 @@
-"""Latents to images, a few at a time."""
+"""Latents to images, a few at a time, and back."""
 
 from typing import Any
 
@@ -27,3 +27,12 @@ def decoded(vae: Any, latents: Float[Tensor, "b c h w"], *, side: int) -> UInt8[
     if is_raised:
         vae.to(torch.float16)
     return pixels.add(1).div(2).clamp(0, 1).mul(255).round().to(torch.uint8)
+
+
+@torch.no_grad()
+def encoded(vae: Any, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
+    """Scaled latents of images in [0, 255], on the autoencoder's device."""
+    said = vae.encode(images.to(vae.device, vae.dtype).div(127.5).sub(1))
+    # a tiny autoencoder gives latents, others a distribution of them
+    latents = said.latent_dist.mode() if "latent_dist" in said else said.latents
+    return latents * vae.config.scaling_factor

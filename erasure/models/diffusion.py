@@ -60,6 +60,10 @@ class DiffusionModel(Editable):
         """The rows that belong to tokens, which cross-attention reads."""
 
     @abstractmethod
+    def check_window(self, prompts: Sequence[str]) -> None:
+        """SettingError, with its tokens, for a prompt of which the text encoder reads a part."""
+
+    @abstractmethod
     def token_count(self, text: str) -> int:
         """Tokens of a text alone.
 

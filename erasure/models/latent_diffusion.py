@@ -15,11 +15,13 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from erasure.errors import ModelError, SettingError
+from erasure.errors import SettingError
 from erasure.models.checkpointing import checkpointing
-from erasure.models.decoding import decoded
+from erasure.models.checks import check_pipeline
+from erasure.models.decoding import decoded, encoded
 from erasure.models.diffusion import Condition, DiffusionModel, SampledPath
-from erasure.models.slots import Slotted, fill, lay_out, repadded
+from erasure.models.slots import Slotted, fill, repadded
+from erasure.models.tokens import refuse_beyond, tokens_of, with_slots, words_of
 from erasure_datasets.concept import Catalogue
 
 ENCODED_AT_ONCE = 64
@@ -48,13 +50,9 @@ class LatentDiffusion(DiffusionModel):
     ) -> None:
         super().__init__()
         self.pipeline: Any = pipeline
-        prediction = self.pipeline.scheduler.config.get("prediction_type", "epsilon")
-        if prediction not in ("epsilon", "v_prediction"):
-            raise ModelError(
-                f"{name} predicts {prediction!r}; only epsilon and v_prediction are supported."
-            )
+        check_pipeline(pipeline, self.towers, self.tokenizers, name)
         self.name, self.folder, self.catalogue = name, folder, catalogue
-        self._is_v_prediction = prediction == "v_prediction"
+        self._prediction = self.pipeline.scheduler.config.get("prediction_type", "epsilon")
         self.alphas_cumprod = self.pipeline.scheduler.alphas_cumprod.float().to(self.device)
         self._components: dict[str, nn.Module] = {
             part: getattr(self.pipeline, part) for part in ("unet", *self.towers)
@@ -121,12 +119,13 @@ class LatentDiffusion(DiffusionModel):
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        config = self.pipeline.unet.config
-        return config.in_channels, config.sample_size, config.sample_size
+        side = self.resolution // self.pipeline.vae_scale_factor
+        return self.pipeline.unet.config.in_channels, side, side
 
     @property
     def resolution(self) -> int:
-        return self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
+        side = self.pipeline.unet.config.sample_size
+        return (side if isinstance(side, int) else side[0]) * self.pipeline.vae_scale_factor
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {
@@ -191,27 +190,15 @@ class LatentDiffusion(DiffusionModel):
 
         The start token is 0.
         """
-        return min(len(self.pipeline.tokenizer(text).input_ids), self._text_window) - 2
+        return min(len(tokens_of(self.pipeline.tokenizer, text)), self._text_window - 2)
 
     def check_window(self, prompts: Sequence[str]) -> None:
-        """PLACEHOLDER"""
+        refuse_beyond(self._text_window, self.pipeline.tokenizer, prompts, self.name)
 
     def open_slots(self, parts: Sequence[tuple[str, str]], count: int) -> Slotted:
-        tokenizer = self.pipeline.tokenizer
-
-        def tokens(text: str) -> list[int]:
-            return tokenizer(text, add_special_tokens=False).input_ids if text else []
-
-        try:
-            slotted = lay_out(
-                [(tokens(before), tokens(after)) for before, after in parts],
-                count,
-                ends=(tokenizer.bos_token_id, tokenizer.eos_token_id),
-                padding=tokenizer.pad_token_id,
-                length=self._text_window,
-            )
-        except ValueError as error:
-            raise SettingError(f"tokens must be fewer: {error}.") from error
+        slotted = with_slots(
+            parts, count, tokenizer=self.pipeline.tokenizer, window=self._text_window
+        )
         ids, places = slotted.ids, slotted.places
         return Slotted(*(tensor.to(self.device, non_blocking=True) for tensor in (ids, places)))
 
@@ -244,11 +231,7 @@ class LatentDiffusion(DiffusionModel):
 
     @cached_property
     def word_tokens(self) -> Int[Tensor, " v"]:
-        tokenizer, special = self.pipeline.tokenizer, set(self.special_tokens)
-        entries = [i for i in range(len(self.token_table)) if i not in special]
-        written = tokenizer.batch_decode([[entry] for entry in entries])
-        read = tokenizer(written, add_special_tokens=False).input_ids
-        return torch.tensor([i for i, ids in zip(entries, read, strict=True) if ids == [i]])
+        return words_of(self.pipeline.tokenizer, len(self.token_table))
 
     def decode(self, tokens: Int[Tensor, " k"]) -> str:
         return self.pipeline.tokenizer.decode(tokens.tolist())
@@ -256,34 +239,38 @@ class LatentDiffusion(DiffusionModel):
     def predict(
         self, z_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], condition: Condition
     ) -> Float[Tensor, "b c h w"]:
-        low = self.pipeline.unet.dtype
-        predicted = self._ask_unet(z_t.to(low), t, condition.to(low)).to(z_t.dtype)
-        if not self._is_v_prediction:
-            return predicted
-        signal, spread = self.levels(t)
-        return signal * predicted + spread * z_t  # v = signal * eps - spread * z0
+        return self._as_noise(self._answer(z_t, t, condition), z_t, t)
 
-    @torch.no_grad()
+    def _answer(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The UNet's own output, noise or v, in the precision of z_t."""
+        low = self.pipeline.unet.dtype
+        return self._ask_unet(z_t.to(low), t, condition.to(low)).to(z_t.dtype)
+
+    def _as_noise(self, answer: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
+        if self._prediction == "epsilon":
+            return answer
+        signal, spread = self.levels(t)
+        return signal * answer + spread * z_t  # v = signal * eps - spread * z0
+
     def to_latents(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
-        vae = self.pipeline.vae
-        pixels = images.to(vae.device, vae.dtype).div(127.5).sub(1)
-        return vae.encode(pixels).latent_dist.mode() * vae.config.scaling_factor
+        return encoded(self.pipeline.vae, images)
 
     @torch.no_grad()
     def sample_path(
         self, condition: Condition, *, steps: int, guidance: float, noise: Float[Tensor, "b c h w"]
     ) -> SampledPath:
-        scheduler: Any = DDIMScheduler.from_config(
-            self.pipeline.scheduler.config, prediction_type="epsilon", clip_sample=False
-        )
+        # in the UNet's own terms: noise does not give z0 where a schedule ends without signal
+        own = self.pipeline.scheduler.config
+        scheduler: Any = DDIMScheduler.from_config(own, clip_sample=False)
         scheduler.set_timesteps(steps, device=self.device)
         z = noise.to(self.device)
         both = torch.cat([self.encode([""]).expand_as(condition), condition])
         path, asked, empties = [], [], []
         for t in scheduler.timesteps:
-            none, some = self.predict(torch.cat([z, z]), t.expand(len(both)), both).chunk(2)
-            for kept, value in ((path, z), (asked, some), (empties, none)):
-                kept.append(value)
+            none, some = self._answer(torch.cat([z, z]), t.expand(len(both)), both).chunk(2)
+            path.append(z)
+            asked.append(self._as_noise(some, z, t.expand(len(z))))
+            empties.append(self._as_noise(none, z, t.expand(len(z))))
             z = scheduler.step(none + guidance * (some - none), t, z).prev_sample
         return SampledPath(
             torch.stack(path), z, scheduler.timesteps, torch.stack(asked), torch.stack(empties)
@@ -306,6 +293,8 @@ class LatentDiffusion(DiffusionModel):
             num_inference_steps=steps,
             guidance_scale=guidance,
             generator=list(generators),
+            height=self.resolution,
+            width=self.resolution,
             output_type="latent",
         )
         return decoded(self.pipeline.vae, drawn.images, side=self.resolution)

@@ -1,33 +1,42 @@
 """Open a model: the built-in one, a diffusers folder, a Hub id, or a single .safetensors file."""
 
-import json
+import warnings
 from pathlib import Path
 from typing import Any
 
-import diffusers.utils.logging
 import torch
-import transformers.utils.logging
 from diffusers import (
     DiffusionPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from safetensors import SafetensorError
+from huggingface_hub import constants
 
 from erasure.errors import ModelError, SettingError
+from erasure.models.beside import read_catalogue, read_presets, read_sampling
+from erasure.models.checks import check_finite
+from erasure.models.components import (
+    PICKLES,
+    first_line,
+    open_networks,
+    quiet,
+    read_configs,
+    read_index,
+)
 from erasure.models.latent_diffusion import LatentDiffusion
 from erasure.models.one_step import OneStep
+from erasure.models.single_file import NEEDED, open_single_file
 from erasure.models.stable_diffusion import StableDiffusion
 from erasure.models.stable_diffusion_xl import StableDiffusionXL
-from erasure_datasets.concept import Catalogue
 
+__all__ = ["read_presets"]  # beside what is defined here
 POCKET = Path(__file__).parent / "pocket"
 ONE_STEP = "pocket-one-step"
 BUILT_IN = {"pocket": POCKET, ONE_STEP: POCKET}
-PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+Family = tuple[type[LatentDiffusion], Any, dict[str, Any]]
 # the model of each pipeline, and what is left out of it
-FAMILIES: dict[str, tuple[type[LatentDiffusion], Any, dict[str, Any]]] = {
+FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": (
         StableDiffusion, StableDiffusionPipeline,
         {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
@@ -46,38 +55,35 @@ def load_model(
     """Load Stable Diffusion 1.x, 2.x or XL from safetensors, as its model_index.json says.
 
     `name`: "pocket", a diffusers folder, a Hub id, or a .safetensors file, for which `config` is a
-    folder with the components' config.json files. ModelError names what is wrong; pickled
-    checkpoints are refused.
+    folder with the components' config.json files. ModelError, in one line, for what is wrong;
+    pickled checkpoints are refused.
     """
-    for library in (diffusers, transformers):
-        # a bar per component says nothing about the erasure
-        library.utils.logging.disable_progress_bar()
     path = BUILT_IN.get(name, Path(name))
     if path.suffix in PICKLES:
         raise ModelError(
             f"{name} is a pickled checkpoint, which can run code; convert it to .safetensors first."
         )
-    if path.suffix == ".safetensors":
-        kind, pipeline = _from_single_file(path, config, dtype)
-    elif path.is_dir():
-        kind, pipeline = _from_pretrained(str(path), None, dtype)
-    elif path.exists() or name.count("/") != 1 or name.startswith((".", "/")):
-        raise ModelError(
-            f"model must be {', '.join(BUILT_IN)}, a diffusers folder, a .safetensors file "
-            f"or a Hub id; got {name}."
-        )
-    else:
-        kind, pipeline = _from_pretrained(name, revision, dtype)
+    with quiet():
+        if path.suffix == ".safetensors":
+            kind, pipeline = _from_single_file(path, config, dtype)
+        elif path.is_dir():
+            kind, pipeline = _from_folder(path, dtype)
+        elif path.exists() or name.count("/") != 1 or name.startswith((".", "/")):
+            raise ModelError(
+                f"model must be {', '.join(BUILT_IN)}, a diffusers folder, a .safetensors file "
+                f"or a Hub id; got {name}."
+            )
+        else:
+            kind, pipeline = _from_hub(name, revision, dtype)
+    parts: Any = pipeline
+    check_finite({part: getattr(parts, part) for part in ("unet", *kind.towers, "vae")}, name)
     folder = path if path.is_dir() else None
-    catalogue = (
-        Catalogue.load(path / "concepts.json")
-        if folder and (path / "concepts.json").is_file()
-        else None
-    )
-    full_name = f"{name}@{revision}" if revision else name
-    if folder is not None and (folder / "sampling.json").is_file():
+    if folder is not None and read_sampling(folder):
         kind = OneStep
-    model = kind(pipeline.to(device), name=full_name, folder=folder, catalogue=catalogue)
+    full_name = f"{name}@{revision}" if revision else name
+    model = kind(
+        pipeline.to(device), name=full_name, folder=folder, catalogue=read_catalogue(folder)
+    )
     if name == ONE_STEP and isinstance(model, StableDiffusion):  # only its UNet is its own
         unet: Any = UNet2DConditionModel.from_pretrained(POCKET / "one-step" / "unet", dtype=dtype)
         return OneStep.on(model, unet.to(device), name=name)
@@ -99,51 +105,66 @@ def load_generator(name: str, model: StableDiffusion) -> OneStep:
     return OneStep.on(model, own, name=name)
 
 
-def read_presets(folder: Path | None, word: str) -> dict[str, str | int | float | bool]:
-    """The model folder's own settings for a method or attack; empty if it has none."""
-    file = folder / "presets.json" if folder else None
-    if file is None or not file.is_file():
-        return {}
-    return json.loads(file.read_text()).get(word, {})
-
-
-def _refuse_pickles(folder: Path, towers: tuple[str, ...]) -> None:
-    for component in ("unet", *towers, "vae"):
-        inside = folder / component
-        if not any(inside.glob("*.safetensors")):
-            pickled = next((f.name for f in inside.glob("*") if f.suffix in PICKLES), None)
-            why = f"only the pickled {pickled}" if pickled else "no weights"
-            raise ModelError(f"{inside} holds {why}; .safetensors is needed.")
-
-
-def _family(
-    source: str, revision: str | None = None
-) -> tuple[type[LatentDiffusion], Any, dict[str, Any]]:
-    """What opens the pipeline that a folder's or Hub id's model_index.json names."""
-    if Path(source).is_dir() and not (Path(source) / "model_index.json").is_file():
-        raise ModelError(f"{source} is not a diffusers folder: it has no model_index.json.")
-    try:
-        index: Any = DiffusionPipeline.load_config(source, revision=revision)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"could not load {source}: {_first_line(error)}") from error
-    kind = index.get("_class_name")
-    if kind not in FAMILIES:
+def _known(kind: object, source: str) -> Family:
+    """What opens the pipeline of this name, which `source` gives in its model_index.json."""
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ModelError(f"{source} is a {kind}; supported are {' and '.join(FAMILIES)}.")
     return FAMILIES[kind]
 
 
-def _from_pretrained(
-    source: str, revision: str | None, dtype: torch.dtype
-) -> tuple[type[LatentDiffusion], DiffusionPipeline]:
-    kind, pipeline, without = _family(source, revision)
-    if Path(source).is_dir():
-        _refuse_pickles(Path(source), kind.towers)
-    try:
-        return kind, pipeline.from_pretrained(
-            source, revision=revision, dtype=dtype, use_safetensors=True, **without
+def _why(source: str, error: Exception) -> str:
+    """Why a Hub id did not open."""
+    if constants.HF_HUB_OFFLINE:
+        return (
+            f"{source} is neither a folder here nor in the Hub's cache of this machine, and "
+            "HF_HUB_OFFLINE keeps it from being fetched."
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"could not load {source}: {_first_line(error)}") from error
+    return (
+        f"{source} is no folder here and could not be fetched from the Hub (no such model or "
+        f"revision, no right to it, or no network): {first_line(error)}"
+    )
+
+
+def _from_hub(
+    name: str, revision: str | None, dtype: torch.dtype
+) -> tuple[type[LatentDiffusion], DiffusionPipeline]:
+    """As `_from_folder`, of what the Hub or its cache here holds under this id."""
+
+    def fetch(variant: str | None) -> Path:
+        return Path(
+            pipeline.download(name, revision=revision, use_safetensors=True, variant=variant)
+        )
+
+    try:
+        with warnings.catch_warnings():  # of the Hub's client about what diffusers passes to it
+            warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks.*")
+            index: Any = DiffusionPipeline.load_config(name, revision=revision)
+        # before the gigabytes of another family come
+        _, pipeline, _ = _known(index.get("_class_name"), name)
+        try:
+            folder = fetch(None)
+        except (OSError, ValueError):  # half precision may be all that there is
+            folder = fetch("fp16")
+    except ModelError:
+        raise
+    except Exception as error:  # network and Hub have many ways to fail
+        raise ModelError(_why(name, error)) from error
+    kind, opened = _from_folder(folder, dtype)
+    opened.register_to_config(_name_or_path=name)
+    return kind, opened
+
+
+def _from_folder(
+    folder: Path, dtype: torch.dtype
+) -> tuple[type[LatentDiffusion], DiffusionPipeline]:
+    kind, pipeline, without = _known(read_index(folder).get("_class_name"), str(folder))
+    parts = ("unet", *kind.towers, "vae")
+    index = read_configs(folder, networks=parts, tokenizers=kind.tokenizers)
+    networks = open_networks(folder, index, parts, dtype)
+    try:
+        return kind, pipeline.from_pretrained(str(folder), dtype=dtype, **networks, **without)
+    except Exception as error:  # tokenizer and scheduler raise anything at all
+        raise ModelError(f"could not load {folder}: {first_line(error)}") from error
 
 
 def _from_single_file(
@@ -152,26 +173,7 @@ def _from_single_file(
     if not file.is_file():
         raise ModelError(f"there is no file {file}.")
     if config is None or not (config / "model_index.json").is_file():
-        raise ModelError(
-            f"{file} is a single file: name a folder of component configs "
-            "(with model_index.json) as config."
-        )
-    kind, pipeline, without = _family(str(config))
-    try:
-        return kind, pipeline.from_single_file(
-            str(file), config=str(config), dtype=dtype, local_files_only=True, **without
-        )
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        RuntimeError,
-        TypeError,
-        AttributeError,
-        SafetensorError,
-    ) as error:
-        raise ModelError(f"could not load {file}: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{file} is a single file: config must name {NEEDED}; got {config}.")
+    kind, pipeline, without = _known(read_index(config).get("_class_name"), str(config))
+    read_configs(config, networks=("unet", *kind.towers, "vae"), tokenizers=kind.tokenizers)
+    return kind, open_single_file(file, config, pipeline, kind.towers, dtype, without)

@@ -1,6 +1,6 @@
 """Open a vision transformer: the built-in one, timm's by name, a folder, or a Hub id."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +8,20 @@ import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
-from timm.data import resolve_data_config
-from torch import nn
+from torch import Tensor, nn
 
 from erasure.errors import ModelError
+from erasure.models.classifier_config import ClassifierConfig, read_config, transform_of
+from erasure.models.filling import fill, line_of, try_once
 from erasure.models.load import POCKET
-from erasure.models.vit import Transform, ViTModel
+from erasure.models.transform import Transform
+from erasure.models.transformers_vit import open_transformers
+from erasure.models.vit import Library, ViTModel
 from erasure.records import read_record
 from erasure.storage import read_tensors, write_json
 
 BUILT_IN = {"pocket-vit": POCKET / "vit", "pocket-style-vit": POCKET / "style-judge"}
 FILES = ["config.json", "model.safetensors", "preprocessor_config.json"]
-HALF = (0.5, 0.5, 0.5)
 
 
 def load_vit(
@@ -27,68 +29,62 @@ def load_vit(
 ) -> ViTModel:
     """Load a classifier from safetensors.
 
-    `name`: "pocket-vit", "timm:NAME" (with timm's pretrained weights), or a folder or Hub id whose
-    config.json is timm's, transformers' (a ViTForImageClassification), or torchvision's, written
+    `name`: "pocket-vit", "timm:NAME" (with timm's pretrained weights), or a folder or Hub id (also
+    id@revision) whose config.json is timm's, transformers' (of a vision transformer), or
+    torchvision's, written
     {"architecture": "torchvision:vit_b_16", "label_names": [...], "pretrained_cfg": {...}}.
+    A config.json says sizes and labels alone; one that names code, files or addresses is refused.
     ModelError names what is wrong.
     """
     if name.startswith("timm:"):
         return _timm_by_name(name, device)
     folder = BUILT_IN.get(name, Path(name))
     if not folder.is_dir():
-        if folder.exists() or name.count("/") != 1 or name.startswith((".", "/")):
+        if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
             raise ModelError(
                 f"model must be {', '.join(BUILT_IN)}, timm:NAME, a classifier's folder or a "
                 f"Hub id; got {name}."
             )
+        if revision is None:
+            name, _, given = name.partition("@")
+            revision = given or None
         folder = _download(name, revision)
     file = folder / "config.json"
     if not file.is_file():
         raise ModelError(f"{folder} is no classifier: it has no config.json.")
-    try:
-        config = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
-        raise ModelError(f"{file} is not readable: {error}.") from error
+    config = read_record(file, dict[str, Any], error=ModelError)
     full_name = f"{name}@{revision}" if revision else name
     if "model_type" in config:
-        return _transformers(folder, full_name, device)
+        network, labels, transform = open_transformers(folder)
+        return _opened(network, full_name, folder, labels, "transformers", transform, device)
     if "architecture" not in config:
         raise ModelError(f"{file} names neither a timm architecture nor a model_type.")
-    network = read_network(folder, config)
-    count = config["num_classes"]
-    labels = config.get("label_names") or [str(number) for number in range(count)]
-    library = "torchvision" if config["architecture"].startswith("torchvision:") else "timm"
-    return ViTModel(
-        network.to(device), name=full_name, folder=folder, labels=labels, library=library,
-        transform=_transform(config["pretrained_cfg"]),
-    )  # fmt: skip
+    network, read = open_network(folder)
+    library = "torchvision" if read.is_of_torchvision else "timm"
+    return _opened(network, full_name, folder, read.labels, library, read.transform, device)
 
 
-def read_network(folder: Path, config: dict[str, Any]) -> nn.Module:
+def open_network(folder: Path) -> tuple[nn.Module, ClassifierConfig]:
     """The network of a timm or torchvision folder, in float32; ModelError if it does not fit."""
+    config = read_config(folder)
     network = empty_network(config)
-    tensors, _ = read_tensors(folder / "model.safetensors")
-    try:
-        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    except RuntimeError as error:
-        raise ModelError(
-            f"{folder}'s weights do not fit its config: {str(error).splitlines()[0]}"
-        ) from error
-    return network
+    fill(network, _tensors(folder), f"{folder}'s weights", config.architecture)
+    try_once(network, config.transform, len(config.labels), str(folder))
+    return network, config
 
 
-def empty_network(config: dict[str, Any]) -> nn.Module:
+def empty_network(config: ClassifierConfig) -> nn.Module:
     """The network that a timm or torchvision config.json describes, with random weights."""
-    word, arguments = config["architecture"], config.get("model_args", {})
-    if word.startswith("torchvision:"):
-        kind = getattr(torchvision.models, word.removeprefix("torchvision:"), None)
-        if kind is None:
-            raise ModelError(f"torchvision has no {word}.")
-        return kind(num_classes=config["num_classes"], **arguments)
+    word, count = config.architecture, len(config.labels)
     try:
-        return timm.create_model(word, num_classes=config["num_classes"], **arguments)
-    except (RuntimeError, TypeError) as error:
-        raise ModelError(f"timm cannot build {word}: {error}.") from error
+        if config.is_of_torchvision:
+            kind = getattr(torchvision.models, word.removeprefix("torchvision:"))
+            return kind(num_classes=count, **config.arguments)
+        return timm.create_model(word, pretrained=False, num_classes=count, **config.arguments)
+    except Exception as error:  # whatever a library makes of arguments that do not fit
+        raise ModelError(
+            f"{word} cannot be built as config.json says: {line_of(error)}."
+        ) from error
 
 
 def save_vit(model: ViTModel, folder: Path, dtype: torch.dtype = torch.float32) -> None:
@@ -130,35 +126,29 @@ def _timm_by_name(name: str, device: torch.device | str) -> ViTModel:
             f"could not fetch timm's weights of {word}: {(str(error) or '-').splitlines()[0]}"
         ) from error
     labels = [str(number) for number in range(network.num_classes)]
+    given = dict(network.pretrained_cfg)
+    return _opened(network, name, None, labels, "timm", transform_of(given), device)
+
+
+def _opened(
+    network: nn.Module, name: str, folder: Path | None, labels: Sequence[str], library: Library,
+    transform: Transform, device: torch.device | str,
+) -> ViTModel:  # fmt: skip
     return ViTModel(
-        network.to(device), name=name, labels=labels, library="timm",
-        transform=_transform(network.pretrained_cfg),
+        network.to(device), name=name, labels=labels, transform=transform, library=library,
+        folder=folder,
     )  # fmt: skip
 
 
-def _transformers(folder: Path, name: str, device: torch.device | str) -> ViTModel:
-    from transformers import ViTForImageClassification
-
-    try:
-        network: Any = ViTForImageClassification.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    file = folder / "model.safetensors"
+    pickled = next((f for f in ("pytorch_model.bin",) if (folder / f).is_file()), None)
+    if not file.is_file() and pickled:
+        raise ModelError(
+            f"{folder} has its weights as {pickled} alone, which can run code and is not loaded; "
+            "save them as model.safetensors (timm: save_for_hf(..., safe_serialization=True))."
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"could not load {folder}: {str(error).splitlines()[0]}") from error
-    file, given = folder / "preprocessor_config.json", {}
-    if file.is_file():
-        given = json.loads(file.read_text())
-    mean, std = (tuple(given.get(key, HALF)) for key in ("image_mean", "image_std"))
-    labels = [network.config.id2label[number] for number in range(network.config.num_labels)]
-    return ViTModel(
-        network.to(device), name=name, folder=folder, labels=labels, library="transformers",
-        transform=Transform(network.config.image_size, mean, std),
-    )  # fmt: skip
-
-
-def _transform(pretrained: dict[str, Any]) -> Transform:
-    data = resolve_data_config(pretrained_cfg=pretrained)
-    return Transform(data["input_size"][-1], data["mean"], data["std"], data["crop_pct"])
+    return read_tensors(file)[0]
 
 
 def _download(name: str, revision: str | None) -> Path:

@@ -104,8 +104,21 @@ def linears(model: Editable, names: Sequence[str]) -> dict[str, nn.Linear]:
 
 
 def deltas(tensors: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
-    """(alpha / r) B A for each adapted module, by the name of the weight that it is added to."""
-    names = [name.removesuffix(DOWN) for name in tensors if name.endswith(DOWN)]
+    """(alpha / r) B A for each adapted module, by the name of the weight that it is added to.
+
+    EditError if the tensors are not pairs of matrices that can be multiplied.
+    """
+    names = list(dict.fromkeys(name.removesuffix(DOWN).removesuffix(UP) for name in tensors))
+    for name in names:
+        down, up = tensors.get(name + DOWN), tensors.get(name + UP)
+        if down is None or up is None:
+            lacking = name + (UP if down is not None else DOWN)
+            raise EditError(f"an adapter must hold pairs of matrices; {lacking} is absent.")
+        if down.ndim != 2 or up.ndim != 2 or up.shape[1] != down.shape[0]:
+            raise EditError(
+                f"the adapter's matrices of {name} cannot be multiplied: {tuple(up.shape)} by "
+                f"{tuple(down.shape)}."
+            )
     return {
         f"{name}.weight": scale * tensors[name + UP].float() @ tensors[name + DOWN].float()
         for name in names

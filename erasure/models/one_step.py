@@ -13,7 +13,12 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
-from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -30,8 +35,17 @@ ONE_STEP = Sampling(steps=1, guidance=1.0, scheduler="EulerDiscreteScheduler")
 def one_step_scheduler(config: dict[str, Any], start: int = START) -> EulerDiscreteScheduler:
     """The first `start` + 1 timesteps of a scheduler's noise schedule, walked in one Euler step.
 
-    ModelError for a schedule that is neither linear nor scaled_linear.
+    ModelError for a schedule that is neither linear nor scaled_linear, nor given number by number.
     """
+    walk = {
+        "num_train_timesteps": start + 1,
+        "prediction_type": config.get("prediction_type", "epsilon"),
+        "timestep_spacing": "trailing",
+        "steps_offset": 1,  # unused with trailing, but pipelines ask for it
+    }
+    if config.get("trained_betas") is not None or config.get("rescale_betas_zero_snr"):
+        whole: Any = DDIMScheduler.from_config(config)
+        return EulerDiscreteScheduler(trained_betas=whole.betas[: start + 1].tolist(), **walk)
     first, last = config["beta_start"], config["beta_end"]
     share = start / (config["num_train_timesteps"] - 1)
     if config["beta_schedule"] == "scaled_linear":
@@ -44,13 +58,7 @@ def one_step_scheduler(config: dict[str, Any], start: int = START) -> EulerDiscr
             f"got {config['beta_schedule']}."
         )
     return EulerDiscreteScheduler(
-        num_train_timesteps=start + 1,
-        beta_start=first,
-        beta_end=end,
-        beta_schedule=config["beta_schedule"],
-        prediction_type=config.get("prediction_type", "epsilon"),
-        timestep_spacing="trailing",
-        steps_offset=1,  # unused with trailing, but pipelines ask for it
+        beta_start=first, beta_end=end, beta_schedule=config["beta_schedule"], **walk
     )
 
 

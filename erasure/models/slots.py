@@ -1,5 +1,6 @@
 """Prompts with free places, which hold vectors of an attack instead of a word's embedding."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -35,11 +36,12 @@ class Slotted:
 def place(prompt: str, placement: Placement, names: Sequence[str] = ()) -> tuple[str, str]:
     """A prompt as (text before the slots, text after them).
 
-    "middle" parts it between two words; "replace" gives the slots the place of the first of
-    `names` that it holds, SettingError if it holds none.
+    "middle" parts it between two words; "replace" gives the slots the place of the longest of
+    `names` that it holds (see `around`), SettingError if it holds none.
     """
     if placement == "replace":
-        name = next((name for name in names if name in prompt), None)
+        longest_first = sorted(names, key=len, reverse=True)
+        name = next((name for name in longest_first if named(prompt, name)), None)
         if name is None:
             raise SettingError(
                 f"placement replace needs prompts that name {' or '.join(names)}; got {prompt!r}."
@@ -54,11 +56,19 @@ def place(prompt: str, placement: Placement, names: Sequence[str] = ()) -> tuple
 
 
 def around(prompt: str, name: str) -> tuple[str, str]:
-    """A prompt as (text before a name, text after it); ValueError if it does not name it."""
-    before, found, after = prompt.partition(name)
-    if not found:
+    """A prompt as (text before a name, text after it); ValueError if it does not name it.
+
+    A name stands there as whole words, in any case.
+    """
+    found = named(prompt, name)
+    if found is None:
         raise ValueError(f"the prompt {prompt!r} does not hold {name!r}.")
-    return before.strip(), after.strip()
+    return prompt[: found.start()].strip(), prompt[found.end() :].strip()
+
+
+def named(prompt: str, name: str) -> re.Match[str] | None:
+    """Where a prompt first holds a name as whole words, in any case."""
+    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", prompt, re.IGNORECASE)
 
 
 def fill(

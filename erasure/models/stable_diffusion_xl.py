@@ -32,11 +32,18 @@ class StableDiffusionXL(LatentDiffusion):
         parts: Any = pipeline
         if parts.text_encoder is None:
             raise ModelError(f"{name} has one text encoder only: a refiner draws no image itself.")
+        super().__init__(pipeline, name=name, **places)
         if parts.tokenizer.get_vocab() != parts.tokenizer_2.get_vocab():
             raise ModelError(f"the two tokenizers of {name} must share one vocabulary.")
         if getattr(parts.vae.config, "latents_mean", None) is not None:
             raise ModelError(f"{name} shifts its latents (latents_mean); that is not supported.")
-        super().__init__(pipeline, name=name, **places)
+        unet = parts.unet.config
+        given = parts.text_encoder_2.config.projection_dim + 6 * unet.addition_time_embed_dim
+        if unet.projection_class_embeddings_input_dim != given:
+            raise ModelError(
+                f"projection_class_embeddings_input_dim of the UNet of {name} must be {given}, as "
+                f"its pooled text and image size; got {unet.projection_class_embeddings_input_dim}."
+            )
 
     def states(self, condition: Condition) -> Float[Tensor, "b n d"]:
         return condition[:, :-1]

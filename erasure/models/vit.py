@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,10 +9,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.func import functional_call
-from torchvision.transforms.v2 import functional as F
 
 from erasure.errors import ModelError, SettingError
 from erasure.models.editable import Editable
+from erasure.models.labels import Labels
+from erasure.models.transform import Transform
 
 Library = Literal["timm", "transformers", "torchvision"]
 FEED_FORWARD = re.compile(
@@ -32,24 +32,6 @@ SELECTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Transform:
-    """The preparation that travels with the weights; means and spreads for values in [0, 1]."""
-
-    size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop: float = 1.0
-
-    def __call__(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
-        """Images in [0, 255], scaled to the shorter side, cut from the middle, normalised."""
-        x = images.float() / 255
-        if x.shape[-2:] != (self.size, self.size):
-            x = F.resize(x, [round(self.size / self.crop)], antialias=True)
-            x = F.center_crop(x, [self.size])
-        return F.normalize(x, list(self.mean), list(self.std))
-
-
 class ViTModel(Editable):
     """A classifier of `labels`, with its features (what its head reads) and its blocks' linears."""
 
@@ -62,6 +44,7 @@ class ViTModel(Editable):
         super().__init__()
         self.network, self.name, self.folder = network.requires_grad_(False).eval(), name, folder
         self.labels, self.transform, self.library = tuple(labels), transform, library
+        self._named = Labels(self.labels, name)
         linears = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear)}
         heads = [n for n, m in linears.items() if m.out_features == len(self.labels)]
         if not heads:
@@ -123,20 +106,23 @@ class ViTModel(Editable):
         return torch.cat([part.float().softmax(1).cpu() for part in parts])
 
     def prepare(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
-        return self.transform(images.to(self.device))
+        """Images as `load_parts` gives them; those of the network's own side count as cut."""
+        return self.transform.of_cut(images.to(self.device))
 
     def indices(self, names: Sequence[str]) -> list[int]:
-        """Places of classes among the labels; SettingError for one that the head does not have."""
-        plain = {_plain(label): number for number, label in enumerate(self.labels)}
-        for name in names:
-            if _plain(name) not in plain:
-                shown = ", ".join(self.labels[:20]) + (", ..." if len(self.labels) > 20 else "")
-                raise SettingError(f"{self.name} has no class {name!r}. Known: {shown}.")
-        return [plain[_plain(name)] for name in names]
+        """The class of each name, which is a label, its part before a comma, or its number.
 
+        SettingError for one that the head does not have, and for one that two classes share.
+        """
+        return [self._named.find(name) for name in names]
 
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "").replace("-", "").replace(" ", "")
+    def asked(self, texts: Sequence[str]) -> list[int]:
+        """As `indices`, of texts that may name several classes each, with commas."""
+        return [number for text in texts for number in self._named.split(text)]
+
+    def title(self, number: int) -> str:
+        """The class's label, with its number where another class has the same label."""
+        return self._named.title(number)
 
 
 def reinitialise(network: nn.Module, generator: torch.Generator) -> None:

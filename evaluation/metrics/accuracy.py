@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from evaluation.score import Score, mean_of_rates, rate
 
@@ -29,6 +30,7 @@ class Target:
     label: int
 
 
+Cases = tuple[Bool[Tensor, " n"], Bool[Tensor, " n"]]  # hits, and the images that count
 RateOf = Callable[[Bool[Tensor, " n"], Bool[Tensor, " n"]], Score]
 
 
@@ -43,10 +45,13 @@ def accuracy_scores(
 ) -> tuple[dict[str, Score], dict[str, dict[str, Score]]]:  # fmt: skip
     """(top-level scores, scores per target), as fractions.
 
-    UA: 1 - accuracy of the target on the images that ask for it. IRA: accuracy of the target's
-    domain, CRA: of the other domain, both on images without any target. CRA_target: the other
-    domain's accuracy on the target's images. With several targets the top-level figures are means
-    over them. Without targets IRA is objects, CRA styles.
+    UA: of the images that ask for the target, those that show none of the erased labels of its
+    domain: a cat drawn as a dog is no success where both are erased. UA_own, where a domain has
+    several targets: those that do not show the target itself, which is 1 - its accuracy. IRA:
+    accuracy of the target's domain, CRA: of the other domain, both on images without any target.
+    CRA_target: the other domain's accuracy on the target's images. With several targets the
+    top-level figures are means over them, with the standard error of the images that they share.
+    Without targets IRA is objects, CRA styles. A score that no image counts for is left out.
 
     `target_in_cra` takes CRA over all images. `rate_of` makes a score from hits and the images that
     count: another one where they do not all weigh the same (evaluation/metrics/subset.py).
@@ -62,23 +67,54 @@ def accuracy_scores(
     }  # images that ask for each target
     kept = ~torch.stack(list(has.values())).any(0)
     crossed = everything if target_in_cra else kept
-    per_target = {}
+    erased = {kind: [t.label for t in targets if t.is_style == kind] for kind in (False, True)}
+    found: dict[str, dict[str, Cases]] = {}
     for target in targets:
         own, other = (style_hits, object_hits) if target.is_style else (object_hits, style_hits)
-        here = has[target.name]
-        per_target[target.name] = {
-            "UA": rate_of(~own, here),
-            "IRA": rate_of(own, kept),
-            "CRA": rate_of(other, crossed),
-            "CRA_target": rate_of(other, here),
+        seen, here = (
+            judged.seen_styles if target.is_style else judged.seen_objects,
+            has[target.name],
+        )
+        shown = torch.isin(seen, torch.tensor(erased[target.is_style]))
+        found[target.name] = {"UA": (~shown, here)}
+        if max(map(len, erased.values())) > 1:
+            found[target.name]["UA_own"] = (~own, here)
+        found[target.name] |= {
+            "IRA": (own, kept),
+            "CRA": (other, crossed),
+            "CRA_target": (other, here),
         }
-    top = {
-        key: mean_of_rates([scores[key] for scores in per_target.values()])
-        for key in ("UA", "IRA", "CRA", "CRA_target")
+    top = {}
+    for key in next(iter(found.values())):
+        if cases := [own[key] for own in found.values() if own[key][1].any()]:
+            top[key] = _mean(cases, rate_of)
+    per_target = {
+        name: {
+            key: rate_of(*own[key])
+            for key in own
+            if key not in ("IRA", "CRA") and own[key][1].any()
+        }
+        for name, own in found.items()
     }
-    # the same images for every target
-    top |= {
-        key: replace(top[key], n=int(where.sum()))
-        for key, where in (("IRA", kept), ("CRA", crossed))
-    }
-    return top, {name: {k: s[k] for k in ("UA", "CRA_target")} for name, s in per_target.items()}
+    return top, per_target
+
+
+def _mean(cases: list[Cases], rate_of: RateOf) -> Score:
+    """The mean of the rates of several (hits, images that count), which may share images."""
+    scores = [rate_of(hits, where) for hits, where in cases]
+    count = int(torch.stack([where for _, where in cases]).any(0).sum())
+    return replace(mean_of_rates(scores, _correlation(cases)), n=count)
+
+
+def _correlation(cases: list[Cases]) -> Float[Tensor, "k k"]:
+    """Between the errors of several rates, by the images that they share.
+
+    An image's part in a rate's error is (hit - rate) / n. Where all images of a rate are alike,
+    none of which shows a correlation, the images that two rates share stand for it.
+    """
+    parts = []
+    for hits, where in cases:
+        part = torch.where(where, hits.double() - hits[where].double().mean(), 0.0)
+        parts.append(part if part.any() else where.double())
+    errors = F.normalize(torch.stack(parts), dim=1)
+    return errors @ errors.T

@@ -13,7 +13,7 @@ def accuracy(
     said: Float[Tensor, "n classes"], labels: Int[Tensor, " n"], classes: list[int]
 ) -> Score:
     """Plain accuracy over the images of some classes."""
-    own = torch.isin(labels, torch.tensor(classes))
+    own = torch.isin(labels, torch.tensor(classes, dtype=torch.long))
     return rate(said[own].argmax(1) == labels[own])
 
 
@@ -34,10 +34,11 @@ def membership(
     still trained on) from `others` (never trained on), both counting the same. Yeom et al.,
     "Privacy Risk in Machine Learning" (CSF 2018); 1 means that no trace is seen.
     """
+    members, others = members.sort().values, others.sort().values
     candidates = torch.cat([members, others]).unique()
-    right = torch.stack(
-        [(members >= c).float().mean() + (others < c).float().mean() for c in candidates]
-    )
+    kept = len(members) - torch.searchsorted(members, candidates)
+    refused = torch.searchsorted(others, candidates)
+    right = kept / len(members) + refused / len(others)
     return rate(asked < candidates[right.argmax()])
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
 from erasure.errors import ModelError
+from erasure.processes import own_device
 
 Layers = Sequence[Float[Tensor, "n _ _ _"]]
 
@@ -59,10 +60,14 @@ def lpips(
     torchvision fetches the network's ImageNet weights once, as a pickled file of its own;
     ModelError where it cannot.
     """
-    net = _lpips_network(network)
+    device = own_device()
+    net = _lpips_network(network).to(device)
     pairs = zip(first.split(32), second.split(32), strict=True)
     with torch.no_grad():
-        return torch.cat([net(a / 255, b / 255, normalize=True).flatten() for a, b in pairs])
+        parts = [
+            net(a.to(device) / 255, b.to(device) / 255, normalize=True).flatten() for a, b in pairs
+        ]
+    return torch.cat(parts).cpu()
 
 
 @cache

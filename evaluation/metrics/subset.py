@@ -5,13 +5,15 @@ spare all others. So a subset's images are not independent cases, and a binomial
 number misses the full figure more often than it says. Here labels are drawn at random, and the
 interval is a survey's (Korn and Graubard, 1998): Wilson's with an effective number of cases.
 
-    V = sum over axes (1 - f) S^2 / (k + 1)  +  max(0, 1 - F - sum over axes (1 - f)) p (1 - p) / n
+    V = sum over axes (1 - f) w^2 S^2 / (k + 1)
+        + max(0, 1 - F - sum over axes (1 - f)) p (1 - p) / n
     n_eff = p (1 - p) / V,  with Student's t in the place of 1.96
 
 k of an axis' labels were drawn, a share f; S^2 is the variance of their k rates and one more of
-1/2, the label that nobody has seen; F is the share of all images that was drawn, p the rate with
-that label added, n the images. V is at least that of independent images, (1 - F) p (1 - p) / n.
-Both axes are added in full, which is never too narrow. Degrees of freedom are Satterthwaite's.
+1/2, the label that nobody has seen; w is the share of the weight that is theirs and not the
+targets'; F is the share of all images that was drawn, p the rate with that label added, n the
+images. V is at least that of independent images, (1 - F) p (1 - p) / n. Both axes are added in
+full, which is never too narrow. Degrees of freedom are Satterthwaite's.
 """
 
 from collections.abc import Sequence
@@ -71,7 +73,7 @@ def draw_labels(known: Sequence[int], count: int, *, what: str) -> tuple[int, ..
 def parse_subset(text: str) -> tuple[int, int]:
     """'10x5' -> (10, 5): styles and objects beside the targets."""
     styles, _, objects = text.partition("x")
-    if not (styles.isdigit() and objects.isdigit()):
+    if not (styles.isdecimal() and objects.isdecimal()):
         raise SettingError(f"subset must be STYLESxOBJECTS, such as 10x5; got {text!r}.")
     return int(styles), int(objects)
 

@@ -5,7 +5,6 @@ harmonic mean of the drop in Acc_f and Acc_r; MIA, the share of the forgotten tr
 confidence attack takes for never seen. Zhao et al. (CVPR 2024) and Fan et al. (ICLR 2024).
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -18,64 +17,100 @@ from torch import Tensor
 from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.forgetting import Data, load_parts
-from erasure.models.load_vit import load_vit
 from erasure.models.vit import ViTModel
+from erasure.opening import open_vit
+from erasure.processes import own_device
+from erasure.records import ForgettingShape, RequestsShape, read_record
 from erasure.storage import write_json
 from erasure_datasets.classes import Labelled
 from evaluation.metrics.forgetting import accuracy, distance, h_mean, membership
+from evaluation.protocols import Protocol
 from evaluation.score import Score
 
 NAME = "class-forgetting"
+REMEDY = "a run keeps it beside its edit; make the run again, or undo from it again"
 
 
 def evaluate(
     run: Path, *, name: str = NAME, classes: Sequence[str] | None = None,
-    reference: Path | None = None,
+    reference: Path | None = None, base: Path | str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a run of `erasure forget`; returns the record that it writes to scores/NAME.json.
 
     `classes` scores these as the forgotten ones instead of the last request's; `reference` is a
-    retrained model's run, to which the distance is taken. SettingError for what does not fit.
+    retrained model's run, to which the distance is taken. Classes without test images are named in
+    `without_images`, and a score without any is left out. SettingError for what does not fit.
     """
-    edit = Edit.load(run)
-    config = json.loads((run / "config.json").read_text())
-    data = Data(**{**config["data"], "missing": tuple(config["data"]["missing"])})
-    model = load_vit(edit.base)
+    record = scored(run, name=name, classes=classes, reference=reference, base=base)
+    write_json(run / "scores" / f"{name}.json", record)
+    return record
+
+
+def scored(
+    run: Path, *, name: str, classes: Sequence[str] | None, reference: Path | None,
+    base: Path | str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """As `evaluate`, with nothing written."""
+    edit, device = Edit.load(run), own_device()
+    config = read_record(run / "config.json", ForgettingShape)
+    requests = read_record(run / "requests.json", RequestsShape, remedy=REMEDY)
+    given = dict(config["data"])
+    data = Data(**{**given, "missing": tuple(given["missing"])})  # type: ignore[arg-type]
+    model = open_vit(run, device=device, edited=False, base=base)
+    other = _reference(reference, edit, model)
     train, test = load_parts(model, data)
-    tasks = [model.indices(task) for task in config["tasks"]]
-    now = model.indices(classes) if classes else tasks[-1]
-    earlier = [c for task in tasks for c in task if c not in now]
-    kept = [c for c in range(len(model.labels)) if c not in {*now, *earlier}]
+    now, earlier, kept = _parts(model, config["tasks"], classes)
     before = _scores(model, train, test, now, earlier, kept, None)
     known = model.predict(test.images)
     edit.apply(model)
     scores = _scores(model, train, test, now, earlier, kept, before)
     said = model.predict(test.images)
-    if reference is not None:
-        other = Edit.load(reference)
-        if other.base != edit.base:
-            raise SettingError(f"reference must be of {edit.base}; {reference} is of {other.base}.")
-        retrained = load_vit(other.base)
-        other.apply(retrained)
-        gone = retrained.predict(test.images)
+    if other is not None:
+        gone = other.predict(test.images)
         scores["distance"], before["distance"] = distance(said, gone), distance(known, gone)
     touched = edit.shapes()
     sizes = {weight: p.numel() for weight, p in model.parameters().items()}
-    record: dict[str, Any] = {
+    seen = set(test.labels.tolist())
+    return {
         "protocol": name,
         "scores": {key: asdict(value) for key, value in scores.items()},
         "per_concept": {
-            model.labels[c]: {"Acc": asdict(accuracy(said, test.labels, [c]))}
+            model.title(c): {"Acc": asdict(accuracy(said, test.labels, [c]))}
             for c in [*earlier, *now]
+            if c in seen
         },
         "baseline": {key: asdict(value) for key, value in before.items()},
-        "requests": json.loads((run / "requests.json").read_text()),
+        "without_images": [model.title(c) for c in range(len(model.labels)) if c not in seen],
+        "requests": requests,
         "weights_touched": sum(sizes[weight] for weight in touched) / sum(sizes.values()),
         "seconds": config.get("seconds"),
-        "stamp": stamp(name, config["data"], model, len(test), reference),
+        "stamp": stamp(name, given, model, len(test), reference),
     }
-    write_json(run / "scores" / f"{name}.json", record)
-    return record
+
+
+def _parts(
+    model: ViTModel, tasks: list[list[str]], classes: Sequence[str] | None
+) -> tuple[list[int], list[int], list[int]]:
+    """(the classes that are scored as forgotten, those of earlier requests, those kept)."""
+    requests = [model.indices(task) for task in tasks]
+    now = list(dict.fromkeys(model.asked(classes))) if classes else requests[-1]
+    earlier = [c for task in requests for c in task if c not in now]
+    kept = [c for c in range(len(model.labels)) if c not in {*now, *earlier}]
+    if not now:
+        raise SettingError("concept must name at least one class.")
+    return now, earlier, kept
+
+
+def _reference(reference: Path | None, edit: Edit, model: ViTModel) -> ViTModel | None:
+    """The retrained model, on the same device; SettingError if it began as another model."""
+    if reference is None:
+        return None
+    other = Edit.load(reference)
+    digests = edit.base_digest, other.base_digest
+    is_same = digests[0] == digests[1] if all(digests) else other.base == edit.base
+    if not other.is_of_classes or not is_same:
+        raise SettingError(f"reference must be of {edit.base}; {reference} is of {other.base}.")
+    return open_vit(reference, device=model.device)
 
 
 def stamp(
@@ -97,19 +132,18 @@ def _scores(
     kept: list[int], before: dict[str, Score] | None,
 ) -> dict[str, Score]:  # fmt: skip
     """Every figure of one model; H needs the scores from before the edit."""
-    said = model.predict(test.images)
+    said, seen = model.predict(test.images), set(test.labels.tolist())
     scores = {
-        "Acc_f": replace(accuracy(said, test.labels, now), higher_is_better=False),
-        "Acc_r": accuracy(said, test.labels, kept),
+        name: replace(accuracy(said, test.labels, classes), higher_is_better=name == "Acc_r")
+        for name, classes in (("Acc_f", now), ("Acc_r", kept), ("Acc_o", earlier))
+        if seen & set(classes)
     }
-    if earlier:
-        scores["Acc_o"] = replace(accuracy(said, test.labels, earlier), higher_is_better=False)
-    if before is not None:
+    if before is not None and {"Acc_f", "Acc_r"} <= scores.keys():
         drop = max(before["Acc_f"].value - scores["Acc_f"].value, 0.0)
         value = h_mean(drop, scores["Acc_r"].value)
         scores["H"] = Score(value, 0.0, scores["Acc_f"].n + scores["Acc_r"].n)
     members, others, asked = train.of(kept), test.of(kept), train.of(now)
-    if len(members) and len(asked):
+    if len(members) and len(others) and len(asked):
         scores["MIA"] = membership(*(confidence(model, p) for p in (members, others, asked)))
     return scores
 
@@ -117,3 +151,13 @@ def _scores(
 def confidence(model: ViTModel, part: Labelled) -> Tensor:
     """The probability of each image's true class."""
     return model.predict(part.images)[torch.arange(len(part)), part.labels]
+
+
+PROTOCOL = Protocol(
+    NAME,
+    "classes",
+    lambda asked: evaluate(
+        asked.folder, classes=asked.concepts, reference=asked.reference, base=asked.base
+    ),
+    frozenset({"reference"}),
+)

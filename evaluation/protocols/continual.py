@@ -4,35 +4,69 @@ Acc_f is of the last request's classes, Acc_o of all earlier ones, Acc_r of thos
 `after` has the same after each request, `worst` the deepest dip of Acc_r while one was learned.
 """
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from erasure.records import parse_record
 from erasure.storage import read_lines, write_json
-from evaluation.protocols import class_forgetting
+from evaluation.protocols import Protocol, class_forgetting
 
 NAME = "continual"
+REQUEST = re.compile(r"request (\d+)")
+
+
+class PointShape(TypedDict):
+    """A line of the log that the probe wrote."""
+
+    stage: str
+    step: int
+    Acc_r: float
+    Acc_f: NotRequired[float]
+    Acc_o: NotRequired[float]
 
 
 def evaluate(
     run: Path, *, name: str = NAME, classes: Sequence[str] | None = None,
-    reference: Path | None = None,
+    reference: Path | None = None, base: Path | str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """As class_forgetting.evaluate, with what was recorded after and during each request."""
-    record = class_forgetting.evaluate(run, name=name, classes=classes, reference=reference)
+    points = curve(run)
+    record = class_forgetting.scored(
+        run, name=name, classes=classes, reference=reference, base=base
+    )
     record["after"] = record.pop("requests")
-    record["curve"] = curve(run)
-    dips = [point["Acc_r"] for point in record["curve"]]
+    record["curve"] = points
+    dips = [point["Acc_r"] for point in points]
     record["worst"] = {"Acc_r": min(dips) if dips else None}
     write_json(run / "scores" / f"{name}.json", record)
     return record
 
 
 def curve(run: Path) -> list[dict[str, Any]]:
-    """What the probe saw during the requests: dicts of request, step and accuracies."""
+    """What the probe saw while the requests were learned: request, step and accuracies.
+
+    Other stages than a request's own ("request 0 groups") are no part of it. RunError for a line
+    that no run writes.
+    """
     points = []
     for entry in read_lines(run / "log.jsonl"):
-        stage, _, number = entry["stage"].partition(" ")
-        if stage == "request" and "Acc_r" in entry:
-            points.append({**entry, "request": int(number)})
+        stage = REQUEST.fullmatch(str(entry.get("stage")))
+        if stage and "Acc_r" in entry:
+            line = parse_record(
+                json.dumps(entry).encode(), PointShape, f"{run / 'log.jsonl'}'s line"
+            )
+            points.append({**line, "request": int(stage[1])})
     return points
+
+
+PROTOCOL = Protocol(
+    NAME,
+    "classes",
+    lambda asked: evaluate(
+        asked.folder, classes=asked.concepts, reference=asked.reference, base=asked.base
+    ),
+    frozenset({"reference"}),
+)

@@ -3,98 +3,86 @@
 Images are drawn by DPM-Solver++ 2M in 12 steps with guidance 3.
 """
 
-import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from classifiers.predict import load_classifier
+from classifiers.predict import Classifier, load_classifier
 from erasure.config import nearest
 from erasure.errors import SettingError
 from erasure.models.diffusion import DiffusionModel, Sampling
 from erasure.models.load import ONE_STEP, POCKET
-from erasure.processes import launched
-from erasure.storage import read_tensors, write_json
+from erasure.processes import own_device
+from erasure.records import read_record
+from erasure.storage import read_tensors
 from erasure_datasets.canvas import PocketCanvas
-from erasure_datasets.concept import Catalogue, Concept, UnknownConceptError
+from erasure_datasets.concept import Concept
 from evaluation.answer_set import find_answers, read_in_parts
-from evaluation.generate import Shot, draw
+from evaluation.generate import draw
 from evaluation.metrics.accuracy import Judged, Target, accuracy_scores
 from evaluation.metrics.clip_score import PocketClip, clip_scores
 from evaluation.metrics.fid import ClipFeatures, distances
 from evaluation.metrics.perceptual import sketch, unit_features
+from evaluation.pocket_plan import (
+    ALL_SEEDS,
+    NAME,
+    SEEDS,
+    Key,
+    catalogue,
+    find_targets,
+    plan,
+    shots,
+    without,
+)
+from evaluation.protocols import Asked, Protocol
 from evaluation.score import Score, mean
+from evaluation.scored import free_file, write_record
 
-NAME = "pocket"
-SEEDS = (188, 288)
-ALL_SEEDS = (188, 288, 588, 688, 888)
 STEPS, GUIDANCE, SCHEDULER = 12, 3.0, "DPMSolverMultistepScheduler"
 SAMPLING = Sampling(STEPS, GUIDANCE, SCHEDULER)
 SIDE = 64  # pixels
 BASELINES = {"pocket": POCKET / "baseline.json", ONE_STEP: POCKET / "one-step" / "baseline.json"}
 SKETCH = 128  # numbers per image that stand for all layers of Pocket CLIP
-Key = tuple[int, int]  # (seed, prompt index)
 Labels = dict[Key, tuple[int, int, float]]  # object, style, CLIP cosine
 Looks = dict[Key, Float[Tensor, " d"]]  # Pocket CLIP's features for FID and KID, then the sketch
 
 
-@cache
-def catalogue() -> Catalogue:
-    return Catalogue.load(POCKET / "concepts.json")
-
-
-def plan(seeds: Sequence[int], subset: int | None, concepts: Sequence[Concept]) -> list[Key]:
-    """(seed, prompt index) of every image.
-
-    A subset keeps all of the targets' images of the first seed and spreads the rest evenly over
-    objects and styles, up to `subset` images. SettingError for a bad seed or subset.
-    """
-    for seed in seeds:
-        if seed not in ALL_SEEDS:
-            raise SettingError(f"seeds must be among {', '.join(map(str, ALL_SEEDS))}; got {seed}.")
-    pairs = catalogue().pairs()
-    if subset is None:
-        return [(seed, index) for seed in seeds for index in range(len(pairs))]
-    names = {concept.name for concept in concepts}
-    asked = [index for index, pair in enumerate(pairs) if names & set(pair)]
-    if not len(asked) < subset <= len(pairs):
-        raise SettingError(f"subset must be in {len(asked) + 1} to {len(pairs)}; got {subset}.")
-    count = len(catalogue().styles)
-    others = [i for i in range(len(pairs)) if i not in set(asked)]
-    spread = sorted(others, key=lambda i: ((i // count * 5 + i % count) % count * 7 % count, i))
-    return [(seeds[0], index) for index in sorted(asked + spread[: subset - len(asked)])]
-
-
-def shots(chosen: Sequence[Key]) -> list[Shot]:
-    pairs = catalogue().pairs()
-    made = []
-    for seed, index in chosen:
-        name, style = pairs[index]
-        file = f"{style}_{name}_seed{seed}.png".replace(" ", "_")
-        made.append(Shot(catalogue().prompt(name, style), seed * 1000 + index, file))
-    return made
-
-
 def judge(images: UInt8[Tensor, "n 3 h w"], chosen: Sequence[Key]) -> Labels:
     """What the suite's judges and CLIP see in images of these (seed, prompt index)."""
-    seen_objects = load_classifier(POCKET / "vit").predict(images).tolist()
-    seen_styles = load_classifier(POCKET / "style-judge").predict(images).tolist()
+    judges = (_judge(name) for name in ("vit", "style-judge"))
+    seen_objects, seen_styles = (network.predict(images).tolist() for network in judges)
     prompts = [shot.prompt for shot in shots(chosen)]
-    cosines = clip_scores(PocketClip(POCKET), images, prompts).tolist()
+    cosines = clip_scores(_clip(), images, prompts).tolist()
     return dict(zip(chosen, zip(seen_objects, seen_styles, cosines, strict=True), strict=True))
 
 
 def look(images: UInt8[Tensor, "n 3 h w"], chosen: Sequence[Key]) -> Looks:
     """What FID, KID and the perceptual distance go by, for images of these (seed, prompt index)."""
+    clip = _clip()
+    sketches = sketch(unit_features(clip.layers(images)).cpu(), SKETCH)
+    features = ClipFeatures(clip)(images).cpu()
+    return dict(zip(chosen, torch.cat([features, sketches], 1), strict=True))
+
+
+@cache
+def _judge(name: str) -> Classifier:
+    judge = load_classifier(POCKET / name)
+    judge.model.to(own_device())
+    return judge
+
+
+@cache
+def _clip() -> PocketClip:
     clip = PocketClip(POCKET)
-    sketches = sketch(unit_features(clip.layers(images)), SKETCH)
-    return dict(zip(chosen, torch.cat([ClipFeatures(clip)(images), sketches], 1), strict=True))
+    clip.model.to(own_device())
+    return clip
 
 
 def renders(chosen: Sequence[Key]) -> UInt8[Tensor, "n 3 64 64"]:
@@ -104,19 +92,14 @@ def renders(chosen: Sequence[Key]) -> UInt8[Tensor, "n 3 64 64"]:
     return torch.stack([data[row][0] for row in rows])
 
 
-def without(chosen: Iterable[Key], concepts: Sequence[Concept]) -> list[Key]:
-    """Those whose prompt names none of the concepts."""
-    names = {concept.name for concept in concepts}
-    return [key for key in chosen if not names & set(catalogue().pairs()[key[1]])]
-
-
 def quality(looks: Looks, reference: Looks) -> dict[str, Score]:
-    """FID and KID of the reference's images; FID is left out below 144 images, KID below 11.
+    """FID and KID of the reference's images; FID is left out below 144 images, KID of one seed.
 
-    Between two sets of 240 renders, one of each pair, FID is 0.87 and KID -0.041.
+    Between two sets of 240 renders, one of each pair, FID is 0.87; of two seeds each KID is 0.000.
     """
     seen, wanted = (torch.stack([part[key] for key in reference]) for part in (looks, reference))
-    return distances(seen[:, :-SKETCH], wanted[:, :-SKETCH])
+    seeds, prompts = torch.tensor(list(reference)).T
+    return distances(seen[:, :-SKETCH], wanted[:, :-SKETCH], prompts, seeds)
 
 
 def distance(looks: Looks, before: Looks, kept: Sequence[Key]) -> Score:
@@ -144,8 +127,9 @@ def score(
     seen = torch.tensor([[o, s] for o, s, _ in labels.values()])
     judged = Judged(indices // len(styles), indices % len(styles), seen[:, 0], seen[:, 1])
     scores, per_concept = accuracy_scores(judged, targets)
-    cosines = torch.tensor([labels[key][2] for key in without(labels, concepts)])
-    return {**scores, "CLIP": mean(cosines)}, per_concept
+    if kept := without(labels, concepts):
+        scores["CLIP"] = mean(torch.tensor([labels[key][2] for key in kept]))
+    return scores, per_concept
 
 
 def stamp(chosen: Sequence[Key], sampling: Sampling = SAMPLING) -> dict[str, object]:
@@ -158,9 +142,11 @@ def stamp(chosen: Sequence[Key], sampling: Sampling = SAMPLING) -> dict[str, obj
         "guidance": sampling.guidance,
         "resolution": SIDE,
         "judge": "pocket vit and style-judge",
+        "UA": "counts any erased target of the same kind",
         "clip": "pocket-clip, cosine, images without a target",
         "features": "pocket-clip image embeddings x sqrt(d), images without a target",
         "reference": "as many held-out renders of the same pairs",
+        "KID": "pairs of unlike seeds",
         "perceptual": f"pocket-clip layers in {SKETCH} numbers, to the un-erased model's image",
         "versions": {
             name: version(name) for name in ("torch", "diffusers", "timm", "erasure-toolkit")
@@ -173,7 +159,7 @@ def shipped_baseline(name: str = "pocket") -> tuple[Labels, Looks]:
     file = BASELINES.get(name)
     if file is None or not file.is_file():
         return {}, {}
-    record = json.loads(file.read_text())
+    record = read_record(file, dict[str, Any])
     labels = {
         (int(seed), index): (entry[0], entry[1], entry[2])
         for seed, entries in record["labels"].items()
@@ -186,55 +172,58 @@ def shipped_baseline(name: str = "pocket") -> tuple[Labels, Looks]:
 def evaluate(
     model: DiffusionModel, folder: Path, *, concepts: Sequence[Concept],
     seeds: Sequence[int] = SEEDS, subset: int | None = None, sampling: Sampling | None = None,
-) -> dict[str, object]:  # fmt: skip
+    is_own: bool = True,
+) -> dict[str, Any]:  # fmt: skip
     """Draw, judge and score; returns the record that it writes.
 
     `sampling` replaces the protocol's steps, guidance and scheduler; a one-step generator has its
-    own.
+    own. `concepts` empty means an un-erased model; `is_own` False says that they are not all that
+    the run erased.
 
-    Writes folder/images/pocket and, with the record, folder/scores/pocket[-subset].json. `concepts`
-    empty means an un-erased model. The baseline is the suite's own where the seeds allow, else
-    drawn by the model without its edit.
+    Writes folder/images/pocket and, with the record, a file in folder/scores: pocket.json, or what
+    evaluation/scored.py calls another part of it. The baseline is the suite's own where the seeds
+    allow, else drawn by the model without its edit.
     """
     if model.catalogue is None or model.catalogue.pairs() != catalogue().pairs():
         raise SettingError(
             f"the protocol pocket needs a model with pocket's concept list; {model.name} has none."
         )
     how = sampling or model.sampling or SAMPLING
-    model.use_scheduler(how.scheduler)
     chosen = plan(seeds, subset, concepts)
+    made_by, names = stamp(chosen, how), [concept.name for concept in concepts]
+    usual = SEEDS if subset is None else SEEDS[:1]
+    file = free_file(folder, made_by, names, usual=usual, subset=subset, is_own=is_own)
+    model.use_scheduler(how.scheduler)
     place = folder / "images" / NAME
     images = draw(model, shots(chosen), place, steps=how.steps, guidance=how.guidance)
     known = _baseline(chosen, folder, model, how) if concepts else ({}, {})
-    return _record(folder, images, chosen, concepts, known, stamp(chosen, how), subset)
+    return _record(file, images, chosen, concepts, known, made_by, subset)
 
 
 def evaluate_images(
-    images: Path, folder: Path, *, concepts: Sequence[str], seeds: Sequence[int] = SEEDS,
+    images: Path, folder: Path, *, concepts: Sequence[Concept], seeds: Sequence[int] = SEEDS,
     subset: int | None = None,
-) -> dict[str, object]:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     """As `evaluate`, of images that any tool drew, by the protocol's file names, in a folder."""
-    try:
-        targets = [catalogue().concept(name) for name in concepts]
-    except UnknownConceptError as error:
-        raise SettingError(f"{NAME}: {error}") from error
-    chosen = plan(seeds, subset, targets)
+    chosen = plan(seeds, subset, concepts)
+    made_by = stamp(chosen) | {"scheduler": None, "steps": None, "guidance": None}
+    asked, usual = [concept.name for concept in concepts], SEEDS if subset is None else SEEDS[:1]
+    file = free_file(folder, made_by, asked, usual=usual, subset=subset)
     every = shots(plan(ALL_SEEDS, None, []))
     names = [shot.file for shot in shots(chosen)]
     files = find_answers(images, names, [shot.file for shot in every], size=SIDE)
     known = shipped_baseline()
-    if not targets or any(key not in known[0] for key in chosen):
+    if not concepts or any(key not in known[0] for key in chosen):
         known = {}, {}
-    not_known = {"scheduler": None, "steps": None, "guidance": None}
     found = torch.cat(list(read_in_parts(files)))
-    return _record(folder, found, chosen, targets, known, stamp(chosen) | not_known, subset)
+    return _record(file, found, chosen, concepts, known, made_by, subset)
 
 
 def _record(
-    folder: Path, images: UInt8[Tensor, "n 3 h w"], chosen: Sequence[Key],
+    file: Path, images: UInt8[Tensor, "n 3 h w"], chosen: Sequence[Key],
     concepts: Sequence[Concept], known: tuple[Labels, Looks], made_by: dict[str, object],
     subset: int | None,
-) -> dict[str, object]:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     """Judge and score images beside the un-erased model's; write the record and return it."""
     labels, looks = judge(images, chosen), look(images, chosen)
     scores, per_concept = score(labels, concepts)
@@ -242,25 +231,22 @@ def _record(
     before: dict[str, Score] = {}
     if known_labels:
         before, _ = score({key: known_labels[key] for key in chosen}, concepts)
-    if kept := without(chosen, concepts):
+    kept = without(chosen, concepts)
+    if kept:
         reference = look(renders(kept), kept)
         scores |= quality(looks, reference)
         if known_labels:
             before |= quality(known_looks, reference)
             scores["perceptual"] = distance(looks, known_looks, kept)
-    record: dict[str, object] = {
-        "protocol": NAME if subset is None else f"{NAME}-subset",
-        "scores": {name: asdict(value) for name, value in scores.items()},
-        "per_concept": {
-            name: {k: asdict(v) for k, v in own.items()} for name, own in per_concept.items()
-        },
-        "baseline": {name: asdict(value) for name, value in before.items()},
-        "stamp": made_by,
-        "labels": [[seed, index, *labels[seed, index][:2]] for seed, index in chosen],
-    }
-    if launched().is_main_process:
-        write_json(folder / "scores" / f"{record['protocol']}.json", record)
-    return record
+    none = "every image asks for a target"
+    wanted: dict[str, str] = dict.fromkeys(("IRA", "CRA", "CLIP", "FID", "KID"), none)
+    if kept:
+        wanted |= {"FID": "fewer images than features", "KID": "it needs two seeds of 11 prompts"}
+    return write_record(
+        file, NAME if subset is None else f"{NAME}-subset", scores, per_concept, before, wanted,
+        stamp=made_by,
+        labels=[[seed, index, *labels[seed, index][:2]] for seed, index in chosen],
+    )  # fmt: skip
 
 
 def _baseline(
@@ -275,3 +261,31 @@ def _baseline(
             images = draw(model, shots(missing), place, steps=how.steps, guidance=how.guidance)
         labels, looks = {**labels, **judge(images, missing)}, {**looks, **look(images, missing)}
     return labels, looks
+
+
+def _evaluate(asked: Asked) -> dict[str, Any]:
+    concepts = find_targets(asked.concepts)
+    seeds, subset = SEEDS if asked.seeds is None else asked.seeds, _count(asked.subset)
+    if asked.model is None:
+        if asked.images is None:
+            raise SettingError(f"the protocol {NAME} needs a model or images.")
+        return evaluate_images(
+            asked.images, asked.folder, concepts=concepts, seeds=seeds, subset=subset
+        )
+    return evaluate(
+        asked.model, asked.folder, concepts=concepts, seeds=seeds, subset=subset,
+        sampling=asked.sampling, is_own=asked.is_own,
+    )  # fmt: skip
+
+
+def _count(subset: str | None) -> int | None:
+    if subset is None:
+        return None
+    if subset.isdecimal():
+        return int(subset)
+    raise SettingError(
+        f"subset must be a number of images for the protocol pocket; got {subset!r}."
+    )
+
+
+PROTOCOL = Protocol(NAME, "drawings", _evaluate, frozenset({"seeds", "subset"}))

@@ -8,20 +8,19 @@ stamp (evaluation/protocol_settings.py). By default the photographs' theme Seed_
 images of a target count for UA and CRA_target alone, and each image has noise of its own.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import torch
 
 from classifiers.unlearncanvas import Judges
-from erasure.errors import RunError, SettingError
+from erasure.config import resolve
+from erasure.errors import SettingError
 from erasure.models.diffusion import DiffusionModel, Sampling
-from erasure.processes import launched
-from erasure.storage import write_json
+from erasure.processes import own_device
+from erasure.records import read_record
 from erasure_datasets.unlearncanvas import OBJECTS
 from evaluation.answer_set import find_answers, read_in_parts
 from evaluation.canvas_plan import SEEDS, Key, Plan, find_targets, plan, shots
@@ -29,13 +28,22 @@ from evaluation.canvas_quality import Eyes, quality
 from evaluation.generate import draw, own_noise
 from evaluation.metrics.accuracy import Judged, Target, accuracy_scores
 from evaluation.protocol_settings import RESOLUTION, UnlearnCanvasSettings
+from evaluation.protocols import Asked, Protocol
 from evaluation.running_noise import RunningNoise
 from evaluation.score import Score
+from evaluation.scored import JudgedShape, free_file, write_record
 
 NAME = "unlearncanvas"
 SCHEDULER = "DDIMScheduler"
 IN_MEMORY = 256  # images that are drawn before they are judged and let go
 Labels = dict[Key, tuple[int, int]]  # object and theme that the judges saw
+
+
+class CostShape(TypedDict):
+    """What a run's config.json says of its cost."""
+
+    seconds: NotRequired[float | None]
+    peak_memory_gb: NotRequired[float | None]
 
 
 def score(
@@ -53,13 +61,15 @@ def score(
 def evaluate(
     model: DiffusionModel, folder: Path, *, concepts: Sequence[str],
     settings: UnlearnCanvasSettings, seeds: Sequence[int] = SEEDS, subset: str | None = None,
-    sampling: Sampling | None = None, reference: Path | None = None,
+    sampling: Sampling | None = None, reference: Path | None = None, is_own: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
-    """Draw, judge and score; returns the record, which scores/unlearncanvas[-subset].json holds.
+    """Draw, judge and score; returns the record, which a file in folder/scores holds.
 
-    `sampling` is what the edit demands, before the settings. Images lie in images/unlearncanvas,
-    the un-erased model's in images/unlearncanvas-base, unless `reference` names the folder of its
-    own evaluation. No `concepts` means an un-erased model.
+    It is unlearncanvas.json, or what evaluation/scored.py calls another part of it; `is_own` False
+    says that the concepts are not all that the run erased. `sampling` is what the edit demands,
+    before the settings. Images lie in images/unlearncanvas, the un-erased model's in
+    images/unlearncanvas-base, unless `reference` names the folder of its own evaluation. No
+    `concepts` means an un-erased model.
     """
     targets = find_targets(concepts)
     chosen = plan(seeds, subset, targets, seed_images=settings.seed_images)
@@ -69,6 +79,7 @@ def evaluate(
     model.use_resolution(settings.resolution or min(RESOLUTION, model.resolution))
     eyes = Eyes.open(settings, judges.object, model.resolution, chosen.keys)
     stamp = _stamp(chosen, settings, judges, model.resolution, how) | eyes.stamp
+    file = _free_file(folder, stamp, targets, is_own=is_own)
     known = _known(reference, stamp, chosen) if reference else None
     place = folder / "images" / NAME
     before = reference / "images" / NAME if reference else place.with_name(f"{NAME}-base")
@@ -78,7 +89,7 @@ def evaluate(
             known = _drawn(model, chosen, before, judges, stamp)
     kept = chosen.without(targets)
     beside = quality(eyes, kept, [place / name for name in _files(kept)], _at(before, kept))
-    return _record(folder, labels, known, chosen, targets, beside, stamp)
+    return _record(file, labels, known, chosen, targets, beside, stamp)
 
 
 def evaluate_images(
@@ -91,16 +102,24 @@ def evaluate_images(
     size = settings.resolution or RESOLUTION
     every = plan(SEEDS, None, [], seed_images=True).keys
     files = find_answers(images, _files(chosen.keys), _files(every), size=size)
-    judges = _judges(settings, "cuda" if torch.cuda.is_available() else "cpu")
+    judges = _judges(settings, own_device())
     eyes = Eyes.open(settings, judges.object, size, chosen.keys)
     stamp = _stamp(chosen, settings, judges, size, None) | eyes.stamp
+    file = _free_file(folder, stamp, targets)
     known = _known(reference, stamp, chosen) if reference else None
     seen = [pair for part in read_in_parts(files) for pair in judges.see(part)]
     labels = dict(zip(chosen.keys, seen, strict=True))
     kept, by_key = chosen.without(targets), dict(zip(chosen.keys, files, strict=True))
     before = _at(reference / "images" / NAME, kept) if reference else None
     beside = quality(eyes, kept, [by_key[key] for key in kept], before)
-    return _record(folder, labels, known, chosen, targets, beside, stamp)
+    return _record(file, labels, known, chosen, targets, beside, stamp)
+
+
+def _free_file(
+    folder: Path, stamp: dict[str, Any], targets: Sequence[Target], *, is_own: bool = True
+) -> Path:
+    names = [target.name for target in targets]
+    return free_file(folder, stamp, names, usual=SEEDS, subset=stamp["subset"], is_own=is_own)
 
 
 def _files(keys: Sequence[Key]) -> list[str]:
@@ -126,11 +145,7 @@ def _drawn(
     model: DiffusionModel, chosen: Plan, place: Path, judges: Judges, stamp: dict[str, Any]
 ) -> Labels:
     """Draw what is missing in `place`, and judge everything, a part at a time."""
-    asked = {
-        key: stamp[key]
-        for key in ("scheduler", "steps", "guidance", "resolution", "noise", "seed_prompt")
-    }
-    _claim(place, asked)
+    noted = {key: stamp[key] for key in ("noise", "seed_prompt")}
     steps, guidance, side = stamp["steps"], stamp["guidance"], stamp["resolution"]
     noise = RunningNoise(model, steps) if stamp["noise"] == "run-on" else own_noise
     photo = "Photo" if stamp["seed_prompt"] == "photo" else "Seed Images"
@@ -140,25 +155,10 @@ def _drawn(
         images = draw(
             model, shots(part, photo=photo), place, steps=steps, guidance=guidance, noise=noise,
             batch_size=max(1, 4096 // side),  # 8 at 512 px, where the decoder takes most memory
+            noted=noted,
         )  # fmt: skip
         labels |= zip(part, judges.see(images), strict=True)
     return labels
-
-
-def _claim(place: Path, asked: dict[str, Any]) -> None:
-    """Note how a folder's images are drawn; RunError if it holds images drawn otherwise."""
-    file = place / "drawn.json"
-    if not file.is_file():
-        if launched().is_main_process:
-            write_json(file, asked)
-        return
-    held = json.loads(file.read_text())
-    for key, value in asked.items():
-        if held.get(key) != value:
-            raise RunError(
-                f"{place} holds images of another {key} ({held.get(key)}, not {value}); remove "
-                "the folder, or ask for the same again."
-            )
 
 
 def _stamp(
@@ -179,6 +179,7 @@ def _stamp(
         "seed_images": settings.seed_images,
         "target_in_cra": settings.target_in_cra,
         "judge": judges.stamp,
+        "UA": "counts any erased target of the same domain",
         "versions": {
             name: version(name) for name in ("torch", "diffusers", "timm", "erasure-toolkit")
         },
@@ -187,57 +188,80 @@ def _stamp(
 
 def _known(reference: Path, stamp: dict[str, Any], chosen: Plan) -> Labels:
     """An un-erased model's labels from its own evaluation, if it was drawn and judged alike."""
-    files = [reference / "scores" / f"{name}.json" for name in (NAME, f"{NAME}-subset")]
-    records = [json.loads(file.read_text()) for file in files if file.is_file()]
+    files = sorted((reference / "scores").glob(f"{NAME}*.json"))
+    remedy = "judge the un-erased model again"
+    records = [read_record(file, JudgedShape, remedy=remedy) for file in files]
     if not records:
         raise SettingError(f"reference must be an evaluated model's folder; {reference} is none.")
+    records = [record for record in records if not record.get("per_concept")]
+    if not records:
+        raise SettingError(f"reference must be an un-erased model's; {reference} is a run's.")
     wanted = set(chosen.keys)
     for record in records:
+        there = record.get("stamp", {})
         labels = {(seed, place): (name, theme) for seed, place, name, theme in record["labels"]}
         if wanted <= labels.keys():
             break
     else:
         raise SettingError(f"reference {reference} lacks some of these images; judge it on all.")
     for key in ("resolution", "judge", "scheduler", "steps", "guidance", "noise", "seed_prompt"):
-        here, there = stamp[key], record["stamp"].get(key)
-        if None not in (here, there) and here != there:
-            raise SettingError(f"reference {reference} has another {key}: {there}, not {here}.")
+        if None not in (stamp[key], there.get(key)) and stamp[key] != there[key]:
+            raise SettingError(
+                f"reference {reference} has another {key}: {there[key]}, not {stamp[key]}."
+            )
     return labels
 
 
 def _record(
-    folder: Path, labels: Labels, known: Labels | None, chosen: Plan, targets: list[Target],
+    file: Path, labels: Labels, known: Labels | None, chosen: Plan, targets: list[Target],
     beside: tuple[dict[str, Score], dict[str, Score]], stamp: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Write and return the record; `beside` are scores that are no label's, and the baseline's."""
     crossed = stamp["target_in_cra"]
     scores, per_target = score(labels, chosen, targets, target_in_cra=crossed)
     before = score(known, chosen, targets, target_in_cra=crossed)[0] if known else {}
-    scores, before = scores | beside[0], before | beside[1]
-    record = {
-        "protocol": NAME if chosen.subset is None else f"{NAME}-subset",
-        "scores": {name: asdict(value) for name, value in scores.items()},
-        "per_concept": {
-            name: {key: asdict(value) for key, value in own.items()}
-            for name, own in per_target.items()
-        },
-        "baseline": {name: asdict(value) for name, value in before.items()},
-        "cost": _cost(folder),
-        "stamp": stamp,
-        "labels": [[*key, *labels[key]] for key in chosen.keys],
+    wanted: dict[str, str] = dict.fromkeys(("IRA", "CRA"), "every image asks for a target") | {
+        "FID": "it needs more images than features, and others to compare with",
+        "KID": "it needs two seeds of 11 prompts, and images to compare with",
     }
-    if launched().is_main_process:
-        write_json(folder / "scores" / f"{record['protocol']}.json", record)
-    return record
+    return write_record(
+        file, NAME if chosen.subset is None else f"{NAME}-subset", scores | beside[0], per_target,
+        before | beside[1], wanted, cost=_cost(file.parents[1]), stamp=stamp,
+        labels=[[*key, *labels[key]] for key in chosen.keys],
+    )  # fmt: skip
 
 
 def _cost(run: Path) -> dict[str, float]:
     """What the erasure took: seconds, peak memory, and the disk that its edit needs, in GB."""
     config, edit = run / "config.json", run / "edit.safetensors"
-    cost = {}
+    cost: dict[str, float] = {}
     if config.is_file():
-        told = json.loads(config.read_text())
-        cost = {key: told[key] for key in ("seconds", "peak_memory_gb") if key in told}
+        told = read_record(config, CostShape)
+        for key in ("seconds", "peak_memory_gb"):
+            if (value := told.get(key)) is not None:
+                cost[key] = value
     if edit.is_file():
         cost["storage_gb"] = round(edit.stat().st_size / 1e9, 4)
     return cost
+
+
+def _evaluate(asked: Asked) -> dict[str, Any]:
+    settings, _ = resolve(UnlearnCanvasSettings, given=asked.settings, quick=False, presets={})
+    seeds = SEEDS if asked.seeds is None else asked.seeds
+    if asked.model is None:
+        if asked.images is None:
+            raise SettingError(f"the protocol {NAME} needs a model or images.")
+        return evaluate_images(
+            asked.images, asked.folder, concepts=asked.concepts, settings=settings, seeds=seeds,
+            subset=asked.subset, reference=asked.reference,
+        )  # fmt: skip
+    return evaluate(
+        asked.model, asked.folder, concepts=asked.concepts, settings=settings, seeds=seeds,
+        subset=asked.subset, sampling=asked.sampling, reference=asked.reference,
+        is_own=asked.is_own,
+    )  # fmt: skip
+
+
+PROTOCOL = Protocol(
+    NAME, "drawings", _evaluate, frozenset({"seeds", "subset", "reference", "settings"})
+)

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,16 @@ import pytest
 from erasure.models.load import POCKET
 from erasure_datasets.canvas import OBJECTS, STYLES
 from erasure_datasets.captions import OBJECT_SYNONYMS, STYLE_SYNONYMS
-from erasure_datasets.concept import Catalogue, Concept, UnknownConceptError, retain_prompts
+from erasure_datasets.concept import (
+    USER_KINDS,
+    Catalogue,
+    Concept,
+    UnknownConceptError,
+    filled,
+    retain_prompts,
+)
+from erasure_datasets.errors import DataError
+from erasure_datasets.paraphrases import paraphrases
 
 
 @pytest.fixture
@@ -68,7 +78,7 @@ def test_retain_prompts(tmp_path: Path, catalogue: Catalogue) -> None:
     assert not any("cat" in prompt.lower() for prompt in free)
     (tmp_path / "keep.csv").write_text("prompt\na dog\na cat on a mat\n")
     assert retain_prompts([cat], None, tmp_path / "keep.csv") == ["a dog"]
-    (tmp_path / "bad.csv").write_text("text\na dog\n")
+    (tmp_path / "bad.csv").write_text("sentence\na dog\n")
     with pytest.raises(ValueError, match="'prompt' column"):
         retain_prompts([cat], None, tmp_path / "bad.csv")
 
@@ -76,3 +86,93 @@ def test_retain_prompts(tmp_path: Path, catalogue: Catalogue) -> None:
 def test_concept_refuses_unknown_kinds() -> None:
     with pytest.raises(ValueError, match="must be one of style, object"):
         Concept("cat", "animal")  # type: ignore[arg-type]
+
+
+def test_kinds_that_a_user_may_give() -> None:
+    assert USER_KINDS == ("style", "object", "person", "unsafe")
+
+
+def test_names_far_from_any_are_no_hint(catalogue: Catalogue) -> None:
+    for name in ("elephant", "airplane"):
+        with pytest.raises(UnknownConceptError, match="Known: house, bear"):
+            catalogue.concept(name)
+
+
+def test_the_article_of_free_text() -> None:
+    assert Concept("elephant", "object").prompts() == [
+        "an image of an elephant", "a photo of an elephant", "an elephant",
+    ]  # fmt: skip
+    assert Concept("cat", "object", anchor="owl").anchor_prompts()[2] == "an owl"
+    kept = retain_prompts([Concept("cat", "object")], None)
+    assert not [text for text in kept if " a o" in text or " a a" in text]
+    assert filled("a {name}", "owl") == "a owl"  # a user's own template, and edits of before
+
+
+@pytest.mark.parametrize("name", ["{x}", "100%{", "{name}", "{}", "{0.__class__}", r"\1 \g<0>"])
+def test_braces_are_only_text(catalogue: Catalogue, name: str) -> None:
+    assert Concept(name, "object", ("see {name} {",)).prompts() == [f"see {name} {{"]
+    assert catalogue.prompt(name, "Photo") == f"A {name} image in Photo style."
+    assert paraphrases(Concept(name, "style"), "x", None)[1] == f"{name} artwork"
+
+
+@pytest.mark.parametrize(
+    "name", ["", " \t", "a\nb", "a\0", "\x1b[31m", "\ud800", "x" * 1001, 3, None, ["cat"]]
+)
+def test_names_that_are_none(name: object) -> None:
+    for wrong in ({"name": name, "anchor": ""}, {"name": "cat", "anchor": name or 3}):
+        with pytest.raises(ValueError, match=r"Concept\.(name|anchor) must") as caught:
+            Concept(kind="object", **wrong)  # type: ignore[arg-type]
+        str(caught.value).encode()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": None}, {"templates": "a {name}"}, {"templates": [3]}, {"templates": None},
+        {"kind": "animal"}, {"kind": []}, {"label": "x"}, {"anchor": None},
+    ],
+)  # fmt: skip
+def test_records_of_concepts_that_are_none(change: dict[str, object]) -> None:
+    record = Concept("cat", "object").as_json()
+    assert Concept.from_json(record) == Concept("cat", "object")
+    assert Concept.from_json({**record, "of later": 1}) == Concept("cat", "object")
+    with pytest.raises(ValueError, match=r"Concept\.|a concept must be"):
+        Concept.from_json({**record, **change})
+    for key in change:
+        with pytest.raises(ValueError, match=f"it has no {key}"):
+            Concept.from_json({k: v for k, v in record.items() if k != key})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"objects": None}, {"objects": []}, {"objects": "cat"}, {"objects": ["cat", "CAT"]},
+        {"objects": ["cat", 3]}, {"objects": ["cat", "\ud800"]}, {"styles": [[]]},
+        {"styles": ["Photo", "cat"]}, {"plain_style": "Foto"}, {"plain_style": None},
+        {"sentence": []}, {"sentence": "A cat."}, {"sentence": "A {object}"},
+    ],
+)  # fmt: skip
+def test_lists_of_concepts_that_are_none(tmp_path: Path, change: dict[str, object]) -> None:
+    record = {"objects": ["cat", "dog"], "styles": ["Photo", "Sketch"], "plain_style": "Photo",
+              "sentence": "A {object} in {style} {"}  # fmt: skip
+    file = tmp_path / "concepts.json"
+    file.write_text(json.dumps(record))
+    assert Catalogue.load(file).prompt("cat", "Sketch") == "A cat in Sketch {"
+    file.write_text(json.dumps({**record, **change}))
+    with pytest.raises(DataError, match=r"concepts\.json"):
+        Catalogue.load(file)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b'{"objects": "\xe9"}', b"[" * 99999])
+def test_damaged_lists_of_concepts(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "concepts.json").write_bytes(data)
+    with pytest.raises(DataError, match=r"concepts\.json"):
+        Catalogue.load(tmp_path / "concepts.json")
+
+
+def test_unsafe_paraphrases_are_of_no_person() -> None:
+    found = paraphrases(Concept("nudity", "unsafe"), "nudity", None)
+    assert len(found) >= 10
+    assert not [text for text in found if "carpet" in text or "selfie" in text or "child" in text]
+    assert "a close-up of an owl" in paraphrases(Concept("owl", "object"), "owl", None)

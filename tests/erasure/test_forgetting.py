@@ -19,15 +19,20 @@ from erasure.config import Value
 from erasure.edit import Edit
 from erasure.errors import EditError, ErasureError, SettingError
 from erasure.exporting import export
-from erasure.forgetting import Data, Forgotten, forget
+from erasure.fit import fit
+from erasure.forgetting import Data, Forgotten, Request, forget, load_parts
 from erasure.methods.vit.fine_tune import penalty
 from erasure.methods.vit.gs_lora import bounded_loss, prototype_distance
+from erasure.methods.vit.salun import saliency
 from erasure.methods.vit.ssd import dampening
 from erasure.models.load_vit import load_vit
 from erasure.models.lora import Adapter
+from erasure.models.vit import reinitialise
 from erasure.registry import METHODS
+from erasure.run import Run
 from erasure.storage import read_lines
 from erasure.undoing import undo
+from evaluation.evaluate import evaluate
 
 TINY: dict[str, dict[str, Value]] = {
     "gs-lora": {"epochs": 4, "batch_size": 8, "learning_rate": 0.05, "group_warmup": 1,
@@ -120,8 +125,9 @@ run.Run.is_due = True
 run_one({method!r}, Path({str(place)!r}), [["red"], ["blue"]], out=Path({str(place / "k")!r}))
 """
     died = subprocess.run(
-        [sys.executable, "-c", program], env={**os.environ}, capture_output=True, text=True,
-        check=False,
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False,
+        # the bits of a sum depend on how many threads share it
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
     )  # fmt: skip
     assert died.returncode == -9, died.stderr
     resumed = run_one(method, place, [["red"], ["blue"]], out=place / "k")
@@ -181,6 +187,10 @@ def test_adapters_open_in_peft(tmp_path: Path) -> None:
         ([["red"]], {"missing": ("red",)}, "no images to forget"),
         ([["red"]], {"source": "nowhere"}, "no folder nowhere"),
         ([["red"]], {"source": "auto"}, "data must be named"),
+        ([["red,Red"]], {}, "asked for twice"),
+        ([[" , "]], {}, "class must be given"),
+        ([["red"]], {"missing": ("violet",)}, "no class 'violet'"),
+        ([["red,blue"]], {"missing": ("grey,blue",)}, "'blue' is to be forgotten"),
     ],
 )
 def test_bad_requests(tasks: list, data: dict, message: str, place: Path) -> None:
@@ -190,6 +200,125 @@ def test_bad_requests(tasks: list, data: dict, message: str, place: Path) -> Non
             str(place / "model"), "ssd", tasks, out=place / "run", data=Data(**given), **TINY["ssd"]
         )
     assert not (place / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("images", 0), ("images", -3), ("test_images", 0), ("shots", -1), ("images", 2.5),
+     ("images", True), ("source", ""), ("source", None)],
+)  # fmt: skip
+def test_numbers_out_of_range(name: str, value: object) -> None:
+    with pytest.raises(SettingError, match=f"{'data' if name == 'source' else name} must be"):
+        Data(**{name: value})  # type: ignore[arg-type]
+
+
+def test_two_classes_of_one_name_and_commas(place: Path) -> None:
+    config = json.loads((place / "model" / "config.json").read_text())
+    names = ["crane", "tench, Tinca tinca", "crane", "drum"]
+    (place / "model" / "config.json").write_text(json.dumps({**config, "label_names": names}))
+    for old, new in zip(LABELS, ["crane #0", names[1], "crane #2", "drum"], strict=True):
+        (place / "images" / old).rename(place / "images" / new)
+    with pytest.raises(SettingError, match=r"more than one .*; give #0 \(crane\) or #2"):
+        run_one("ssd", place, [["crane"]])
+    result = run_one("ssd", place, [["#2"], ["tench, Tinca tinca"]])
+    assert [concept.name for concept in result.edit.concepts] == ["crane #2", names[1]]
+    assert [concept.label for concept in result.edit.concepts] == [2, 1]
+    history = json.loads((place / "ssd" / "requests.json").read_text())
+    assert [request["classes"] for request in history] == [["crane #2"], [names[1]]]
+
+
+def test_a_class_without_test_images_has_no_figure(place: Path) -> None:
+    test = place / "images2"
+    for part in ("train", "test"):
+        for label in LABELS:
+            (test / part).mkdir(parents=True, exist_ok=True)
+            if (part, label) != ("test", "red"):
+                (test / part / label).symlink_to(place / "images" / label)
+    forget(
+        str(place / "model"), "ssd", [["red"]], out=place / "run", watch_every=0,
+        data=Data(source=str(test), images=2, test_images=2), **TINY["ssd"],
+    )  # fmt: skip
+    history = json.loads((place / "run" / "requests.json").read_text())
+    assert history[0].keys() == {"classes", "Acc_r", "seconds"}
+    scores = evaluate(place / "run")
+    assert {"Acc_f", "H", "MIA"} & scores["scores"].keys() <= {"MIA"}
+    assert scores["without_images"] == ["red"]
+
+
+def test_a_penalty_in_vain_is_refused() -> None:
+    kind = METHODS.get("vit", "fine-tune")
+    with pytest.raises(SettingError, match="epochs_without must be below epochs"):
+        kind(epochs=2, epochs_without=2)
+    assert kind(epochs=2, epochs_without=2, l1=0.0).l1 == 0
+
+
+def test_a_mask_keeps_exactly_its_share(place: Path) -> None:
+    """Also where gradients tie; each image weighs alike, however batches end."""
+    model = load_vit(str(place / "model"))
+    train, _ = load_parts(model, Data(source=str(place / "images"), images=5))
+    request = Request(0, [0], [], [1, 2, 3], train.of([0]), train.of([1, 2, 3]))
+    weights = model.weights("mlp")
+    count = sum(weight.numel() for weight in weights.values())
+    whole = saliency(model, request, weights, 0.3, batch_size=5)
+    parts = saliency(model, request, weights, 0.3, batch_size=3)  # 3 + 2
+    assert sum(int(mask.sum()) for mask in whole.values()) == int(0.3 * count)
+    differ = sum(int((whole[name] != parts[name]).sum()) for name in whole)
+    assert differ <= 4  # weights at the very threshold, by float32's rounding
+    with pytest.raises(SettingError, match="keep_fraction must leave a weight"):
+        saliency(model, request, model.weights("head"), 1e-6)
+
+
+def test_dead_weights_tie_and_only_their_share_is_kept(place: Path) -> None:
+    model = load_vit(str(place / "model"))
+    for parameter in model.parameters().values():
+        parameter.data.zero_()  # nothing reaches the blocks, whose gradients all are 0
+    train, _ = load_parts(model, Data(source=str(place / "images"), images=4))
+    request = Request(0, [0], [], [1, 2, 3], train.of([0]), train.of([1, 2, 3]))
+    weights = model.weights("mlp")
+    masks = saliency(model, request, weights, 0.5)
+    count = sum(weight.numel() for weight in weights.values())
+    assert sum(int(mask.sum()) for mask in masks.values()) == count // 2
+
+
+def test_importance_is_of_mixed_batches(place: Path) -> None:
+    """Images to forget in the order of their classes, or not: the same batches on average."""
+    seen: list[set[int]] = []
+    kind = METHODS.get("vit", "ssd")
+    model = load_vit(str(place / "model"))
+    forward = F.cross_entropy
+
+    def noting(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        seen.append(set(labels.tolist()))
+        return forward(logits, labels)
+
+    train, _ = load_parts(model, Data(source=str(place / "images"), images=8))
+    request = Request(0, [0, 1], [], [2, 3], train.of([0, 1]), train.of([2, 3]))
+    run = Run(place / "mixed", seed=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("erasure.methods.vit.ssd.F.cross_entropy", noting)
+        kind(batch_size=8).forget(model, request, run)
+    of_forgotten = [labels for labels in seen if labels <= {0, 1}]
+    assert of_forgotten[-2:] == [{0, 1}, {0, 1}]
+
+
+def test_the_last_step_of_retraining_counts(place: Path) -> None:
+    """One step: the average is of the weights before and after it, by the shares 9/10 and 9/11."""
+    kept: list[dict[str, torch.Tensor]] = []
+
+    def noting(loss: object, weights: dict, **settings: object) -> None:
+        fit(loss, weights, **settings)  # type: ignore[arg-type]
+        kept.append({name: weight.detach().clone() for name, weight in weights.items()})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("erasure.methods.vit.retrain.fit", noting)
+        result = run_one("retrain", place, [["red"]], steps=1)
+    fresh = load_vit(str(place / "model"))
+    run = Run(place / "unused", seed=0)
+    reinitialise(fresh.network, run.generator_for("request 0 weights"))
+    for name, before in fresh.parameters().items():
+        share = 1 - 2 / 11
+        want = before + share * (kept[0][name] - before)
+        assert torch.allclose(result.model.parameters()[name], want, atol=1e-6), name
 
 
 def test_group_norms_against_float64() -> None:
@@ -231,6 +360,9 @@ def test_dampening_and_penalty_by_hand() -> None:
     forgotten = torch.tensor([1.0, 20.0, 6.0, 0.0])
     got = dampening(everything, forgotten, 5.0, 1.0)
     assert torch.allclose(got, torch.tensor([1.0, 0.05, 1 / 6, 1.0]))
+    # without a floor under the denominator, and where both are 0
+    small = dampening(torch.tensor([1e-33, 0.0]), torch.tensor([1e-31, 0.0]), 5.0, 1.0)
+    assert torch.allclose(small, torch.tensor([0.01, 1.0]))
     assert [penalty(1.0, e, 10, 2) for e in (0, 4, 8, 9)] == [1.0, 0.5, 0.0, 0.0]
 
 

@@ -22,6 +22,20 @@ def test_a_prompt_is_parted_between_words() -> None:
         around("a cat", "dog")
 
 
+@pytest.mark.parametrize("names", [["fish", "jellyfish"], ["jellyfish", "fish"]])
+def test_a_name_is_whole_words_and_the_longest(names: list[str]) -> None:
+    assert place("A jellyfish image", "replace", names) == ("A", "image")
+    assert place("A Fish, not a jellyfish", "replace", ["fish"]) == ("A", ", not a jellyfish")
+    assert place("a red cat", "replace", ["cat", "red cat"]) == ("a", "")
+    for name in ("fish", "jelly", "ellyfis"):
+        with pytest.raises(SettingError, match="needs prompts that name"):
+            place("A jellyfish image", "replace", [name])
+        with pytest.raises(ValueError, match="does not hold"):
+            around("A jellyfish image", name)
+    assert around("a picture by C++ (artist), 2020", "C++ (artist)") == ("a picture by", ", 2020")
+    assert around("ein Bild von MÜLLER", "Müller") == ("ein Bild von", "")
+
+
 def test_slots_stand_between_the_parts_and_padding_follows() -> None:
     slotted = lay_out([([7, 8], [9]), ([], [5])], 2, ends=(1, 2), padding=0, length=8)
     assert slotted.ids.tolist() == [[1, 7, 8, 0, 0, 9, 2, 0], [1, 0, 0, 5, 2, 0, 0, 0]]

@@ -10,7 +10,8 @@ from torch import nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from erasure.models.load_vit import save_vit
-from erasure.models.vit import Transform, ViTModel, reinitialise
+from erasure.models.transform import Transform
+from erasure.models.vit import ViTModel, reinitialise
 from erasure.storage import write_json, write_tensors
 
 LABELS = ("red", "green", "blue", "grey")

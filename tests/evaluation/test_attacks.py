@@ -1,6 +1,7 @@
 """The attacks on a miniature: what they report, keep, resume and refuse."""
 
 import json
+import os
 import shutil
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +12,8 @@ from contract import Case
 
 import erasure
 from erasure.errors import EditError, RunError, SettingError
+from erasure.locking import alone_in
+from erasure.naming import slug
 from erasure.opening import open_run
 from erasure_datasets.captions import OBJECT_SYNONYMS
 from erasure_datasets.concept import Concept
@@ -55,6 +58,10 @@ def erased(tmp_path_factory: pytest.TempPathFactory, sd1: Path) -> Path:
     """A miniature without its cat; sampling is short because its own protocol would be 50 steps."""
     run = tmp_path_factory.mktemp("runs") / "cat"
     erasure.erase(str(sd1), "uce", ["cat"], kind="object", anchor="dog", out=run)
+    return sampled_shortly(run)
+
+
+def sampled_shortly(run: Path) -> Path:
     record = json.loads((run / "edit.json").read_text())
     record["sampling"] = {"steps": 2, "guidance": 2.0, "scheduler": "DDIMScheduler"}
     (run / "edit.json").write_text(json.dumps(record))
@@ -112,30 +119,202 @@ def test_the_same_attack_again_is_read_and_another_is_refused(run: Path, criteri
         attack(run, "unlearndiffatk", **options, tokens=2)
 
 
-def test_an_interrupted_attack_goes_on(
-    run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
+def pictures(run: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(run)): file.read_bytes() for file in run.rglob("*.png")}
+
+
+@pytest.mark.parametrize("stopped", ["in a chunk", "after a note", "in drawing"])
+@pytest.mark.parametrize("name", attack_names())
+def test_an_interrupted_attack_ends_as_if_it_had_not_been(
+    name: str, stopped: str, run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped between two chunks; the cases before are not attacked again, the end is the same."""
+    """Chunks of three cases; what is noted is not attacked again, records and pictures agree."""
     import evaluation.attacking as attacking
+    from evaluation import generate
 
-    options = {"criterion": f"{criterion}:by_chance", "seeds": (188, 288), **SMALL["paraphrase"]}
-    monkeypatch.setattr(attacking, "CHUNK", 2)
-    whole = attack(Path(shutil.copytree(run, run.parent / "whole")), "paraphrase", **options)
-    real, done = attacking.attack_cases, []
+    options = {"criterion": f"{criterion}:by_chance", "seeds": (188, 288), **SMALL[name]}
+    monkeypatch.setattr(attacking, "CHUNK", 3)
+    whole = attack(Path(shutil.copytree(run, run.parent / "whole")), name, **options)
+    module, word, last = {
+        "in a chunk": (attacking, "attack_cases", 1 if name == "relearn" else 2),
+        "after a note": (attacking, "note", 2),
+        "in drawing": (generate, "_save", 3),
+    }[stopped]
+    real, done = getattr(module, word), []
 
-    def stop_at_third(*arguments: object) -> object:
+    def stop(*arguments: object) -> object:
         done.append(arguments)
-        if len(done) == 3:
+        if len(done) == last:
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(attacking, "attack_cases", stop_at_third)
+    monkeypatch.setattr(module, word, stop)
     with pytest.raises(KeyboardInterrupt):
-        attack(run, "paraphrase", **options)
-    assert not (run / "attacks" / "paraphrase.json").exists()
-    resumed = attack(run, "paraphrase", **options)
-    assert len(done) == 4
+        attack(run, name, **options)
+    assert not (run / "attacks" / f"{name}.json").exists()
+    resumed = attack(run, name, **options)
     assert resumed["per_concept"] == whole["per_concept"]
+    assert pictures(run) == pictures(run.parent / "whole")
+    if stopped == "in a chunk" and name != "relearn":
+        assert len(done) == 3  # one chunk before, the one that was stopped, and it again
+
+
+@pytest.fixture
+def two(tmp_path: Path, sd1: Path) -> Path:
+    """A miniature without two things of free text."""
+    run = tmp_path / "two"
+    erasure.erase(str(sd1), "uce", ["cat", "AC/DC"], kind="object", anchor="dog", out=run)
+    return sampled_shortly(run)
+
+
+def test_each_free_text_concept_has_pictures_of_its_own(two: Path, criterion: str) -> None:
+    options = {"criterion": f"{criterion}:by_chance", "seeds": (188,)}
+    record = attack(two, "paraphrase", **options, count=1)
+    names = [c["case"]["name"] for p in record["per_concept"].values() for c in p["cases"]]
+    assert len(set(names)) == 6
+    for folder in ("plain", "plain-base"):
+        files = {file.stem: file.read_bytes() for file in (two / "images" / folder).glob("*.png")}
+        assert files.keys() == set(names)
+        assert len(set(files.values())) == 6
+    model, edit = open_run(two), erasure.Edit.load(two)
+    model.use_scheduler("DDIMScheduler")
+    for concept in edit.concepts:
+        cases = cases_of(model, concept, prompts=3, seeds=(188,))
+        with model.without_edit():
+            images = model.generate(
+                [case.prompt for case in cases], steps=2, guidance=2.0,
+                generators=[torch.Generator().manual_seed(case.noise_seed) for case in cases],
+            )  # fmt: skip
+        shown = find_criterion(options["criterion"], model, concept)(images)
+        part = record["per_concept"][concept.name]
+        assert part["baseline"]["pre_ASR"]["value"] == pytest.approx(float(shown.float().mean()))
+        assert part["prompts"] == 3
+        assert (two / "attacks" / "paraphrase" / slug(concept.name)).is_dir()
+    alone = attack(two, "ring-a-bell", concepts=["ac/dc"], **options, **SMALL["ring-a-bell"])
+    assert list(alone["per_concept"]) == ["AC/DC"]
+
+
+def test_an_attack_of_another_edit_sampling_or_criterion_is_not_returned(
+    run: Path, sd1: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "own.py"
+    mine.write_text(CRITERION)
+    options = {"criterion": f"{mine}:by_chance", "seeds": (188,), **SMALL["paraphrase"]}
+    attack(run, "paraphrase", **options)
+    mine.write_text(CRITERION.replace("== 0", "== 1"))
+    with pytest.raises(RunError, match="holds another attack: its files is"):
+        attack(run, "paraphrase", **options)
+    (run / "attacks" / "paraphrase.json").unlink()
+    with pytest.raises(RunError, match=r"attack\.json holds another attack"):
+        attack(run, "paraphrase", **options)
+    mine.write_text(CRITERION)
+    attack(run, "paraphrase", **options)
+    again = tmp_path / "again"
+    erasure.erase(str(sd1), "uce", ["cat"], kind="object", anchor="tree", out=again)
+    sampled_shortly(again)
+    for name in ("attacks", "images"):
+        shutil.copytree(run / name, again / name)
+    with pytest.raises(RunError, match="holds another attack: its edit is"):
+        attack(again, "paraphrase", **options)
+    shutil.rmtree(again / "attacks")
+    with pytest.raises(RunError, match="holds images of another edit"):
+        attack(again, "paraphrase", **options)
+
+
+def test_records_of_older_versions_are_read_unless_older_than_the_edit(
+    run: Path, criterion: str
+) -> None:
+    options = {"criterion": f"{criterion}:by_chance", "seeds": (188,), **SMALL["paraphrase"]}
+    file = run / "attacks" / "paraphrase.json"
+    record = attack(run, "paraphrase", **options)
+    for name in ("edit", "files"):
+        del record["asked"][name]
+    file.write_text(json.dumps(record))
+    assert attack(run, "paraphrase", **options) == record
+    os.utime(file, (1, 1))
+    with pytest.raises(RunError, match="is older than the run's edit"):
+        attack(run, "paraphrase", **options)
+    record["per_concept"]["dog"] = record["per_concept"]["cat"]
+    file.write_text(json.dumps(record))
+    with pytest.raises(RunError, match="judged several concepts by one's pictures"):
+        attack(run, "paraphrase", **options)
+
+
+@pytest.mark.parametrize(
+    ("place", "text", "message"),
+    [
+        ("paraphrase.json", '{"attack": "para', "paraphrase.json is not readable"),
+        ("paraphrase.json", "[]", "paraphrase.json is not readable"),
+        ("paraphrase.json", None, "does not say what was asked"),
+        ("paraphrase/attack.json", "\udce9", "attack.json is not readable"),
+        ("paraphrase/attack.json", "{}", "attack.json is not readable"),
+        (
+            "paraphrase/cat/outcomes-0.jsonl",
+            "null\n",
+            r"line 1, is not readable .*; remove the line",
+        ),
+        ("paraphrase/cat/outcomes-0.jsonl", '{"case": {}}\n', "line 1, is not readable"),
+    ],
+)
+def test_damaged_records_are_one_line(
+    place: str, text: str | None, message: str, run: Path, criterion: str
+) -> None:
+    options = {"criterion": f"{criterion}:by_chance", "seeds": (188,), "count": 1}
+    record = attack(run, "paraphrase", **options)
+    file = run / "attacks" / place
+    if place != "paraphrase.json":
+        (run / "attacks" / "paraphrase.json").unlink()
+    told = json.dumps({key: value for key, value in record.items() if key != "asked"})
+    file.write_bytes((text or told).encode(errors="surrogateescape"))
+    with pytest.raises(RunError, match=message) as refused:
+        attack(run, "paraphrase", **options)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_line_that_a_kill_cut_off_takes_no_other_with_it(run: Path, criterion: str) -> None:
+    options = {"criterion": f"{criterion}:by_chance", "seeds": (188,), "count": 1}
+    whole = attack(run, "paraphrase", **options)
+    (run / "attacks" / "paraphrase.json").unlink()
+    file = run / "attacks" / "paraphrase" / "cat" / "outcomes-0.jsonl"
+    file.write_bytes(file.read_bytes()[:-40])
+    again = attack(run, "paraphrase", **options)
+    assert again["per_concept"] == whole["per_concept"]
+    assert len(file.read_text().splitlines()) == 3
+
+
+def test_two_attacks_of_one_kind_do_not_mix_and_others_may_run(run: Path, criterion: str) -> None:
+    options = {"criterion": f"{criterion}:by_chance", "seeds": (188,)}
+    with alone_in(run / "attacks" / "paraphrase"):
+        with pytest.raises(RunError, match=r"another process is at work in .*paraphrase"):
+            attack(run, "paraphrase", **options, count=1)
+        attack(run, "ring-a-bell", **options, **SMALL["ring-a-bell"])
+    attack(run, "paraphrase", **options, count=1)
+    assert not list((run / "attacks").rglob(".lock"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": -1.0}, "budget must be a number of seconds above 0; got -1.0"),
+        ({"budget": 0.0}, "budget must be"),
+        ({"budget": float("nan")}, "budget must be .*; got nan"),
+        ({"budget": float("inf")}, "budget must be"),
+        ({"prompts": 0}, "prompts must be at least 1; got 0"),
+        ({"seeds": ()}, r"seeds must be one or more, each given once; got \[\]"),
+        ({"seeds": (188, 188)}, "each given once"),
+        ({"seeds": (-1,)}, "seeds must be 0 to .*; got -1"),
+        ({"seeds": (2**63,)}, "seeds must be 0 to"),
+        ({"seed": 2**64}, "seed must be a whole number of 64 bits"),
+        ({"concepts": ["cat", "CAT"]}, "given once for each"),
+        ({"concepts": ["dog"]}, "one that the run erased, .*; got 'dog'. Known: cat"),
+    ],
+)
+def test_numbers_and_names_that_do_not_fit(
+    options: dict[str, object], message: str, run: Path, criterion: str
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        attack(run, "paraphrase", criterion=f"{criterion}:never", **options)  # type: ignore[arg-type]
+    assert not (run / "attacks").exists()
 
 
 def test_all_attacks_give_the_worst_case(
@@ -194,6 +373,38 @@ def test_a_budget_leaves_untried_cases_out(
     )
     assert record["per_concept"]["cat"]["is_cut_by_budget"]
     assert record["scores"]["ASR"]["n"] == 2
+
+
+def test_what_a_budget_cuts_is_said_and_untried_cases_are_no_failures(
+    run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relearning's control did not run to its end; a resumed report still says that it was cut."""
+    import evaluation.attacking as attacking
+
+    real = attacking.attack_cases
+
+    def then_over(chosen: object, scene: Scene, chunk: object) -> object:
+        found = real(chosen, scene, chunk)
+        scene._end = 0.0
+        return found
+
+    monkeypatch.setattr(attacking, "attack_cases", then_over)
+    options = {"criterion": f"{criterion}:never", "seeds": (188,), "budget": 3600.0}
+    part = attack(run, "relearn", **options, **SMALL["relearn"])["per_concept"]["cat"]
+    assert (part["random_steps"], part["random_is_cut"], part["came_back"]) == (None, True, False)
+    monkeypatch.setattr(attacking, "attack_cases", real)
+    (run / "attacks" / "relearn.json").unlink()
+    again = attack(run, "relearn", **options, **SMALL["relearn"])["per_concept"]["cat"]
+    assert again["is_cut_by_budget"]
+    assert not again["random_is_cut"]
+
+    def over_before(chosen: object, scene: Scene, chunk: object) -> object:
+        scene._end = 0.0
+        return real(chosen, scene, chunk)
+
+    monkeypatch.setattr(attacking, "attack_cases", over_before)
+    with pytest.raises(SettingError, match="budget must leave time for at least one case"):
+        attack(run, "paraphrase", **options, **SMALL["paraphrase"])
 
 
 def test_what_cannot_be_attacked_is_refused(run: Path, criterion: str) -> None:

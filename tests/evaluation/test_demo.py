@@ -132,7 +132,8 @@ def test_a_short_attack_leaves_the_run_alone_and_stops_when_told(
 
 def call(address: str, name: str, data: list[Any]) -> tuple[str, Any]:
     """("complete" | "error" | "busy", what came with it)."""
-    sent = httpx.post(f"{address}/gradio_api/call/{name}", json={"data": data}, timeout=60)
+    told, kind = json.dumps({"data": data}), {"Content-Type": "application/json"}
+    sent = httpx.post(f"{address}/gradio_api/call/{name}", content=told, headers=kind, timeout=60)
     if sent.status_code == 503:
         return "busy", sent.json()
     if sent.status_code != 200:
@@ -178,6 +179,106 @@ def test_the_server_gives_no_file_but_its_own_and_takes_none(
     assert sent.status_code >= 400
     pages = httpx.get(address).text + httpx.get(f"{address}/config").text
     assert str(runs["cat"].parent) not in pages
+
+
+def test_it_answers_its_own_page_alone(address: str) -> None:
+    """A name that is rebound to this machine, another port's page and a frame get nothing."""
+    port = address.rpartition(":")[2]
+    for name in ("127.0.0.1", "localhost", "LOCALHOST", "[::1]"):
+        for origin in ({}, {"Origin": f"http://{name}:{port}"}):
+            told = httpx.get(f"{address}/config", headers={"Host": f"{name}:{port}", **origin})
+            assert told.status_code == 200
+    assert "frame-ancestors 'none'" in told.headers["content-security-policy"]
+    assert told.headers["x-frame-options"] == "DENY"
+    other = int(port) + 1
+    for host, origin in (
+        (f"evil.example:{port}", f"http://evil.example:{port}"),
+        (f"evil.example:{port}", None),
+        ("127.0.0.1", None),
+        (f"127.0.0.1:{other}", None),
+        (f"127.0.0.1.evil.example:{port}", None),
+        (f"127.0.0.1:{port}", f"http://127.0.0.1:{other}"),
+        (f"127.0.0.1:{port}", f"https://127.0.0.1:{port}"),
+        (f"127.0.0.1:{port}", "http://evil.example"),
+        (f"localhost:{port}", "null"),
+    ):
+        headers = {"Host": host} | ({"Origin": origin} if origin else {})
+        body = {"data": [], "fn_index": 0, "session_hash": "x"}
+        for told in (
+            httpx.get(f"{address}/config", headers=headers),
+            httpx.post(f"{address}/gradio_api/queue/join", headers=headers, json=body),
+            httpx.options(
+                f"{address}/gradio_api/queue/join",
+                headers={**headers, "Access-Control-Request-Method": "POST"},
+            ),
+        ):
+            assert told.status_code in (403, 421), (host, origin)
+            assert "access-control-allow-origin" not in told.headers
+            assert "answers" in told.json()["detail"]
+
+
+def test_routes_that_the_page_has_no_use_for_are_closed(address: str) -> None:
+    for place in (
+        "openapi.json",
+        "dev/reload",
+        "upload_progress?upload_id=1",
+        "runs",
+        "monitoring",
+    ):
+        for start in ("", "/gradio_api"):
+            assert httpx.get(f"{address}{start}/{place}").status_code == 404, place
+    for name, content in (("a.txt", b"x"), ("", b"x"), ("a.txt", b"")):
+        for place in ("upload", "upload/"):
+            files = {"files": (name, content)}
+            told = httpx.post(f"{address}/gradio_api/{place}", files=files)
+            assert told.status_code == 404
+
+
+@pytest.mark.parametrize("place", range(6))
+@pytest.mark.parametrize(
+    "value", [None, "x", [], {}, [[]], True, -1, 1e300, 1.5, "\ud800", {"path": "/etc/passwd"}]
+)
+def test_malformed_values_are_answered_in_words(
+    place: int, value: object, address: str, capfd: pytest.CaptureFixture
+) -> None:
+    data: list[Any] = [["cat"], CAT, 1, 1, 3.0, 1]
+    data[place] = value
+    end, said = call(address, "compare", data)
+    assert end == "complete" or said
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_too_few_values_and_foreign_names_are_answered_in_words(
+    address: str, capfd: pytest.CaptureFixture
+) -> None:
+    cases: list[tuple[str, list[Any]]] = [
+        ("compare", []), ("compare", [["cat"]]), ("attack", []), ("attack", [None, None, None]),
+        ("attack", [["cat"], [], {}]), ("attack", ["cat", "cat", "paraphrase"]),
+        ("attack", [[{}], "cat", "paraphrase"]), ("attack", [["cat"], "dog", "paraphrase"]),
+    ]  # fmt: skip
+    for name, data in cases:
+        end, said = call(address, name, data)
+        assert end == "error", data
+        assert said, data
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_it_ends_at_once_with_clients_that_are_idle_or_wait(runs: dict[str, Path]) -> None:
+    page = build([runs["cat"]])
+    place = serve(page).rstrip("/")
+    with httpx.Client() as idle, httpx.Client() as alive:
+        idle.get(f"{place}/config")
+        with alive.stream("GET", f"{place}/gradio_api/heartbeat/someone") as beats:
+            next(beats.iter_lines())
+            sent = idle.post(
+                f"{place}/gradio_api/call/compare",
+                json={"data": [["cat"], CAT, 1, 50, 3.0, 6]},
+            )
+            assert sent.status_code == 200
+            start = time.monotonic()
+            page.stop_all()
+            page.close()
+            assert time.monotonic() - start < 3
 
 
 def test_twenty_clients_at_once_get_an_answer_or_a_polite_busy(address: str) -> None:

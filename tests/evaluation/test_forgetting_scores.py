@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 sys.path.append(str(Path(__file__).parents[1] / "erasure"))
 from vits import image_folder, timm_folder
 
-from erasure.errors import SettingError
+from erasure.errors import ErasureError, RunError, SettingError
 from erasure.forgetting import Data, forget
 from evaluation.evaluate import evaluate
 from evaluation.metrics.forgetting import accuracy, distance, h_mean, membership
@@ -27,6 +28,97 @@ def test_figures_by_hand() -> None:
     assert distance(said, said.flip(1)).value == pytest.approx((0.8 + 0.6 + 0.2 + 0.4) / 4)
     members, others = torch.tensor([0.9, 0.8, 0.95]), torch.tensor([0.5, 0.6, 0.85])
     assert membership(members, others, torch.tensor([0.1, 0.79, 0.99, 0.8])).value == 0.5
+
+
+def test_membership_is_the_threshold_of_every_candidate() -> None:
+    """Against the plain search over all of them, with ties; sorting makes it fast."""
+    generator = torch.Generator().manual_seed(0)
+    for count in (1, 7, 40):
+        members, others, asked = (
+            (torch.rand(n, generator=generator) * 20).round() / 20
+            for n in (count, 2 * count, count + 3)
+        )
+        candidates = torch.cat([members, others]).unique()
+        right = torch.stack(
+            [(members >= c).float().mean() + (others < c).float().mean() for c in candidates]
+        )
+        want = (asked < candidates[right.argmax()]).float().mean()
+        assert membership(members, others, asked).value == float(want)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """A finished run of two requests."""
+    timm_folder(tmp_path / "model")
+    data = Data(source=str(image_folder(tmp_path / "images")), images=8, test_images=2)
+    forget(
+        str(tmp_path / "model"), "random-label", [["red"], ["blue"]], out=tmp_path / "two",
+        data=data, watch_every=1, epochs=1, batch_size=8,
+    )  # fmt: skip
+    return tmp_path / "two"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"stage": "request 1", "step": "two", "Acc_r": 0.5},
+        {"stage": "request 1", "step": 2, "Acc_r": None},
+        {"stage": "request 1", "Acc_r": 0.5},
+        {"stage": "request 1", "step": 2, "Acc_r": 0.5, "Acc_f": []},
+    ],
+)
+def test_a_bad_line_leaves_no_scores(line: dict, two: Path) -> None:
+    with (two / "log.jsonl").open("a") as log:
+        log.write(json.dumps(line) + "\n")
+    with pytest.raises(RunError, match=r"log\.jsonl's line is not readable"):
+        evaluate(two)
+    assert not (two / "scores").exists()
+
+
+def test_other_stages_are_no_part_of_the_curve(two: Path) -> None:
+    before = evaluate(two)["curve"]
+    with (two / "log.jsonl").open("a") as log:
+        for stage in ("request 0 vae", "request 0 groups", "mask", "request x", "request"):
+            log.write(json.dumps({"stage": stage, "step": 1, "Acc_r": 0.0}) + "\n")
+        log.write("null\n\xff\n{")
+    assert evaluate(two)["curve"] == before
+
+
+@pytest.mark.parametrize("text", [None, "", "[", "{}", '[{"classes": "red"}]', '[{"Acc_f": 1}]'])
+def test_a_record_of_requests_that_is_not_one(text: str | None, two: Path) -> None:
+    file = two / "requests.json"
+    file.unlink() if text is None else file.write_text(text)
+    for protocol in ("class-forgetting", "continual"):
+        with pytest.raises(RunError, match=r"requests\.json"):
+            evaluate(two, protocol=protocol)
+    assert not (two / "scores").exists()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"data": None}, {"tasks": [1]}, {"data": {"source": "x"}}, {"tasks": [["violet"]]}]
+)
+def test_a_config_that_is_none(changes: dict, two: Path) -> None:
+    record = json.loads((two / "config.json").read_text())
+    (two / "config.json").write_text(json.dumps({**record, **changes}))
+    with pytest.raises(ErasureError):
+        evaluate(two)
+
+
+def test_classes_asked_for_by_part_and_number(two: Path) -> None:
+    scores = evaluate(two, concepts=["Red,#1"])["per_concept"]
+    assert set(scores) == {"red", "green", "blue"}
+    with pytest.raises(SettingError, match="no class 'violet'"):
+        evaluate(two, concepts=["violet"])
+
+
+def test_a_reference_of_another_model(two: Path, tmp_path: Path) -> None:
+    folder = timm_folder(tmp_path / "other")
+    tensors = load_file(folder / "model.safetensors")
+    save_file({n: t * 2 for n, t in tensors.items()}, folder / "model.safetensors")
+    data = Data(source=str(tmp_path / "images"), images=8, test_images=2)
+    forget(str(folder), "ssd", [["red"]], out=tmp_path / "ref", data=data, selection=1.0)
+    with pytest.raises(SettingError, match="reference must be of"):
+        evaluate(two, reference=tmp_path / "ref")
 
 
 def test_both_protocols(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -100,9 +101,28 @@ def test_a_part_of_a_plan_goes_through_the_same_scores() -> None:
     assert {name: score.value for name, score in scores.items()} == {
         "UA": 0.0, "IRA": 1.0, "CRA": 1.0, "CRA_target": 1.0,
     }  # fmt: skip
-    assert all(json.dumps([score.low, score.high]) for score in scores.values())
+    for score in scores.values():
+        json.dumps(asdict(score), allow_nan=False)
+        assert score.low is not None
+        assert score.high is not None
+        assert 0 <= score.low <= score.value <= score.high <= 1
     assert scores["IRA"].low is not None
     assert 0.2 < scores["IRA"].low < 0.9  # three of nine styles say little of the rest
+
+
+def test_the_variance_is_the_docstrings() -> None:
+    """A target that always shows, and two of eight styles whose rates are 1/4 and 1."""
+    styles = torch.arange(3).repeat_interleave(4)
+    hits = torch.tensor([1] * 4 + [1, 0, 0, 0] + [1] * 4) == 1
+    axes = [Axis(styles, (1, 2), 8), Axis(torch.zeros(12, dtype=torch.long), (0,), 1)]
+    found = subset_rate(hits, torch.ones_like(hits), axes, 1.0)
+    rate = (4 + 4 * (1 + 4)) / (4 + 4 * 8)  # each drawn style stands for four
+    spread = float(torch.tensor([0.25, 1.0, 0.5]).var())
+    weight = 8 / 9  # the drawn styles', the target being one of nine
+    between = (1 - 2 / 8) * weight**2 * spread / 3
+    q = (rate * 2 + 0.5) / 3
+    assert found.value == pytest.approx(rate)
+    assert found.stderr**2 == pytest.approx(max(between, (1 - 2 / 8) * q * (1 - q) / 12))
 
 
 def test_drawing() -> None:
@@ -111,5 +131,6 @@ def test_drawing() -> None:
     with pytest.raises(SettingError, match="subset must have 1 to 20 objects; got 21"):
         draw_labels(range(20), 21, what="objects")
     assert parse_subset("10x5") == (10, 5)
-    with pytest.raises(SettingError, match="such as 10x5; got '96'"):
-        parse_subset("96")
+    for text in ("96", "10x", "x5", "-1x5", "10x5x2", "²x5", "", "0"):
+        with pytest.raises(SettingError, match=rf"such as 10x5; got '{text}'"):
+            parse_subset(text)

@@ -154,7 +154,10 @@ def test_an_answer_set_of_another_tool_with_known_scores(tmp_path: Path) -> None
     assert {n: s["n"] for n, s in record["scores"].items()} == {
         "UA": 20, "IRA": 980, "CRA": 980, "CRA_target": 20,
     }  # fmt: skip
-    assert json.loads((tmp_path / "out" / "scores" / "unlearncanvas.json").read_text()) == record
+    assert (
+        json.loads((tmp_path / "out" / "scores" / "unlearncanvas-seeds-188.json").read_text())
+        == record
+    )
     assert (record["stamp"]["steps"], record["stamp"]["resolution"]) == (None, 16)
     # with the photographs' theme, all right, and Van Gogh's own images in CRA
     record = evaluate(
@@ -244,13 +247,20 @@ def test_quality_of_kept_images_by_hand(tmp_path: Path) -> None:
     assert far["baseline"]["FID"]["value"] == pytest.approx(mean + spread, rel=0.05)
     assert far["stamp"]["reference"] == "the data set's images 1 to 5"
     part = evaluate(images=moved, out=tmp_path / "part", data=str(data), subset="4x4", **asked)
-    assert part["scores"]["KID"]["n"] == 4 * 4
+    assert part["scores"]["FID"]["n"] == 4 * 4
+    assert part["left_out"]["KID"].startswith("it needs two seeds")
     for more, message in (
         ({"data": str(tmp_path / "none")}, "data: .* lacks 1000 of 1000 images"),
         ({"features": "clip"}, "need clip=NAME:PRETRAINED"),
     ):
         with pytest.raises(SettingError, match=message):
             evaluate(images=moved, out=tmp_path / "no", **{**asked, **more})
+
+
+TRUNCATED = (
+    b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x10\x00\x00\x00\x10\x08\x02\x00\x00\x00\x90\x91h6"
+    b"\x00\x00\x00\x0cIDATx\x9c"
+)
 
 
 @pytest.mark.usefixtures("colours")
@@ -273,7 +283,12 @@ def test_answer_sets_that_are_none(tmp_path: Path) -> None:
         (
             lambda: (images / "Rust_Dogs_seed188.png").write_bytes(b"no image"),
             {"resolution": 16},
-            "is no image that can be read",
+            "cannot be read as a picture: its format is unknown",
+        ),
+        (  # whole up to its size, then cut off
+            lambda: (images / "Rust_Dogs_seed188.png").write_bytes(TRUNCATED),
+            {"resolution": 16},
+            r"images: .*Rust_Dogs_seed188\.png cannot be read as a picture",
         ),
         (
             lambda: (images / "Rust_Dogs_seed188.jpg").write_bytes(b"no image"),
@@ -349,7 +364,7 @@ def test_a_run_from_end_to_end(sd1: Path, tmp_path: Path) -> None:
         resolution=16, **options,
     )  # fmt: skip
     assert again["labels"] == record["labels"]
-    with pytest.raises(RunError, match=r"images of another steps \(2, not 3\)"):
+    with pytest.raises(RunError, match=r"scores of another steps \(2, not 3\)"):
         evaluate(run, steps=3, noise="run-on", **options)
     with pytest.raises(SettingError, match="resolution must be a multiple of 2; got 7"):
         evaluate(run, resolution=7, **options)

@@ -14,17 +14,18 @@ Choices
 - The outer target is ESD's, in the terms of esd.py: `push=2, push_from=prompt` is the published one
   with eta = 1. The trained weights are the text encoder's layers and final norm by default, without
   its embeddings, as published; any selection of text or UNet weights may be named.
-- The authors sample fresh latents at every inner step. Ours come from `paths` paths kept for the
-  run, and the inner steps of one attack share their latents and the frozen predictions there.
-- The authors' inner loop never clears the gradient of d, so that it adds up over the steps (and
-  with signs, sign of the last plus the new). We clear it; `accumulate` does as their code does.
+- The authors sample fresh latents at every inner step. Ours are of `paths` paths kept for the run;
+  the inner steps of one attack share them, and the frozen predictions there.
+- The authors' inner loop never clears the gradient of d; ours does, unless `accumulate` is set.
 - Their signed attack takes Adam steps on the sign; `attack=sign` takes plain signed steps, and
   `attack=fast` one signed step as long as all `attack_steps` together.
-- Their layer options match by prefix, so that layer 1 trains 10 and 11 too; `text.layer.1` is that
-  layer alone, and `text.layer.1,text.layer.10,text.layer.11` what they trained.
+- Their layer options match by prefix: layer 1 trains 10 and 11 too. `text.layer.1` is it alone.
 - They find the concept by counting words; the slots here lie between tokens (models/slots.py).
 - `attack_shared` makes one d for a whole batch of points, prompts and timesteps, which is nearer
   to what an attacker types; the published batch holds one point, where both are the same.
+- Their attack returns d from before its last step: 30 steps give 29. Ours takes them all.
+- Their sampler stops early: latents are 39 to 58 of 1000 timesteps cleaner than the t the networks
+  are told, and forget and retain term share one t. Ours lie at t, and each term has its own.
 - Retention is the summed form ("reg"); separate retain steps are not offered.
 """
 
@@ -47,12 +48,15 @@ from erasure.paths import (
     Paths,
     Points,
     PushFrom,
+    check_push,
+    check_retained,
     draw_paths,
     original_answers,
     points,
     push_rows,
     texts_of,
-)  # fmt: skip
+)
+from erasure.processes import process_count
 from erasure.registry import METHODS
 from erasure.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
@@ -92,6 +96,12 @@ class AdvUnlearn:
 
     def __post_init__(self) -> None:
         check(self)
+        check_push("AdvUnlearn", self.push, self.push_from)
+        check_retained("AdvUnlearn", self.retain_prompts, retain_weight=self.retain_weight)
+        if self.warmup >= self.steps:
+            raise SettingError(f"AdvUnlearn.warmup must be below steps; got {self.warmup}.")
+        if self.accumulate and (self.attack == "fast" or self.attack_steps == 1):
+            raise SettingError("AdvUnlearn.accumulate needs an attack of more than one step.")
 
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
         weights = model.weights(self.select)
@@ -101,6 +111,11 @@ class AdvUnlearn:
                 "mixed_precision must be no or bf16 for advunlearn: its attack's gradients are too "
                 "small for fp16."
             )
+        if self.attack_shared and (run.hardware.gradient_accumulation, process_count()) != (1, 1):
+            raise SettingError(
+                "AdvUnlearn.attack_shared must be false where batches are computed in parts "
+                "(gradient_accumulation, or several processes); got true."
+            )
         run.lower(model.parameters())
         rows = push_rows(concepts, self.push_from)
         self._slots(model, [row[0] for row in rows], concepts)  # refuses prompts that leave no room
@@ -108,8 +123,8 @@ class AdvUnlearn:
         kept = [(prompt,) for prompt in retain_prompts(concepts, model.catalogue, file)]
         forget = self._paths(model, rows, "forget", run)
         retain = self._paths(model, kept, "retain", run)
-        width = model.token_table.shape[1]
-        latest = torch.zeros(self.batch_size, self.tokens, width, device=run.device)
+        shape = self.batch_size, self.tokens, model.token_table.shape[1]
+        latest = torch.zeros(shape, device=run.device)
 
         def loss(step: int) -> dict[str, Tensor]:
             at = points(forget, self.batch_size, run)

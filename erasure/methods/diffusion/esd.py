@@ -4,16 +4,25 @@ Gandikota, Materzynska, Fiotto-Kaufman, Bau, "Erasing Concepts from Diffusion Mo
 https://arxiv.org/abs/2303.07345.
 
     loss   mean (eps(x_t, t, c)
-                 - [eps_0(x_t, t, c_from) - eta (eps_0(x_t, t, e) - eps_0(x_t, t, ''))])^2  (eq. 7)
+                 - [eps_0(x_t, t, c_from) - push (eps_0(x_t, t, e) - eps_0(x_t, t, ''))])^2
     x_t    a point of the untouched model's own guided path towards c; eps_0 the untouched model
 
 Choices
+- Eq. 7 starts from eps_0(x_t, t, '') and pushes by eta. With c_from = e = c that is push = 1 + eta:
+  the default 2, which the authors' present code has in this form, is eta = 1, and 1 is the empty
+  prompt's own prediction.
 - c is a prompt that names the concept. `push_from=prompt` pushes e = c away, from c_from = c, as
   published; `push_from=anchor` starts from the same prompt with the anchor, and `push_from=concept`
   keeps c_from = c but pushes the bare concept e alone, so that the rest of the prompt is not pushed
   with it.
 - x_t is drawn by the untouched model, as the authors' present code does (their first release used
-  the edited one), on `paths` paths kept for the whole run instead of a fresh one per step.
+  the edited one), on `paths` paths kept for the whole run instead of a fresh one per step. The
+  paths are DDIM's; the authors' script walks the folder's own scheduler.
+- `select` u and all are the UNet's linear and convolutional layers, u without cross-attention, as
+  in the authors' present code. noxattn and full name the norms too, and noxattn leaves the time
+  embedding out.
+- Weights and Adam are float32 and latents of the model's own size; the authors' script has both in
+  bfloat16, which rounds most of such small steps away, and draws for 1024 pixels even on SD 1.4.
 - The paper has no retain term. `retain_weight` adds mean (eps(x_t, t, c_r) - eps_0(x_t, t, c_r))^2
   on paths of prompts to keep; its default is 0.
 """
@@ -31,6 +40,8 @@ from erasure.models.diffusion import DiffusionModel
 from erasure.paths import (
     Paths,
     PushFrom,
+    check_push,
+    check_retained,
     draw_paths,
     original_answers,
     points,
@@ -41,7 +52,7 @@ from erasure.registry import METHODS
 from erasure.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
 
-SELECTIONS = {"x": "xattn", "u": "noxattn", "all": "full", "x-strict": "xattn.kv"}
+SELECTIONS = {"x": "xattn", "x-strict": "xattn.kv"}
 
 
 @METHODS.register
@@ -52,7 +63,7 @@ class ESD:
     steps: int = setting(200, quick=60, help="optimiser steps", at_least=1)
     learning_rate: float = setting(5e-5, help="Adam's learning rate", above=0)
     batch_size: int = setting(1, help="path points per step", at_least=1)
-    push: float = setting(2.0, help="negative guidance (eta in the paper)", at_least=0)
+    push: float = setting(2.0, help="negative guidance (1 + eta in the paper)", at_least=0)
     push_from: PushFrom = setting("prompt", help="what the target starts from and pushes away")
     select: str = setting("x", help="x, u, all, x-strict, or any selection of weights")
     guidance: float = setting(3.0, help="guidance of the paths", at_least=0)
@@ -65,9 +76,11 @@ class ESD:
 
     def __post_init__(self) -> None:
         check(self)
+        check_push("ESD", self.push, self.push_from)
+        check_retained("ESD", self.retain_prompts, retain_weight=self.retain_weight)
 
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
-        weights = model.weights(SELECTIONS.get(self.select, self.select))
+        weights = weights_of(model, self.select)
         model.remember(list(weights))
         run.lower(model.parameters())
         rows = push_rows(concepts, self.push_from)
@@ -111,3 +124,15 @@ class ESD:
             model, rows, name=name, count=self.paths, steps=self.sampling_steps,
             guidance=self.guidance, run=run,
         )  # fmt: skip
+
+
+def weights_of(model: DiffusionModel, select: str) -> dict[str, nn.Parameter]:
+    """The weights that a word of `select` names."""
+    if select not in ("u", "all"):
+        return model.weights(SELECTIONS.get(select, select))
+    return {
+        name: weight
+        for name, weight in model.weights("full").items()
+        if isinstance(model.module(name.rpartition(".")[0]), nn.Linear | nn.Conv2d)
+        and not (select == "u" and ".attn2." in name)
+    }

@@ -19,10 +19,13 @@ it, so that it stays away; and since each adapter leaves the others' concepts as
 be taken out again (`erasure undo`) without the others coming back.
 
 Choices
+- A prompt of an earlier request that also mentions the present concept is forgotten, not kept.
+- F and R divide means over what is computed together: with several processes or parts of a batch,
+  over each one's own share.
 - Points lie on guided paths of the untouched model, as in esd.py.
 - Rank, alpha, the group weight's warm-up and the dropping of idle groups as for classifiers
   (methods/vit/gs_lora.py). Prototype losses are for classifiers only: here R already says what the
-  features are for.
+  features are for. The learning rate is constant and no average of the adapter is kept.
 """
 
 from dataclasses import asdict, dataclass
@@ -37,10 +40,20 @@ from erasure.edit import Edit
 from erasure.fit import fit
 from erasure.models.latent_diffusion import LatentDiffusion
 from erasure.models.lora import Adapter, linears, merge, moving_groups
-from erasure.paths import Paths, PushFrom, answers, draw_paths, points, push_rows, texts_of
+from erasure.paths import (
+    Paths,
+    PushFrom,
+    answers,
+    check_push,
+    check_retained,
+    draw_paths,
+    points,
+    push_rows,
+    texts_of,
+)  # fmt: skip
 from erasure.registry import METHODS
 from erasure.run import Run
-from erasure_datasets.concept import Concept, retain_prompts
+from erasure_datasets.concept import Concept, mentions, retain_prompts
 
 
 @METHODS.register
@@ -58,7 +71,9 @@ class GSLoRA:
                            at_least=0)  # fmt: skip
     retain_weight: float = setting(1.0, help="of the retain term (gamma)", at_least=0)
     group_weight: float = setting(1e-4, help="of the group lasso (a)", at_least=0)
-    group_warmup: int = setting(100, quick=20, help="first steps without it", at_least=0)
+    group_warmup: int = setting(
+        100, quick=20, help="first steps without it; all of them, if there are no more", at_least=0
+    )
     zero_below: float = setting(1e-3, help="relative change below which a group is dropped",
                                 at_least=0)  # fmt: skip
     push: float = setting(2.0, help="negative guidance of the target", at_least=0)
@@ -70,6 +85,8 @@ class GSLoRA:
 
     def __post_init__(self) -> None:
         check(self)
+        check_push("GSLoRA", self.push, self.push_from)
+        check_retained("GSLoRA", self.retain_prompts, retain_weight=self.retain_weight)
 
     def erase(self, model: LatentDiffusion, concepts: list[Concept], run: Run) -> Edit:
         run.lower(model.parameters())
@@ -94,7 +111,8 @@ class GSLoRA:
         adapter = Adapter.fresh(layers, self.rank, self.alpha, generator)
         file = Path(self.retain_prompts) if self.retain_prompts else None
         kept = [(prompt,) for prompt in retain_prompts([concept], model.catalogue, file)]
-        kept += [(prompt,) for other in earlier for prompt in other.prompts()]
+        took = [prompt for other in earlier for prompt in other.prompts()]
+        kept += [(prompt,) for prompt in took if not mentions(prompt, concept.name)]
         rows, kept = push_rows([concept], self.push_from), list(dict.fromkeys(kept))
         forget = self._paths(model, rows, f"forget {number}", run)
         retain = self._paths(model, kept, f"retain {number}", run)

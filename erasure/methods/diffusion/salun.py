@@ -10,13 +10,14 @@ Saliency in Both Image Classification and Generation" (ICLR 2024), https://arxiv
     step   the gradient is multiplied by m
 
 Choices
-- Signed gradients are summed, then made absolute, as the authors' code does; the paper's text
-  allows either.
+- Signed gradients are summed, then made absolute, as the authors' code does. Every image weighs
+  alike; theirs sums the batches' means, so that each image of a short last batch weighs more.
 - Ties in the ranking go to the weight that comes first, so a mask is the same on every machine.
-- Both branches of the forget term see the same x_f and t; the authors' Stable Diffusion script
-  encodes twice.
+- Both branches of the forget term see the same x_f and t; the authors' script encodes twice.
 - The target is the current model under stop-gradient, as the authors' code has it;
   `target=original` asks the untouched model instead.
+- Images are drawn with replacement and their latents are the autoencoder's modes; the authors walk
+  whole epochs of the forget set and sample the posterior.
 - The published command is 5 epochs on about 900 images; `steps` counts the same in batches of 8.
 """
 
@@ -63,7 +64,7 @@ class SalUn:
     )
     target: Literal["current", "original"] = setting("current", help="which model draws the anchor")
     mask: str = setting(
-        "", help="reuse the mask in this .safetensors file instead of computing one"
+        "", help="reuse the mask in this .safetensors file, without keep and mask_guidance"
     )
     mask_guidance: float = setting(
         7.5, help="w in the mask's prediction (1 + w) eps(c) - w eps('')", at_least=0
@@ -154,10 +155,7 @@ class SalUn:
         weights, generator = model.weights(self.select), run.generator_for("mask")
         with torch.no_grad():
             empty = model.encode([""])
-        summed = {
-            name: torch.zeros(weight.shape, device=weight.device)
-            for name, weight in weights.items()
-        }
+        summed = {n: torch.zeros(w.shape, device=w.device) for n, w in weights.items()}
         count = len(forget.prompts)
         t = torch.randint(len(model.alphas_cumprod), (count,), generator=generator)
         noise = torch.randn(forget.latents.shape, generator=generator)
@@ -172,7 +170,7 @@ class SalUn:
                     model, model.add_noise(z0, wanted, at), at, condition,
                     empty.expand_as(condition), 1 + self.mask_guidance,
                 )  # fmt: skip
-                # neither sign nor scale matters to a ranking; small gradients would be 0 in fp16
+                # a ranking needs every image to weigh alike; small gradients would be 0 in fp16
                 scale = MASK_SCALE * len(z0) / self.batch_size
                 (scale * F.mse_loss(predicted, wanted)).backward()
                 for name, weight in weights.items():
@@ -192,9 +190,8 @@ def draw(
     t = torch.randint(len(model.alphas_cumprod), (batch,), generator=run.generator)
     noise = torch.randn((batch, *pictures.latents.shape[1:]), generator=run.generator)
     mine = run.part(picked).tolist()
-    latents = run.send(pictures.latents[mine])
     return (
-        latents,
+        run.send(pictures.latents[mine]),
         [pictures.prompts[i] for i in mine],
         [pictures.anchors[i] for i in mine],
         run.shard(t),

@@ -8,23 +8,28 @@ in Diffusion Models" (ICLR 2025), https://arxiv.org/abs/2409.11219.
 
 l(c_g; c_p, c_psi) draws under c_g and asks the teacher under c_p, the fake score under c_psi: where
 the generator is asked for the concept c_f, the teacher answers for what shall be drawn instead,
-c_o. c_r are prompts to keep. No image is used.
+c_o. c_r are prompts to keep. No image is used. Both losses are the mean over the half of a batch
+that is to be forgotten plus the mean over the half to be kept.
 
 Choices
 - Every step draws once, and the fake score and the generator both learn from that drawing; the
   authors draw afresh for each. The forget and the retain half share one call of every network.
+- Of a share `dropout` the fake score learns what the generator draws under the empty prompt, as in
+  the authors' code; the generator's own loss keeps these rows' prompts.
+- `clip` bounds the gradients of both networks, as their DDPM loop does; their Stable Diffusion loop
+  bounds the generator's alone, and only in fp16 (`clip=1e9` is theirs in float32).
 - `override` says what c_o is: the prompt with the concept's anchor; the prompt itself with the
-  concept's name in the teacher's unconditional slot ("negative"); or the anchor with that ("both",
-  the authors' choice for nudity, for the teacher alone, as their default is).
+  concept's name in the teacher's unconditional slot ("negative"); or the anchor with that ("both").
+  The name is told to the teacher alone, as by the authors' default; their published command for
+  nudity also puts it into the fake score's empty slot, which is not offered.
 - `guidance` is the teacher's, `fake_guidance` the fake score's, in its training and in the
   generator's loss: the published long and short guidance is 4.5 for all of them, and a fake score
   without guidance costs a third less.
 - The networks' noise is in the model's epsilon terms, also for v-prediction, where the authors'
   code loses its target.
 - The teacher is the model itself. Their second stage took the first one's fake score for it.
-- What the concept's erased rate is, is counted over its own images alone (their script divides by
-  all images).
-- Gradients that are not finite stop the run with its last good state; the authors zero them.
+- The erased rate is counted over the concept's own images alone (their script divides by all).
+- Losses or gradients that are not finite, the fake score's too, end the run; the authors zero them.
 - Without a generator for the model, one is distilled first: see distilling.py.
 """
 
@@ -44,10 +49,13 @@ from erasure.models.diffusion import DiffusionModel
 from erasure.models.load import load_generator
 from erasure.models.one_step import OneStep
 from erasure.models.stable_diffusion import StableDiffusion
+from erasure.paths import check_retained
 from erasure.registry import METHODS
 from erasure.run import Run
 from erasure.score_identity import Draw, Rules, duel, fake_score
 from erasure_datasets.concept import Concept, retain_prompts
+
+HALVES = 2  # a mean over two joined halves, times this, is the sum of their means
 
 
 @METHODS.register
@@ -64,14 +72,16 @@ class SFD:
     fake_guidance: float = setting(4.5, help="the fake score's guidance", at_least=1)
     first_timestep: int = setting(20, help="lowest timestep asked of the scores", at_least=0)
     last_timestep: int = setting(980, help="the one after the highest", at_least=1)
-    forget_weight: float = setting(1.0, help="of the forget term (mu_f)", at_least=0)
+    forget_weight: float = setting(1.0, help="of the forget term (mu_f)", above=0)
     retain_weight: float = setting(1.0, help="of the retain term (mu_r)", at_least=0)
     fake_forget_weight: float = setting(1.0, help="in the fake score's loss (lambda_f)", at_least=0)
     fake_retain_weight: float = setting(1.0, help="in the fake score's loss (lambda_r)", at_least=0)
     override: Literal["anchor", "negative", "both"] = setting(
         "anchor", help="what the teacher draws instead"
     )
-    dropout: float = setting(0.1, help="share of prompts the fake score learns without", at_most=1)
+    dropout: float = setting(
+        0.1, help="share of prompts the fake score learns without", at_least=0, at_most=1
+    )
     clip: float = setting(1.0, help="bound on every element of a gradient", above=0)
     generator: str = setting("", help="the one-step generator's name or diffusers folder")
     distil_steps: int = setting(
@@ -81,7 +91,7 @@ class SFD:
         1e-6, help="and their learning rate; the fake score's is 3x it", above=0
     )
     distil_pairs: int = setting(
-        0, quick=32, help="noise-image pairs of the teacher it first regresses on", at_least=0
+        0, quick=32, help="and noise-image pairs of the teacher it first regresses on", at_least=0
     )
     retain_prompts: str = setting("", help="CSV with a 'prompt' column: what to keep")
 
@@ -92,6 +102,15 @@ class SFD:
                 f"SFD.first_timestep must be below last_timestep ({self.last_timestep}); "
                 f"got {self.first_timestep}."
             )
+        check_retained(
+            "SFD", self.retain_prompts, retain_weight=self.retain_weight,
+            fake_retain_weight=self.fake_retain_weight,
+        )  # fmt: skip
+        if self.override != "anchor" and self.guidance == 1:
+            raise SettingError(
+                f"SFD.guidance must be above 1 with override {self.override}; got 1, with which "
+                "the teacher is never asked for its unconditional slot."
+            )
 
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
         if not isinstance(model, StableDiffusion):
@@ -101,13 +120,18 @@ class SFD:
             )
         if run.low is torch.float16:
             raise SettingError("mixed_precision must be no or bf16 for sfd; its losses are sums.")
+        if self.last_timestep > len(model.alphas_cumprod):
+            raise SettingError(
+                f"SFD.last_timestep must be at most the {len(model.alphas_cumprod)} timesteps that "
+                f"{model.name} has; got {self.last_timestep}."
+            )
         file = Path(self.retain_prompts) if self.retain_prompts else None
         retain = [(text, text, "") for text in retain_prompts(concepts, model.catalogue, file)]
         forget = self._rows(concepts)
         generator = self._generator(model, [row[0] for row in forget + retain], run)
         fake = fake_score(model)
         generator.remember(list(generator.weights("full")))
-        weights = torch.tensor(
+        weights = HALVES * torch.tensor(
             [
                 [self.forget_weight, self.retain_weight],
                 [self.fake_forget_weight, self.fake_retain_weight],

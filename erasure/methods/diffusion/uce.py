@@ -9,20 +9,24 @@ Gandikota, Orgad, Belinkov, Materzynska, Bau, "Unified Concept Editing in Diffus
 with c_i a text vector of the concept, c*_i the anchor's at the same place, c_j one to preserve.
 
 Choices
-- `positions=last` takes one vector per prompt, at the concept's last token, as the authors' present
-  code does. `positions=onward` takes all from that token to the end of the padding, aligned with
-  the anchor's, as their earlier code did: a causal encoder repeats the concept in every later
-  position.
+- `positions=last` takes one vector per prompt, at the concept's last token; the authors' present
+  code takes the prompt's last token, which is the same where a prompt ends with the concept.
+  `positions=onward` takes all from the concept's last token to the end of the padding, aligned with
+  the anchor's, as their earlier code does from the prompt's last: a causal encoder repeats the
+  concept in every later position.
+- By default the concept is edited in all of its templates towards its anchor, and the model's own
+  list or the built-in one is preserved. Their defaults edit the bare name towards "" (objects) or
+  "art", and preserve nothing.
 - Sums over preserved vectors run over all of a prompt's positions with `onward`, over its last word
   with `last`.
-- Each sum is divided by its number of prompts (times their own share when there are several
-  concepts), so that the weights mean the same however many prompts there are; `average=false` sums,
-  as published.
-- Solved in float64, and never in mixed precision.
+- `average` divides s_e and s_p by their number of prompts, so that they mean the same however many
+  prompts there are; the default sums, as published.
+- Solved in float64, on the CPU since not every device has it, and never in mixed precision.
 - Of Stable Diffusion XL the cross-attention is edited as of the others, over both encoders' states;
   the pooled embedding, which also tells it of the concept, passes elsewhere and stays.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,11 +38,12 @@ from torch import Tensor
 from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.models.diffusion import DiffusionModel
+from erasure.paths import check_retained
 from erasure.registry import METHODS
 from erasure.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
 
-Vectors = Tensor  # (n, d) float64
+Vectors = Tensor  # (n, d) float64, on the CPU
 ENCODED_AT_ONCE = 64
 
 
@@ -60,20 +65,21 @@ class UCE:
 
     def __post_init__(self) -> None:
         check(self)
+        check_retained("UCE", self.retain_prompts, preserve_weight=self.preserve_weight)
 
     @torch.no_grad()
-    def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
+    def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:  # noqa: ARG002
         weights = model.weights("xattn.kv")
         model.remember(list(weights))
         erased, wanted = self._erased(model, concepts)
         file = Path(self.retain_prompts) if self.retain_prompts else None
         preserved = self._preserved(model, retain_prompts(concepts, model.catalogue, file))
-        device = run.device
-        width = erased.shape[1]
-        inverse = torch.linalg.inv(self.stay * torch.eye(width, dtype=torch.float64, device=device)
-                                   + erased.T @ erased + preserved.T @ preserved)  # fmt: skip
+        identity = torch.eye(erased.shape[1], dtype=torch.float64)
+        inverse = torch.linalg.inv(
+            self.stay * identity + erased.T @ erased + preserved.T @ preserved
+        )
         for weight in weights.values():
-            old = weight.double()
+            old = weight.cpu().double()
             right = self.stay * old + old @ (wanted.T @ erased + preserved.T @ preserved)
             weight.copy_(right @ inverse)
         return Edit.between(model, concepts, "uce", asdict(self))
@@ -89,7 +95,7 @@ class UCE:
         for first in range(0, len(rows), ENCODED_AT_ONCE):
             part = rows[first : first + ENCODED_AT_ONCE]
             hidden = model.states(model.encode([r[0] for r in part] + [r[2] for r in part]))
-            some, other = hidden.double().chunk(2)
+            some, other = hidden.cpu().double().chunk(2)
             for number, (prompt, name, anchor, stand_in) in enumerate(part):
                 start = last_position(model, prompt, name)
                 last = last_position(model, anchor, stand_in)
@@ -103,7 +109,7 @@ class UCE:
         vectors = []
         for start in range(0, len(prompts), ENCODED_AT_ONCE):
             part = prompts[start : start + ENCODED_AT_ONCE]
-            hidden = model.states(model.encode(part)).double()
+            hidden = model.states(model.encode(part)).cpu().double()
             if self.positions == "last":
                 ends = [last_position(model, prompt, "") for prompt in part]
                 hidden = hidden[torch.arange(len(part)), ends][:, None]
@@ -117,5 +123,9 @@ def last_position(model: DiffusionModel, prompt: str, name: str) -> int:
 
     Where the name is empty, that of the prompt's last real token.
     """
-    head = prompt[: prompt.rfind(name) + len(name)] if name else prompt
-    return model.token_count(head)
+    if not name:
+        return model.token_count(prompt)
+    # as words: the last "art" of "smart art, a party" is its second word
+    found = list(re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", prompt))
+    end = found[-1].end() if found else prompt.rfind(name) + len(name)
+    return model.token_count(prompt[:end])

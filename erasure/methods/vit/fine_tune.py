@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from erasure.batches import labelled
 from erasure.config import check, setting
+from erasure.errors import SettingError
 from erasure.fit import fit
 from erasure.forgetting import Request
 from erasure.models.vit import ViTModel
@@ -44,6 +45,11 @@ class FineTune:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.l1 and self.epochs_without >= self.epochs:
+            raise SettingError(
+                f"FineTune.epochs_without must be below epochs ({self.epochs}), or the l1 penalty "
+                f"never applies; got {self.epochs_without}. For none, set l1 to 0."
+            )
 
     def forget(self, model: ViTModel, request: Request, run: Run) -> None:
         weights = model.weights(self.select)

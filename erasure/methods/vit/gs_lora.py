@@ -19,6 +19,8 @@ Choices
 - The group weight is 0 for `group_warmup` epochs, then `group_weight`.
 - A group whose adapter moves no weight by more than `zero_below` of that weight's own norm counts
   as zero: it is dropped, named in the log and not stored.
+- The cosine falls at every step from the full rate to 0; theirs by epoch, after 3 epochs of warm-up
+  from 1e-6, to 1e-5. The average moves at every step, by as much per epoch as theirs once in it.
 - The average of the adapter over the last epochs (decay `average`, from `average_from`) is what
   stays; the authors' continual script evaluates the un-adapted weights there.
 - Prototypes come from the model before the request. Their single-task script computes them before

@@ -48,11 +48,14 @@ class Retrain:
         average = {name: weight.detach().clone() for name, weight in weights.items()}
         part = request.retain
 
-        def loss(step: int) -> dict[str, Tensor]:
+        @torch.no_grad()
+        def follow(step: int) -> None:
             share = 1 - min(AVERAGE, (1 + step) / (10 + step))
-            with torch.no_grad():
-                for name, weight in weights.items():
-                    average[name].lerp_(weight.detach(), share)
+            for name, weight in weights.items():
+                average[name].lerp_(weight.detach(), share)
+
+        def loss(step: int) -> dict[str, Tensor]:
+            follow(step)
             x, right = labelled(model, part, self.batch_size, step, run, f"{request.stage} retain")
             logits = model.forward(augmented(x, run))[1]
             return {"retain": F.cross_entropy(logits, right, label_smoothing=0.05)}
@@ -62,6 +65,7 @@ class Retrain:
             stage=request.stage, carried={f"mean.{name}": value for name, value in average.items()},
             by=Optimiser("muon", weight_decay=0.01, cosine=True),
         )  # fmt: skip
+        follow(self.steps)
         with torch.no_grad():
             for name, weight in weights.items():
                 weight.copy_(average[name])

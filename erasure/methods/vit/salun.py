@@ -8,7 +8,9 @@ Saliency in Both Image Classification and Generation" (ICLR 2024), https://arxiv
 
 Choices
 - Signed gradients add up over all forget images before their size is taken, and one ranking runs
-  over all selected weights, as published.
+  over all selected weights, as published. Every image weighs alike; the authors' code adds each
+  batch's mean, so that an image of a short last batch weighs more.
+- Of weights that tie, the first are taken, so that exactly floor(keep_fraction n) may move.
 - Weights outside the mask are put back after every step, since momentum and weight decay move
   them too (the authors fixed this in 2026; their published figures come from before).
 - Labels as in random_label.py; the published classification setting is 10 epochs at 0.013.
@@ -21,12 +23,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erasure.config import check, setting
+from erasure.errors import SettingError
 from erasure.fit import trainable
 from erasure.forgetting import Request
 from erasure.methods.vit.random_label import RandomLabel, relabel
 from erasure.models.vit import ViTModel
 from erasure.registry import METHODS
 from erasure.run import Run
+from erasure.saliency import largest
 
 
 @METHODS.register
@@ -52,7 +56,12 @@ def saliency(
     model: ViTModel, request: Request, weights: dict[str, nn.Parameter], keep: float,
     batch_size: int = 64,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Bool masks of the `keep` share of weights with the largest summed gradient, by name."""
+    """Bool masks of the `keep` share of weights with the largest summed gradient, by name.
+
+    SettingError for a share of less than one weight.
+    """
+    if int(keep * sum(weight.numel() for weight in weights.values())) == 0:
+        raise SettingError(f"SalUn.keep_fraction must leave a weight to move; got {keep}.")
     sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     part = request.forget
     with trainable(weights):
@@ -65,7 +74,4 @@ def saliency(
                 weights, torch.autograd.grad(total, list(weights.values())), strict=True
             ):
                 sums[name] += gradient
-    sizes = torch.cat([gradient.abs().flatten() for gradient in sums.values()])
-    kept = max(int(len(sizes) * keep), 1)
-    threshold = sizes.kthvalue(len(sizes) - kept + 1).values
-    return {name: gradient.abs() >= threshold for name, gradient in sums.items()}
+    return largest(sums, keep)

@@ -11,6 +11,7 @@ Unlearning" (2024), https://arxiv.org/abs/2402.19308.
 
 Choices
 - The squared gradient of a batch mean depends on the batch size, as published; 64 there and here.
+  The images are shuffled, those to forget too, since a batch of one class has another mean.
 - "All images" are those at hand: retain and forget together, without those of earlier requests.
 """
 
@@ -50,10 +51,10 @@ class SSD:
         everything = Labelled(
             torch.cat([forget.images, retain.images]), torch.cat([forget.labels, retain.labels])
         )
-        order = torch.randperm(len(everything), generator=run.generator_for(request.stage))
-        everything = Labelled(everything.images[order], everything.labels[order])
-        mattering = self._importance(model, weights, everything)
-        to_forgotten = self._importance(model, weights, forget)
+        mattering, to_forgotten = (
+            self._importance(model, weights, shuffled(part, run.generator_for(name)))
+            for part, name in ((everything, request.stage), (forget, f"{request.stage} forget"))
+        )
         with torch.no_grad():
             for name, weight in weights.items():
                 weight.mul_(
@@ -84,5 +85,11 @@ class SSD:
 
 def dampening(everything: Tensor, forgotten: Tensor, selection: float, strength: float) -> Tensor:
     """The factor on each weight: 1 outside the selection, at most 1 in it."""
-    factor = (strength * everything / forgotten.clamp(min=1e-30)).clamp(max=1)
+    factor = (strength * everything / forgotten).clamp(max=1)  # 0 / 0 is not selected
     return torch.where(forgotten > selection * everything, factor, torch.ones_like(factor))
+
+
+def shuffled(part: Labelled, generator: torch.Generator) -> Labelled:
+    """The same images in another order, so that no batch holds one class alone."""
+    order = torch.randperm(len(part), generator=generator)
+    return Labelled(part.images[order], part.labels[order])

@@ -1,13 +1,16 @@
 """AdvUnlearn's attack and what it may change."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from contract import TINY
+from contract import TINY, Case
 
+import erasure
 from erasure.errors import SettingError
+from erasure.methods.diffusion import advunlearn
 from erasure.methods.diffusion.advunlearn import AdvUnlearn
 from erasure.models.load import load_model
 from erasure.models.select import select_names
@@ -15,6 +18,7 @@ from erasure.models.slots import place
 from erasure.models.stable_diffusion import StableDiffusion
 from erasure.paths import Points
 from erasure.run import Run
+from erasure.storage import read_lines
 from erasure_datasets.concept import Concept
 
 PROMPTS = ["A cat image in Winter style.", "A cat image in Photo style."]
@@ -77,10 +81,107 @@ def test_embeddings_are_left_alone(sd1: Path, tmp_path: Path) -> None:
 def test_more_tokens_than_the_window_are_refused_and_nothing_is_left(
     sd1: Path, tmp_path: Path
 ) -> None:
-    import erasure
-
     with pytest.raises(SettingError, match="do not fit"):
         erasure.erase(
             str(sd1), "advunlearn", ["cat"], kind="object", out=tmp_path / "run", tokens=40
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_the_outer_terms_are_the_papers(
+    sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second step's, from eq. 7's form with eta, computed once more in float64."""
+    eta, model, real = 0.5, load_model(str(sd1)), advunlearn.points
+    seen: list[tuple[Points, dict[str, torch.Tensor]]] = []
+
+    def noted(*given: object) -> Points:
+        seen.append((real(*given), {n: w.detach().double() for n, w in model.parameters().items()}))
+        return seen[-1][0]
+
+    monkeypatch.setattr(advunlearn, "points", noted)
+    settings = {**TINY["advunlearn"], "push": 1 + eta, "retain_weight": 0.3, "steps": 3}
+    erasure.erase(model, "advunlearn", ["cat"], kind="object", out=tmp_path / "run", **settings)
+    (_, _), (_, _), (forget, weights), (retain, _) = seen[:4]
+    before, edited = (load_model(str(sd1), dtype=torch.float64) for _ in range(2))
+    for name, parameter in edited.parameters().items():
+        parameter.data = weights[name]
+
+    def ask(who: StableDiffusion, at: Points, texts: Sequence[str]) -> torch.Tensor:
+        with torch.no_grad():
+            return who.predict(at.z_t.double(), at.t, who.encode(texts))
+
+    texts = forget.prompts[0]
+    some, none = ask(before, forget, texts), ask(before, forget, [""] * len(texts))
+    erase = ask(edited, forget, texts) - (none - eta * (some - none))
+    kept = ask(edited, retain, retain.prompts[0]) - ask(before, retain, retain.prompts[0])
+    got = read_lines(tmp_path / "run" / "log.jsonl")[1]
+    assert got["erase"] == pytest.approx(float(erase.square().mean()), rel=1e-3)
+    want = 0.3 * float(kept.square().mean())
+    assert want > 1e-5
+    assert got["retain"] == pytest.approx(want, rel=1e-2, abs=2e-6)
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_signed_steps_by_hand(sd1: Path, tmp_path: Path, accumulate: bool) -> None:
+    """Two steps; the gradients that add up are the last sign and the new gradient."""
+    model, run = load_model(str(sd1)), Run(tmp_path)
+    method = AdvUnlearn(attack="sign", attack_steps=2, attack_rate=0.05, accumulate=accumulate)
+    slotted = model.open_slots([place("a cat", "prefix")], 1)
+    z, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
+    with torch.no_grad():
+        asked = model.predict(z, t, model.encode(["a cat"]))
+    start = 0.1 * torch.randn(1, 1, 32, generator=torch.Generator().manual_seed(1))
+    got = method._attack(model, slotted, Points(z, t, [], {}), asked, start, run)
+
+    def slope(vectors: torch.Tensor) -> torch.Tensor:
+        vectors = vectors.clone().requires_grad_(True)
+        loss = (model.predict(z, t, model.encode_slots(slotted, vectors)) - asked).square().mean()
+        return torch.autograd.grad(loss, [vectors])[0]
+
+    first = slope(start).sign()
+    middle = start - 0.05 * first
+    want = middle - 0.05 * (slope(middle) + (first if accumulate else 0)).sign()
+    assert torch.allclose(got, want, atol=1e-6)
+
+
+@pytest.mark.parametrize("init", ["latest", "random"])
+def test_one_attack_serves_several_steps(
+    sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, init: str
+) -> None:
+    real, starts = AdvUnlearn._attack, []
+
+    def noted(self: AdvUnlearn, *given: object) -> torch.Tensor:
+        starts.append(given[4] is None)
+        return real(self, *given)
+
+    monkeypatch.setattr(AdvUnlearn, "_attack", noted)
+    Case("advunlearn", sd1).run(tmp_path / "run", attack_init=init, steps=7, attack_every=2)
+    assert starts == [True, False, False]  # steps 2, 4 and 6; the first has none to begin at
+
+
+def test_a_shared_attack_in_parts_is_refused(
+    sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "attack_shared must be false where batches are computed in parts"
+    with pytest.raises(SettingError, match=said):
+        Case("advunlearn", sd1).run(tmp_path / "a", attack_shared=True, gradient_accumulation=2)
+    assert not (tmp_path / "a").exists()
+    monkeypatch.setattr(advunlearn, "process_count", lambda: 2)
+    with pytest.raises(SettingError, match=said):
+        Case("advunlearn", sd1).run(tmp_path / "b", attack_shared=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"steps": 100}, "AdvUnlearn.warmup must be below steps; got 200"),
+        ({"accumulate": True, "attack": "fast"}, "AdvUnlearn.accumulate needs an attack of more"),
+        ({"accumulate": True, "attack_steps": 1}, "AdvUnlearn.accumulate needs an attack of more"),
+        ({"push": 0.0}, "AdvUnlearn.push must be above 0 with push_from prompt"),
+        ({"retain_weight": 0.0, "retain_prompts": "a.csv"}, "AdvUnlearn.retain_prompts needs"),
+    ],
+)
+def test_settings_without_effect_are_refused(settings: dict, said: str) -> None:
+    with pytest.raises(SettingError, match=said):
+        AdvUnlearn(**settings)

@@ -11,10 +11,15 @@ from torch import Tensor
 
 from erasure.edit import Edit
 from erasure.erasing import Result, erase
-from erasure.errors import EditError
+from erasure.errors import EditError, SettingError
 from erasure.exporting import export
+from erasure.methods.diffusion import gs_lora
+from erasure.models.load import load_model
+from erasure.models.lora import Adapter, merge
 from erasure.opening import open_run
+from erasure.storage import read_lines
 from erasure.undoing import undo
+from erasure_datasets.concept import mentions
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +77,74 @@ def test_nothing_is_pushed_below_the_bound(sd1: Path, tmp_path: Path) -> None:
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["erase"] for line in log] == [0.0] * 6
     assert not (tmp_path / "run" / "edit.json").exists()
+
+
+def test_what_is_forgotten_now_is_not_kept_from_earlier_requests(
+    listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: dict[str, list[str]] = {}
+    draw = gs_lora.draw_paths
+
+    def noted(model: object, asked: list[tuple[str, ...]], *, name: str, **more: object) -> object:
+        rows[name] = [row[0] for row in asked]
+        return draw(model, asked, name=name, **more)
+
+    monkeypatch.setattr(gs_lora, "draw_paths", noted)
+    settings = {**TINY["gs-lora"], "steps": 3, "batch_size": 1}
+    erase(str(listed), "gs-lora", ["cat", "Sketch"], out=tmp_path / "run", **settings)
+    assert "A cat image in Photo style." in rows["retain 1"]
+    assert "A cat image in Sketch style." in rows["forget 1"]
+    assert not [prompt for prompt in rows["retain 1"] if mentions(prompt, "Sketch")]
+
+
+def test_the_terms_are_the_formulas(
+    listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step's, with an adapter that does something already, once more in float64."""
+    points, seen, adapters = gs_lora.points, [], []
+
+    def busy(*given: object) -> Adapter:
+        adapter = fresh(*given)
+        for number, matrix in enumerate(adapter.up.values()):
+            noise = torch.randn(matrix.shape, generator=torch.Generator().manual_seed(number))
+            matrix.data.copy_(noise / 4)
+        adapters.append({name: w.detach().double() for name, w in adapter.weights().items()})
+        return adapter
+
+    fresh = Adapter.fresh
+    monkeypatch.setattr(Adapter, "fresh", busy)
+    monkeypatch.setattr(gs_lora, "points", lambda *g: seen.append(points(*g)) or seen[-1])
+    settings = {
+        **TINY["gs-lora"], "steps": 1, "group_warmup": 0, "push": 1.5, "retain_weight": 0.3,
+        "alpha": 4.0, "bound": 0.01, "group_weight": 0.02, "zero_below": 0.0,
+    }  # fmt: skip
+    erase(str(listed), "gs-lora", ["cat"], out=tmp_path / "run", **settings)
+    got, (forget, retain) = read_lines(tmp_path / "run" / "log.jsonl")[0], seen
+    before, after = (load_model(str(listed), dtype=torch.float64) for _ in range(2))
+    groups, matrices = after.groups("ffn"), adapters[0]
+    merge(after, matrices, 4.0 / 8)
+
+    def ask(model: object, at: object, texts: list[str]) -> Tensor:
+        with torch.no_grad():
+            return model.predict(at.z_t.double(), at.t, model.encode(texts))
+
+    texts = forget.prompts[0]
+    some, none = (ask(before, forget, t) for t in (texts, [""] * len(texts)))
+    wanted = some - 1.5 * (some - none)
+    unit = (some - wanted).square().mean()
+    left = (ask(after, forget, texts) - wanted).square().mean() / unit
+    moved = ask(after, retain, retain.prompts[0]) - ask(before, retain, retain.prompts[0])
+    norms = [
+        torch.cat([matrices[f"{n}.lora_{x}.weight"].flatten() for n in g for x in "AB"]).norm()
+        for g in groups
+    ]
+    assert got["erase"] == pytest.approx(float(left - 0.01), rel=1e-3)
+    assert got["retain"] == pytest.approx(0.3 * float(moved.square().mean() / unit), rel=1e-3)
+    assert got["groups"] == pytest.approx(0.02 * float(sum(norms)), rel=1e-3)
+
+
+def test_settings_without_effect_are_refused() -> None:
+    with pytest.raises(SettingError, match=r"GSLoRA\.push must be above 0"):
+        gs_lora.GSLoRA(push=0.0)
+    with pytest.raises(SettingError, match=r"GSLoRA\.retain_prompts needs a retain_weight"):
+        gs_lora.GSLoRA(retain_weight=0.0, retain_prompts="kept.csv")

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from erasure.erasing import erase
-from erasure.methods.diffusion.uce import last_position
+from erasure.errors import SettingError
+from erasure.methods.diffusion.uce import UCE, last_position
 from erasure.models.load import load_model
 
 
@@ -24,6 +25,21 @@ def test_last_position_is_the_concepts_last_token(sd1: Path) -> None:
         ids[0, last_position(model, "an image of a jellyfish", "") + 1]
         == model.pipeline.tokenizer.eos_token_id
     )
+
+
+def test_a_name_is_sought_as_a_word(sd1: Path) -> None:
+    model = load_model(str(sd1))
+    for prompt, name, head in (
+        ("an image in art style, by a smart person", "art", "an image in art"),
+        ("an image of a sty in its own style", "sty", "an image of a sty"),
+        ("a cat, then a cat", "cat", "a cat, then a cat"),
+    ):
+        assert last_position(model, prompt, name) == model.token_count(head), prompt
+
+
+def test_prompts_to_preserve_without_weight_are_refused() -> None:
+    with pytest.raises(SettingError, match=r"UCE\.retain_prompts needs a preserve_weight above 0"):
+        UCE(preserve_weight=0.0, retain_prompts="kept.csv")
 
 
 @pytest.mark.parametrize("positions", ["last", "onward"])

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from erasure.errors import ModelError
 from erasure.models.load import POCKET
 from erasure.storage import read_tensors, write_tensors
+from evaluation.metrics import clip_score
 from evaluation.metrics.clip_score import NamedClip, PocketClip, clip_scores
 
 PROMPTS = ["A cat image in Winter style.", "A tree image in Photo style.", "fish"]
@@ -78,6 +80,36 @@ def test_a_name_with_a_weights_file(pocket_clip: PocketClip, folder: Path) -> No
     clip = NamedClip(f"pocket-clip:{folder / 'open_clip_model.safetensors'}")
     images = pictures(64, 64)
     torch.testing.assert_close(clip.embed_images(images), pocket_clip.embed_images(images))
+
+
+def test_weights_that_open_clip_would_unpickle_stay_shut(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder where a pickle comes first, and tags whose repositories hold nothing else."""
+    place = shutil.copytree(folder, tmp_path / "clip")
+    (place / "open_clip_model.safetensors").rename(place / "model.safetensors")
+    assert NamedClip(str(place)).name == str(place)
+    torch.save({}, place / "open_clip_pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"name these open_clip_model\.safetensors"):
+        NamedClip(str(place))
+    asked: list[tuple[str, str]] = []
+
+    def no_such_file(place: str, file: str) -> str:
+        asked.append((place, file))
+        raise EntryNotFoundError("404")
+
+    monkeypatch.setattr(clip_score, "hf_hub_download", no_such_file)
+    for words in ("ViT-B-32:laion2b_s34b_b79k", "ViT-B-32:openai"):
+        with pytest.raises(ModelError, match=r"must be a tag with \.safetensors weights"):
+            NamedClip(words)
+    assert asked[0] == ("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "open_clip_model.safetensors")
+
+    def no_network(place: str, file: str) -> str:
+        raise LocalEntryNotFoundError(f"{place} has no {file} here\nand the Hub is far")
+
+    monkeypatch.setattr(clip_score, "hf_hub_download", no_network)
+    with pytest.raises(ModelError, match=r"clip=ViT-B-32:openai: timm/\S+ has no open"):
+        NamedClip("ViT-B-32:openai")
 
 
 def test_bad_clips(tmp_path: Path) -> None:

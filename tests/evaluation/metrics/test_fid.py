@@ -57,27 +57,88 @@ def test_kid_agrees_with_the_sum() -> None:
     assert kid(first, second) == pytest.approx(expected, rel=1e-9)  # float64 sums in another order
 
 
-def test_kid_of_unlike_numbers_is_a_mean_over_fixed_draws() -> None:
+def test_kid_of_unlike_numbers() -> None:
     first, second = features(0, count=90), features(1, shift=0.3)
-    state = torch.get_rng_state()
-    value = kid(first, second)
-    assert torch.equal(state, torch.get_rng_state())
-    assert value == kid(first, second)
     expected = kid_by_hand(first.double().numpy(), second.double().numpy())
-    assert value == pytest.approx(expected, rel=0.1)  # draws of 60 of the 90
+    assert kid(first, second) == pytest.approx(expected, rel=1e-9)
+
+
+def test_kid_of_unlike_seeds_agrees_with_loops() -> None:
+    first, second = features(0, count=12).double(), features(1, count=12, shift=0.3).double()
+    seeds = torch.arange(12) % 3
+
+    def mean(a: torch.Tensor, b: torch.Tensor) -> float:
+        pairs = [(i, j) for i in range(12) for j in range(12) if seeds[i] != seeds[j]]
+        return sum(float(a[i] @ b[j] / 8 + 1) ** 3 for i, j in pairs) / len(pairs)
+
+    expected = mean(first, first) + mean(second, second) - 2 * mean(first, second)
+    assert kid(first, second, seeds) == pytest.approx(expected, rel=1e-9)
+    assert kid(first, first, seeds) == pytest.approx(0, abs=1e-9)
+    with pytest.raises(SettingError, match="images of two seeds or more"):
+        kid(first, second, seeds * 0)
+
+
+PROMPTS, SEEDS = torch.arange(24).repeat(2), torch.arange(2).repeat_interleave(24)
+
+
+def by_prompt(seed: int) -> torch.Tensor:
+    """Two images of each of 24 prompts, which are far apart."""
+    generator = torch.Generator().manual_seed(seed)
+    middles = torch.randn(24, 8, generator=torch.Generator().manual_seed(9))
+    return middles[PROMPTS] + 0.5 * torch.randn(48, 8, generator=generator)
+
+
+def test_sets_of_the_same_prompts_have_a_kid_of_0_if_alike() -> None:
+    """Over 200 pairs of sets, among them pairs that mix up the prompts: the mixture is the same.
+
+    The published estimator is far below 0 on the same sets, and images of one noise change nothing.
+    """
+    found: dict[str, list[float]] = {}
+    for seed in range(200):
+        first, second = by_prompt(2 * seed), by_prompt(2 * seed + 1)
+        mixed = first.view(2, 24, 8).roll(1, 1).reshape(48, 8)
+        for name, value in {
+            "alike": kid(first, second, SEEDS),
+            "mixed": kid(mixed, second, SEEDS),
+            "noise": kid(first, first + 0.01 * second, SEEDS),
+            "moved": kid(first + 0.3, second, SEEDS),
+            "published": kid(first, second),
+        }.items():
+            found.setdefault(name, []).append(value)
+    means = {name: float(np.mean(values)) for name, values in found.items()}
+    errors = {name: float(np.std(values)) / 200**0.5 for name, values in found.items()}
+    assert abs(means["alike"]) < 2 * errors["alike"]
+    assert abs(means["mixed"]) < 2 * errors["mixed"]
+    assert abs(means["noise"]) < errors["alike"]
+    assert means["moved"] > 10 * errors["moved"]
+    assert means["published"] < -10 * errors["published"]
 
 
 def test_too_few_images() -> None:
     with pytest.raises(SettingError, match="more than 8 images on both sides; got 60 and 8"):
         fid(features(0), features(1, count=8))
-    assert set(distances(features(0, count=9), features(1, count=9))) == set()
-    assert set(distances(features(0, count=11), features(1, count=11))) == {"FID", "KID"}
-    wide = features(0, count=30, width=40)
-    assert set(distances(wide, wide)) == {"KID"}
+
+    def found(prompts: torch.Tensor, seeds: torch.Tensor, width: int = 8) -> set[str]:
+        first, second = (features(n, count=len(prompts), width=width) for n in range(2))
+        return set(distances(first, second, prompts, seeds))
+
+    numbers = torch.arange(22)
+    assert found(numbers % 11, numbers // 11) == {"FID", "KID"}
+    assert found(numbers % 11, numbers // 11, width=40) == {"KID"}
+    assert found(numbers[:20] % 10, numbers[:20] // 10) == {"FID"}
+    assert found(numbers[:9], numbers[:9] * 0) == set()
+    # one seed, a prompt that is not under both, one that is there twice
+    assert found(numbers, numbers * 0) == {"FID"}
+    assert found(numbers[:21] % 11, numbers[:21] // 11) == {"FID"}
+    assert found(torch.where(numbers == 1, 0, numbers % 11), numbers // 11) == {"FID"}
 
 
 def test_standard_errors_are_the_spread_of_repeated_draws() -> None:
-    drawn = [distances(features(2 * s), features(2 * s + 1, shift=0.3)) for s in range(25)]
+    prompts, seeds = torch.arange(60) % 30, torch.arange(60) // 30
+    drawn = [
+        distances(features(2 * s), features(2 * s + 1, shift=0.3), prompts, seeds)
+        for s in range(25)
+    ]
     for key in ("FID", "KID"):
         values = torch.tensor([scores[key].value for scores in drawn])
         claimed = torch.tensor([scores[key].stderr for scores in drawn])

@@ -1,0 +1,272 @@
+"""Which concepts, anchors and models an erasure takes, and what makes it the same run again."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from erasure.cli import main
+from erasure.edit import Edit
+from erasure.erasing import erase, find_concepts
+from erasure.errors import EditError, ModelError, RunError, SettingError
+from erasure.models.latent_diffusion import LatentDiffusion
+from erasure.models.load import load_model
+from erasure.opening import open_run
+from erasure.storage import read_tensors, write_tensors
+
+CHURCH = {"kind": "object", "anchor": "a house"}
+
+
+@pytest.fixture(scope="module")
+def free(sd1: Path) -> LatentDiffusion:
+    return load_model(str(sd1))
+
+
+@pytest.fixture(scope="module")
+def known() -> LatentDiffusion:
+    return load_model("pocket")
+
+
+NEIGHBOURS = [
+    (["cat", "dog"], ["fish", "fish"]),
+    (["cat", "fish", "dog"], ["flame", "flame", "flame"]),
+    (["tree", "house", "Winter"], ["bear", "bear", "Photo"]),
+]
+
+
+@pytest.mark.parametrize(("names", "anchors"), NEIGHBOURS)
+def test_a_default_anchor_is_never_erased_itself(
+    known: LatentDiffusion, names: list[str], anchors: list[str]
+) -> None:
+    assert [concept.anchor for concept in find_concepts(known, names)] == anchors
+
+
+LOST = [
+    (["cat", "dog"], {"anchor": "dog"}),
+    (["cat"], {"anchor": "CAT"}),
+    (["cat"], {"anchor": "a black cat"}),
+    (["Mosaic"], {"anchor": "mosaic"}),
+    (["cat", "Winter"], {"anchor": ["bird", "Winter"]}),
+]
+
+
+@pytest.mark.parametrize(("names", "more"), LOST)
+def test_a_given_anchor_must_stay(known: LatentDiffusion, names: list[str], more: dict) -> None:
+    with pytest.raises(SettingError, match=r"anchor of .* must be something that stays"):
+        find_concepts(known, names, **more)
+
+
+def test_kinds_and_anchors_go_with_their_concepts(free: LatentDiffusion) -> None:
+    first, second = find_concepts(
+        free, ["Van Gogh", "church"], kind=["style", "object"], anchor=["Monet", "barn"]
+    )
+    assert (first.kind, first.anchor, second.kind, second.anchor) == (
+        "style", "Monet", "object", "barn",
+    )  # fmt: skip
+    assert "style" in first.prompts()[0]
+    with pytest.raises(SettingError, match="kind must be given once, or once for each of the 3"):
+        find_concepts(free, ["a", "b", "c"], kind=["style", "object"])
+
+
+WRONG = [
+    (["church", "Church"], {"kind": "object"}, "concept names must differ"),
+    (["a dog", "a_dog"], {"kind": "object"}, "concept names must differ"),
+    (["church"], {}, "kind must be given for 'church': one of style, object, person, unsafe;"),
+    (["church"], {"kind": "class"}, "got class"),
+    (["\ud800"], {"kind": "object"}, ""),
+    ([" "], {"kind": "object"}, ""),
+]
+
+
+@pytest.mark.parametrize(("names", "more", "message"), WRONG)
+def test_names_that_cannot_be(
+    free: LatentDiffusion, names: list[str], more: dict, message: str
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        find_concepts(free, names, **more)
+
+
+def test_a_known_concept_keeps_its_kind(known: LatentDiffusion) -> None:
+    with pytest.raises(SettingError, match="kind of cat is object; got 'style'"):
+        find_concepts(known, ["cat"], kind="style")
+    with pytest.raises(SettingError, match="has a list of its concepts"):
+        find_concepts(known, ["church"], kind="object")
+
+
+def test_one_name_is_one_concept(listed: Path, tmp_path: Path) -> None:
+    result = erase(listed, "uce", "cat", out=tmp_path / "run")
+    assert [concept.name for concept in result.edit.concepts] == ["cat"]
+    assert len(repr(result.edit)) < 200
+    assert torch.isfinite(result.edit.tensors[next(iter(result.edit.tensors))]).all()
+
+
+def test_a_model_that_is_none_is_named(free: LatentDiffusion, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="got a StableDiffusionPipeline"):
+        erase(free.pipeline, "uce", ["cat"], out=tmp_path / "run", **CHURCH)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_list_of_prompts_leaves_the_folder_free(sd1: Path, tmp_path: Path) -> None:
+    out, file = tmp_path / "run", tmp_path / "keep.csv"
+    with pytest.raises(SettingError, match=r"keep\.csv"):
+        erase(sd1, "uce", "church", out=out, retain_prompts=str(file), **CHURCH)
+    assert not out.exists()
+    file.write_text("prompt\na photo of a tree\n")
+    erase(sd1, "uce", "church", out=out, retain_prompts=str(file), **CHURCH)
+    file.write_text("prompt\na photo of a river\n")
+    with pytest.raises(RunError, match=r"different run: its inputs\.retain_prompts"):
+        erase(sd1, "uce", "church", out=out, retain_prompts=str(file), **CHURCH)
+
+
+def copied(source: Path, to: Path) -> Path:
+    shutil.copytree(source, to)
+    return to
+
+
+def other_weights(model: Path) -> None:
+    file = next((model / "unet").glob("*.safetensors"))
+    tensors, facts = read_tensors(file)
+    write_tensors(file, {name: tensor + 0.01 for name, tensor in tensors.items()}, facts)
+
+
+def test_a_run_knows_its_base_wherever_it_is_opened(
+    sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, run = copied(sd1, tmp_path / "here" / "user@host" / "sd"), tmp_path / "run"
+    monkeypatch.chdir(model.parent)
+    erase("./sd", "uce", "church", out=run, **CHURCH)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    edit = Edit.load(run)
+    opened = open_run(run).parameters()
+    assert all(torch.equal(opened[name], tensor) for name, tensor in edit.tensors.items())
+    moved = model.rename(tmp_path / "moved")
+    with pytest.raises(EditError, match=r"not there any more; say with --base"):
+        open_run(run)
+    assert torch.equal(
+        open_run(run, base=moved).parameters()["unet.conv_in.weight"], opened["unet.conv_in.weight"]
+    )
+    other_weights(moved)
+    with pytest.raises(EditError, match="does not hold the weights that the edit was made on"):
+        open_run(run, base=moved)
+
+
+def test_another_model_in_the_same_place_is_another_run(sd1: Path, tmp_path: Path) -> None:
+    model, run = copied(sd1, tmp_path / "sd"), tmp_path / "run"
+    erase(model, "uce", "church", out=run, **CHURCH)
+    other_weights(model)
+    with pytest.raises(RunError, match="different run: its base_digest"):
+        erase(model, "uce", "church", out=run, **CHURCH)
+
+
+def test_a_held_folder_is_not_touched(
+    listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What may differ between two calls is written only by the one that has the folder."""
+    from erasure.locking import alone_in
+
+    run = tmp_path / "run"
+    erase(listed, "uce", "cat", out=run)
+    (run / "edit.json").unlink()
+    before = (run / "config.json").read_bytes()
+    monkeypatch.setattr("sys.argv", ["another", "command"])
+    with alone_in(run), pytest.raises(RunError, match="another process is at work"):
+        erase(listed, "uce", "cat", out=run, gradient_checkpointing=True)
+    assert (run / "config.json").read_bytes() == before
+
+
+BROKEN: dict[str, Callable[[dict], dict]] = {
+    "a tensor fewer": lambda tensors: dict(list(tensors.items())[1:]),
+    "not a number": lambda tensors: {n: t * float("nan") for n, t in tensors.items()},
+    "swapped": lambda tensors: dict(zip(tensors, reversed(tensors.values()), strict=True)),
+    "another type": lambda tensors: {name: t.half() for name, t in tensors.items()},
+    "a bit": lambda tensors: {n: t.nextafter(t + 1) for n, t in tensors.items()},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", BROKEN.values(), ids=BROKEN.keys())
+def test_a_damaged_edit_is_refused(
+    listed: Path, tmp_path: Path, damage: Callable[[dict], dict]
+) -> None:
+    run = tmp_path / "run"
+    erase(listed, "uce", "cat", out=run)
+    tensors, facts = read_tensors(run / "edit.safetensors")
+    write_tensors(run / "edit.safetensors", damage(tensors), facts)
+    with pytest.raises(EditError, match=r"is not the file that .* was written with"):
+        Edit.load(run)
+
+
+RECORDS = [
+    b"\xe9", b"null", b"[" * 100_000, b'{"form": "weights"', b"{}",
+    '{"a": 1}'.encode("utf-16"),
+]  # fmt: skip
+CHANGES = {
+    "form": "sideways", "method": None, "base": 3, "settings": "none", "concepts": [{"name": []}],
+    "requests": {"0": 3}, "sampling": {"steps": "many"},
+}  # fmt: skip
+
+
+def test_a_malformed_record_is_one_line(listed: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    erase(listed, "uce", "cat", out=run)
+    file = run / "edit.json"
+    good = json.loads(file.read_text())
+    changed = [json.dumps({**good, name: value}).encode() for name, value in CHANGES.items()]
+    kinds = [json.dumps({**good, "concepts": [{**good["concepts"][0], "kind": "x"}]}).encode()]
+    for content in [*RECORDS, *changed, *kinds]:
+        file.write_bytes(content)
+        with pytest.raises(EditError) as told:
+            Edit.load(run)
+        assert "\n" not in str(told.value)
+        assert len(str(told.value)) < 600
+
+
+def test_no_edit_goes_onto_another_of_the_same_weights(listed: Path, tmp_path: Path) -> None:
+    first = erase(listed, "uce", "cat", out=tmp_path / "one").edit
+    second = erase(listed, "uce", "dog", out=tmp_path / "two").edit
+    model = load_model(str(listed))
+    first.apply(model)
+    for edit in (second, first):
+        with pytest.raises(EditError, match=r"holds an edit of .* already"):
+            edit.apply(model)
+    first.undo(model)
+    second.apply(model)
+    assert all(torch.equal(model.parameters()[n], tensor) for n, tensor in second.tensors.items())
+
+
+PLACES = ["below/run", "x" * 300]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_folder_that_cannot_be_is_one_line(
+    listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
+    place: str,
+) -> None:  # fmt: skip
+    (tmp_path / "below").write_text("a file")
+    arguments = ["erase", "uce", "--model", str(listed), "--concept", "cat"]
+    monkeypatch.setattr("sys.argv", ["erasure", *arguments, "--out", str(tmp_path / place)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert os.listdir(tmp_path) == ["below"]
+
+
+def test_trackers_that_are_not_there_are_refused(listed: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingError, match=r"report_to must be one of .*tensorboard.*; got 'nosuch'"
+    ):
+        erase(listed, "uce", "cat", out=tmp_path / "run", report_to="nosuch")
+    with pytest.raises(SettingError, match="pip install"):
+        erase(listed, "uce", "cat", out=tmp_path / "run", report_to="clearml")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_edited_model_is_not_erased_from(listed: Path, tmp_path: Path) -> None:
+    result = erase(listed, "uce", "cat", out=tmp_path / "run")
+    with pytest.raises(ModelError, match="holds an edit already"):
+        erase(result.model, "uce", "dog", out=tmp_path / "two")
