@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from erasure.errors import ModelError, SettingError
 from erasure.models.load import BUILT_IN, POCKET
 from erasure.models.load_vit import BUILT_IN as CLASSIFIERS
-from erasure.records import read_record
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CONFIGS = (
@@ -116,7 +115,7 @@ def clean_configs(folder: Path, base: str) -> None:
     for file in sorted(folder.rglob("*.json")):
         if file.name not in CONFIGS:
             continue
-        record = read_record(file, dict[str, Any], error=ModelError)
+        record = _saved(file)
         clean = without_paths(record)
         for key in ("_name_or_path", "name_or_path", "base_model_name_or_path"):
             if clean.get(key):
@@ -125,10 +124,15 @@ def clean_configs(folder: Path, base: str) -> None:
             file.write_text(json.dumps(clean, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
+def _saved(file: Path) -> dict[str, Any]:
+    """What a library has just written: with infinities and long integers, which are no JSON."""
+    return json.loads(file.read_text("utf-8"))
+
+
 def rename_text_encoder(folder: Path) -> None:
     """Name a saved text encoder's tensors `text_model.…`, as published folders and old tools do."""
     file = folder / "config.json"
-    config = read_record(file, dict[str, Any], error=ModelError)
+    config = _saved(file)
     # diffusers loads the UNet as float32 whatever its file holds; transformers goes by this word
     config["dtype"] = "float32"
     file.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
@@ -150,7 +154,7 @@ def write_vocabulary(tokenizer: Any, folder: Path) -> None:
     vocab.json, merges.txt, special_tokens_map.json, and a tokenizer_config.json of words that both
     releases know. A tokenizer that is none of byte pairs stays as it was saved.
     """
-    record = read_record(folder / "tokenizer.json", dict[str, Any], error=ModelError)
+    record = _saved(folder / "tokenizer.json")
     pairs = record.get("model", {})
     if pairs.get("type") != "BPE":
         return
@@ -165,7 +169,7 @@ def write_vocabulary(tokenizer: Any, folder: Path) -> None:
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), "utf-8")
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n", "utf-8")
-    config = read_record(folder / "tokenizer_config.json", dict[str, Any], error=ModelError)
+    config = _saved(folder / "tokenizer_config.json")
     for word in ("backend", "is_local", "local_files_only"):  # of this opening, or of release 5
         config.pop(word, None)
     config["tokenizer_class"] = "CLIPTokenizer"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,14 @@ from diffusers import StableDiffusionPipeline
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
+from vits import timm_folder, torchvision_folder, transformers_folder
 
 from erasure.edit import Edit
 from erasure.erasing import erase
 from erasure.errors import EditError, ErasureError, ModelError, SettingError
 from erasure.exporting import export
 from erasure.models.load import load_model
+from erasure.models.load_vit import load_vit
 from erasure.opening import open_run
 from erasure_datasets.concept import Concept
 
@@ -233,3 +236,32 @@ def test_a_request_without_an_adapter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EditError, match="request 1 of gs-lora has no adapter"):
         export(run, tmp_path / "out", to="lora")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("build", [timm_folder, transformers_folder, torchvision_folder])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_classifiers_are_stored_as_asked_and_open_in_their_library(
+    build: Callable[[Path], object], dtype: str, tmp_path: Path
+) -> None:
+    build(tmp_path / "model")
+    model = load_vit(str(tmp_path / "model"))
+    name = next(n for n in model.parameters() if n.endswith(".weight"))
+    concept = Concept("red", "class", ("an image of {name}",))
+    value = model.parameters()[name].detach() + 0.1
+    edit = Edit({name: value}, "fine-tune", [concept], str(tmp_path / "model"))
+    edit.save(tmp_path / "run")
+    out = export(tmp_path / "run", tmp_path / "out", to="vit", dtype=dtype)
+    stored = load_file(out / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {DTYPES[dtype]}
+    card = (out / "README.md").read_text()
+    assert f"library_name: {model.library}" in card
+    assert "no longer knows 1 of its classes" in card
+    given: dict = {}
+    exec(card.split("```python\n")[1].split("```")[0].replace("<this folder>", str(out)), given)
+    edit.apply(model)
+    x = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        said = given["network"].eval()(x)
+        said = getattr(said, "logits", said)
+        assert torch.allclose(said, model.forward(x)[1], atol=5e-2)
+    assert str(tmp_path) not in (out / "config.json").read_text() + card
