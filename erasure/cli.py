@@ -21,8 +21,8 @@ from erasure.groups import (
     attack_names,
     evaluate_command,
     load,
-    method_names,
     print_scores,
+    told_methods,
 )  # fmt: skip
 from erasure_datasets.errors import DataError
 
@@ -119,7 +119,7 @@ def export(
     to: Annotated[
         str, typer.Option(help="diffusers, text-encoder, lora, delta or vit")
     ] = "diffusers",
-    dtype: Annotated[str, typer.Option(help="float32 or float16")] = "float32",
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16")] = "float32",
     base: Annotated[str | None, typer.Option(help=BASE)] = None,
 ) -> None:
     """Write a run's model as a folder that plain diffusers opens, or only what changed."""
@@ -169,8 +169,7 @@ def list_(
 ) -> None:
     """List methods, models, a model's concepts, attacks, or protocols."""
     if what == "methods":
-        lines = [f"erase {name}" for name in method_names("diffusion")]
-        lines += [f"forget {name}" for name in method_names("vit")]
+        lines = told_methods()
     elif what == "models":
         lines = [
             "pocket",

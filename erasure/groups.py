@@ -3,6 +3,7 @@
 Everything heavy is named by a string and imported when its command runs.
 """
 
+import ast
 import importlib
 import inspect
 import json
@@ -71,6 +72,26 @@ class AttackGroup(LazyGroup):
 def method_names(kind: str) -> list[str]:
     """The registry's names, without the torch that importing it costs."""
     return module_names(Path(__file__).parent / "methods" / kind)
+
+
+def told_methods() -> list[str]:
+    """Every method with its idea, its kind of model and what it changes, as its file says."""
+    told = []
+    for command, kind in (("erase", "diffusion"), ("forget", "vit")):
+        model = "text-to-image model" if kind == "diffusion" else "image classifier"
+        for name in method_names(kind):
+            idea, changes = _opening(
+                Path(__file__).parent / "methods" / kind / f"{name.replace('-', '_')}.py"
+            )
+            told.append(f"{command} {name}\n    {idea}\n    {model}; {changes}")
+    return told
+
+
+def _opening(file: Path) -> tuple[str, str]:
+    """The first two paragraphs of a file's docstring, each in one line; nothing is imported."""
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    first, second = (" ".join(part.split()) for part in [*text.split("\n\n"), ""][:2])
+    return first, second[:1].lower() + second[1:]
 
 
 def attack_names() -> list[str]:

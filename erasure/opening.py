@@ -1,13 +1,13 @@
 """Open what a run made: its model with the edit in it, on the base that the edit was made on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from erasure.edit import Edit
-from erasure.errors import EditError
+from erasure.errors import EditError, ModelError
 from erasure.models.digest import digest_of
 from erasure.models.editable import Editable
 from erasure.models.latent_diffusion import LatentDiffusion
@@ -16,6 +16,8 @@ from erasure.models.one_step import ONE_STEP, OneStep
 from erasure.models.stable_diffusion import StableDiffusion
 from erasure.models.vit import ViTModel
 from erasure.records import read_record
+
+ModelT = TypeVar("ModelT", bound=Editable)
 
 
 def open_run(
@@ -39,7 +41,7 @@ def open_edit(
     name = _where(run, edit, base)
     config = Path(record["config"]) if record.get("config") else None
     revision = None if base is not None else edit.revision
-    model = load_model(name, config=config, revision=revision, device=device)
+    model = _loaded(lambda: load_model(name, config=config, revision=revision, device=device), run)
     if edit.sampling == ONE_STEP and isinstance(model, StableDiffusion) and not model.sampling:
         model = OneStep.on(model, model.pipeline.unet, name=model.name)  # from a bare UNet
     refuse_another_base(model, edit, name)
@@ -57,11 +59,20 @@ def open_vit(
 
     edit = Edit.load(Path(run))
     name = _where(Path(run), edit, base)
-    model = load_vit(name, revision=None if base is not None else edit.revision, device=device)
+    revision = None if base is not None else edit.revision
+    model = _loaded(lambda: load_vit(name, revision=revision, device=device), Path(run))
     refuse_another_base(model, edit, name)
     if edited:
         edit.apply(model)
     return model
+
+
+def _loaded(load: Callable[[], ModelT], run: Path) -> ModelT:
+    """The base that an edit names; ModelError says how to name it otherwise."""
+    try:
+        return load()
+    except ModelError as error:
+        raise ModelError(f"{error} {run} was made on it: --base says where it is now.") from error
 
 
 def run_record(run: Path) -> Mapping[str, Any]:

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from erasure_datasets.errors import DataError
 

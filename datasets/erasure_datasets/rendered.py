@@ -1,8 +1,8 @@
 """Pocket Canvas renders, kept in the user's cache: drawn once, the same bits ever after.
 
 The folder is ERASURE_CACHE, or erasure-toolkit in XDG_CACHE_HOME or ~/.cache; ERASURE_CACHE=off
-keeps nothing. A file is named after everything that decides its content and begins with a digest of it,
-so that a damaged one is drawn again. Processes may share the folder.
+keeps nothing. A file is named after everything that decides its content and begins with a digest
+of it, so that a damaged one is drawn again. Processes may share the folder.
 """
 
 import hashlib

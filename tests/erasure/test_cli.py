@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -282,3 +283,70 @@ def test_a_bad_attack_is_one_line_and_writes_nothing(
     assert len(err.strip().splitlines()) == 1, err
     assert not (pocket_run / "attacks").exists()
     assert not (tmp_path / "out").exists()
+
+
+def test_the_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    for flag in ("--version", "-V"):
+        code, out, _ = call(monkeypatch, capsys, flag)
+        assert (code, out) == (0, f"erasure {version('erasure-toolkit')}\n")
+
+
+def test_alone_it_shows_its_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    code, _, err = call(monkeypatch, capsys)
+    assert code == 2
+    assert "\nCommands:\n  evaluate " in err
+
+
+def test_an_abbreviation_is_answered_with_the_option(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    code, _, err = call(monkeypatch, capsys, "erase", "esd", "--lr", "1", "--concept", "cat")
+    assert (code, err) == (
+        2, "erasure: No such option: --lr. Did you mean --learning-rate?\n",
+    )  # fmt: skip
+
+
+def test_help_keeps_a_methods_formula_and_choices_in_their_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for command, name in (("erase", "salun"), ("forget", "ssd")):
+        code, out, _ = call(monkeypatch, capsys, command, name, "--help")
+        lines = [line.strip() for line in out.splitlines()]
+        assert code == 0
+        assert "Choices" in lines
+        assert lines[lines.index("Choices") + 1].startswith("- ")
+        assert any(line.startswith("- ") for line in lines[lines.index("Choices") + 2 :])
+
+
+def test_every_method_says_its_idea_and_what_it_changes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    code, out, _ = call(monkeypatch, capsys, "list", "methods")
+    entries = out.strip().split("\n")
+    assert code == 0
+    assert len(entries) % 3 == 0
+    for name, idea, facts in zip(*(entries[i::3] for i in range(3)), strict=True):
+        assert name.split()[0] in ("erase", "forget")
+        assert idea.endswith(".")
+        assert ("text-to-image model; changes: " in facts) == name.startswith("erase")
+        assert facts.endswith(".")
+
+
+def test_help_of_a_method_needs_no_diffusers() -> None:
+    """They take as long as torch itself to import, each."""
+    program = """
+import sys
+import erasure.cli
+sys.argv = ["erasure", "erase", "salun", "--help"]
+try:
+    erasure.cli.main()
+finally:
+    heavy = {"diffusers", "transformers", "torchvision", "peft", "timm", "scipy.ndimage"}
+    print(sorted(heavy & sys.modules.keys()), file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stderr.strip().splitlines()[-1] == "[]", done.stderr

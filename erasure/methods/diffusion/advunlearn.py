@@ -1,5 +1,7 @@
 """AdvUnlearn: train the text encoder against prompts that bring the concept back.
 
+Changes: the text encoder's layers; any weights with --select.
+
 Zhang, Chen, Jia, Zhang, Fan, Liu, Hong, Ding, Liu, "Defensive Unlearning with Adversarial Training
 for Robust Concept Erasure in Diffusion Models" (NeurIPS 2024), https://arxiv.org/abs/2405.15234.
 

@@ -1,5 +1,7 @@
 """ESD: steer the concept's prompt away from the concept, by the frozen model's negative guidance.
 
+Changes: the UNet's cross-attention; any weights with --select.
+
 Gandikota, Materzynska, Fiotto-Kaufman, Bau, "Erasing Concepts from Diffusion Models" (ICCV 2023),
 https://arxiv.org/abs/2303.07345.
 

@@ -1,5 +1,7 @@
 """GS-LoRA on a diffusion UNet: requests one after another, each with its own sparse adapter.
 
+Changes: an adapter per request on the UNet's feed-forward layers.
+
 After Zhao et al., "Continual Forgetting for Pre-trained Vision Models" (CVPR 2024),
 https://arxiv.org/abs/2403.11530, which is about classifiers; the objective here is this project's:
 

@@ -1,5 +1,7 @@
 """SalUn: relabel the concept as its anchor, changing only the weights that matter most for it.
 
+Changes: the most salient share of the UNet's weights; of any with --select.
+
 Fan, Liu, Zhang, Wong, Wei, Liu, "SalUn: Empowering Machine Unlearning via Gradient-based Weight
 Saliency in Both Image Classification and Generation" (ICLR 2024), https://arxiv.org/abs/2310.12508.
 

@@ -1,5 +1,7 @@
 """SFD: forget a concept while distilling to a generator that draws in one step.
 
+Changes: the whole UNet, which becomes a one-step generator.
+
 Chen, Zhang, Zhou, "Score Forgetting Distillation: A Swift, Data-Free Method for Machine Unlearning
 in Diffusion Models" (ICLR 2025), https://arxiv.org/abs/2409.11219.
 

@@ -1,5 +1,7 @@
 """UCE: rewrite cross-attention in closed form, so that a concept's words mean its anchor.
 
+Changes: keys and values of the UNet's cross-attention.
+
 Gandikota, Orgad, Belinkov, Materzynska, Bau, "Unified Concept Editing in Diffusion Models"
 (WACV 2024), https://arxiv.org/abs/2308.14761, eq. 7: for every cross-attention W in {to_k, to_v}
 

@@ -1,5 +1,7 @@
 """Fine-tuning on what is kept, with an l1 penalty that fades: l1-sparse unlearning.
 
+Changes: all weights; some with --select.
+
 Jia, Liu, Ram, Yao, Liu, Liu, Sharma, Liu, "Model Sparsity Can Simplify Machine Unlearning" (NeurIPS
 2023), https://arxiv.org/abs/2304.04934:
 

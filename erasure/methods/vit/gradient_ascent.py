@@ -1,5 +1,7 @@
 """Gradient ascent: climb the loss of what is to be forgotten.
 
+Changes: all weights; some with --select.
+
 Thudi, Deza, Chandrasekaran, Papernot, "Unrolling SGD" (EuroS&P 2022),
 https://arxiv.org/abs/2109.13398:
 

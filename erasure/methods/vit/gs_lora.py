@@ -1,5 +1,7 @@
 """GS-LoRA and GS-LoRA++: forget classes one request after another, with group-sparse adapters.
 
+Changes: an adapter per request on the feed-forward layers.
+
 Zhao, Ni, Wang, Cong, Zhao, Zhang, Liu, "Continual Forgetting for Pre-trained Vision Models" (CVPR
 2024), https://arxiv.org/abs/2403.11530, and "Practical Continual Forgetting for Pre-trained Vision
 Models" (2025), https://arxiv.org/abs/2501.09705, for the prototypes (++).

@@ -1,5 +1,7 @@
 """Random labels: teach wrong answers for what is to be forgotten, right ones for the rest.
 
+Changes: all weights; some with --select.
+
 Golatkar, Achille, Soatto, "Eternal Sunshine of the Spotless Net" (CVPR 2020),
 https://arxiv.org/abs/1911.04933, as the baselines of SalUn have it:
 

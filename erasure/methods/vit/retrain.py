@@ -1,5 +1,7 @@
 """Retrain: a new model that never saw the forgotten classes, the standard the others are held to.
 
+Changes: all weights, trained anew.
+
     loss    CE(retain), label smoothing 0.05, from random weights
 
 Choices

@@ -1,5 +1,7 @@
 """SalUn for classifiers: random labels, trained into the weights that matter to the forgotten.
 
+Changes: the most salient half of all weights; another share with --keep-fraction.
+
 Fan, Liu, Zhang, Wong, Wei, Liu, "SalUn: Empowering Machine Unlearning via Gradient-based Weight
 Saliency in Both Image Classification and Generation" (ICLR 2024), https://arxiv.org/abs/2310.12508.
 

@@ -1,5 +1,7 @@
 """SSD: dampen the weights that matter far more to the forgotten than to everything.
 
+Changes: the weights that matter far more to the forgotten classes.
+
 Foster, Schoepf, Brintrup, "Fast Machine Unlearning Without Retraining Through Selective Synaptic
 Dampening" (AAAI 2024), https://arxiv.org/abs/2308.07707; without labels: "Loss-Free Machine
 Unlearning" (2024), https://arxiv.org/abs/2402.19308.
