@@ -65,6 +65,8 @@ def decode_image(data: bytes, where: str, size: int | None = None) -> UInt8[Tens
     except UNREADABLE as error:
         raise ImageError(f"{where} cannot be read as a picture: {_reason(error)}.") from error
 
+    from torchvision.transforms.v2 import functional as F  # as long to import as torch
+
     image = F.pil_to_tensor(picture)
     return image if size is None else F.center_crop(F.resize(image, [size], antialias=True), [size])
 
