@@ -155,6 +155,103 @@ def test_an_infinite_gradient_of_the_fake_score_ends_the_run(
         one_step(listed, generator, tmp_path / "run", gradient_accumulation=parts)
 
 
+def test_a_generators_tokenizer_is_saved_alike_whatever_was_asked_of_it(
+    listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a padding of its own: a killed run has asked it less, or other things."""
+    monkeypatch.setattr(distilling, "duel", lambda model, *_, **__: model.token_count("a cat"))
+    rules, saved = Rules(1.0, 1.0, 1.0, 20, 980, 1.0, 0.1), []
+    for name in ("one", "two"):
+        model = load_model(str(listed))
+        if name == "two":
+            model.encode(["a dog"])
+        distilling.distil(
+            model, ["a cat"], rules, pairs=0, steps=1, batch_size=1, learning_rate=1e-3,
+            run=Run(tmp_path / name),
+        )  # fmt: skip
+        saved.append((tmp_path / name / "generator" / "tokenizer" / "tokenizer.json").read_bytes())
+    assert saved[0] == saved[1]
+
+
+@pytest.mark.parametrize("override", ["anchor", "negative", "both"])
+def test_the_losses_are_sums_of_each_halfs_mean(
+    listed: Path, generator: Path, tmp_path: Path, seen: SimpleNamespace, override: str
+) -> None:
+    got = one_step(
+        listed, generator, tmp_path / "run", override=override, forget_weight=2.0,
+        retain_weight=0.5, fake_forget_weight=3.0, fake_retain_weight=0.7, dropout=0.0,
+        guidance=3.0, fake_guidance=1.5,
+    )  # fmt: skip
+    predicted, noise = (x.double() for x in seen.fake[0])
+    squares = [float(((predicted[i] - noise[i]) ** 2).sum()) for i in range(4)]
+    want = 3.0 * (squares[0] + squares[2]) / 2 + 0.7 * (squares[1] + squares[3]) / 2
+    assert got["fake"] == pytest.approx(want, rel=1e-4)
+
+    teacher, fake, drawn, noise, t, asked, rules = seen.identity[0]
+    rows = score_identity.generator_loss(teacher, fake, drawn, noise, t, asked, rules)
+    values = rows.detach().double().tolist()
+    want = 2.0 * (values[0] + values[2]) / 2 + 0.5 * (values[1] + values[3]) / 2
+    assert got["identity"] == pytest.approx(want, rel=1e-2, abs=1e-5 * max(map(abs, values)))
+
+
+@pytest.mark.parametrize("override", ["anchor", "negative", "both"])
+def test_whom_is_asked_what(
+    listed: Path, generator: Path, tmp_path: Path, seen: SimpleNamespace, override: str
+) -> None:
+    one_step(listed, generator, tmp_path / "run", override=override, dropout=0.0)
+    asked, model = seen.identity[0][5], load_model(str(listed))
+    empty = model.encode([""])
+    for row in range(4):
+        is_forgotten = row % 2 == 0
+        style = min(
+            ("Photo", "Sketch"),
+            key=lambda s: float((model.encode([CAT.format(s)])[0] - asked.drawn[row]).norm()),
+        )
+        cat, dog = (model.encode([text.format(style)])[0] for text in (CAT, DOG))
+        if is_forgotten:
+            assert torch.allclose(asked.drawn[row], cat, atol=1e-5)
+            stand_in = cat if override == "negative" else dog
+            assert torch.allclose(asked.teacher[row], stand_in, atol=1e-5)
+        else:
+            assert torch.equal(asked.teacher[row], asked.drawn[row])
+        name = model.encode(["cat"] if is_forgotten and override != "anchor" else [""])[0]
+        assert torch.allclose(asked.negative[row], name, atol=1e-5)
+    assert torch.equal(asked.fake, asked.drawn)
+    assert torch.allclose(asked.empty, empty.expand_as(asked.empty), atol=1e-5)
+
+
+def test_a_dropped_prompt_is_dropped_before_drawing(
+    listed: Path, generator: Path, tmp_path: Path, seen: SimpleNamespace
+) -> None:
+    """The fake score learns what is drawn without it; the generator's own loss keeps it."""
+    one_step(listed, generator, tmp_path / "run", dropout=1.0)
+    (z, prompted, drawn), (again, without, plain), *_ = seen.calls
+    assert torch.equal(again, z)
+    model, z_t, t, known, empty, _ = seen.asked[0]
+    assert torch.equal(without, empty)
+    assert torch.equal(known, empty)
+    assert not torch.allclose(prompted, without)
+    _, noise = seen.fake[0]
+    assert torch.allclose(z_t, model.add_noise(plain, noise, t), atol=1e-5)
+    assert not torch.allclose(plain, drawn, atol=1e-3)
+    assert torch.equal(seen.identity[0][2], drawn)
+    assert torch.equal(seen.identity[0][5].fake, prompted)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_an_infinite_gradient_of_the_fake_score_ends_the_run(
+    listed: Path, generator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: int
+) -> None:
+    """Its loss is finite, and a bound on each element would make the gradient so."""
+
+    def overflow(gradients: list[Tensor]) -> None:
+        gradients[0].view(-1)[0] = float("inf")
+
+    monkeypatch.setattr(score_identity, "average", overflow)
+    with pytest.raises(DivergedError, match="NaN or infinite at step 0"):
+        one_step(listed, generator, tmp_path / "run", gradient_accumulation=parts)
+
+
 def test_a_generators_tokenizer_is_saved_as_it_pads(
     listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
