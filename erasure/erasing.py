@@ -236,7 +236,7 @@ def kept_edit(
 def _signed(edit: Edit, record: Mapping[str, object]) -> Edit:
     """The edit with its base's revision and digest."""
     name, revision = record["model"], record["revision"]
-    if edit.base in (name, f"{name}@{revision}"):
+    if lasting_name(edit.base) in (name, f"{name}@{revision}"):
         known = {"revision": revision, "base_digest": record["base_digest"]}
         return replace(edit, base=str(name), **known)  # type: ignore[arg-type]
     base = lasting_name(edit.base)  # a generator that was made from the model
@@ -246,7 +246,7 @@ def _signed(edit: Edit, record: Mapping[str, object]) -> Edit:
 def _base_of(model: Editable) -> tuple[str, str | None]:
     """A model's name and, apart, its revision."""
     if Path(model.name).exists():
-        return model.name, None
+        return lasting_name(model.name), None
     name, _, revision = model.name.partition("@")
     return name, revision or None
 

@@ -17,6 +17,7 @@ from erasure.models.stable_diffusion import StableDiffusion
 from erasure.models.vit import ViTModel
 from erasure.records import read_record
 
+CLASSIFIERS = ("pocket-vit", "pocket-style-vit")  # load_vit's; timm takes long to import
 ModelT = TypeVar("ModelT", bound=Editable)
 
 
@@ -93,7 +94,7 @@ def refuse_another_base(model: Editable, edit: Edit, name: str) -> None:
 def lasting_name(model: str) -> str:
     """A model's name that means the same in every working directory."""
     place = Path(model).expanduser()
-    is_built_in = model in BUILT_IN or model.startswith("pocket")
+    is_built_in = model in BUILT_IN or model in CLASSIFIERS
     return str(place.resolve()) if not is_built_in and place.exists() else model
 
 

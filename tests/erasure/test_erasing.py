@@ -139,6 +139,9 @@ def test_a_run_knows_its_base_wherever_it_is_opened(
     model, run = copied(sd1, tmp_path / "here" / "user@host" / "sd"), tmp_path / "run"
     monkeypatch.chdir(model.parent)
     erase("./sd", "uce", "church", out=run, **CHURCH)
+    handed = tmp_path / "handed"
+    erase(load_model("./sd"), "uce", "church", out=handed, **CHURCH)
+    assert Edit.load(handed).base == Edit.load(run).base == str(model)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     edit = Edit.load(run)
