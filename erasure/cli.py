@@ -184,7 +184,7 @@ def list_(
     elif what == "concepts":
         folder = (
             Path(__file__).parent / "models" / "pocket"
-            if model.startswith("pocket")
+            if model in ("pocket", "pocket-one-step")
             else Path(model)
         )
         if not (folder / "concepts.json").is_file():

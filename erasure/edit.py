@@ -132,9 +132,17 @@ class Edit:
             return
         for name in ("alpha", "rank"):
             value = self.settings.get(name)
-            if not isinstance(value, (int, float)) or value <= 0:
+            is_flag = isinstance(value, bool)
+            if not isinstance(value, (int, float)) or is_flag or value <= 0:
                 raise EditError(f"{file} has no {name} for its adapters; got {value!r}.")
+        rank = self.settings["rank"]
+        odd = next((n for n, t in self.tensors.items() if "lora_A" in n and len(t) != rank), None)
+        if odd is not None:
+            raise EditError(f"{file} says rank {rank}, and {odd} has {len(self.tensors[odd])}.")
         known = tuple(f"request.{number}." for number in self.requests)
+        empty = next((k for k in known if not any(n.startswith(k) for n in self.tensors)), None)
+        if empty is not None:
+            raise EditError(f"{file} has a request without an adapter, {empty.rstrip('.')}.")
         stray = next((name for name in self.tensors if not name.startswith(known)), None)
         if stray is not None:
             raise EditError(f"{file} has no request for {stray}.")

@@ -127,7 +127,10 @@ def _is_among(name: str, others: Sequence[str]) -> bool:
     def plain(text: str) -> str:
         return "".join(letter for letter in text.casefold() if letter not in "_- ")
 
-    return plain(name) in map(plain, others)
+    def is_same(other: str) -> bool:
+        return plain(name) == plain(other) or (mentions(name, other) and mentions(other, name))
+
+    return any(map(is_same, others))
 
 
 def erase(

@@ -59,6 +59,8 @@ def export(
         model = open_run(run, base=base)
     elif to == "vit":
         model = open_vit(run, base=base)
+    elif base is not None:
+        raise SettingError(f"base is not needed for {to}, which holds the edit alone.")
     write = _writer(to, edit, model, DTYPES[dtype])
     card = model_card(run, edit, to, model)
     with atomic(out) as temporary:

@@ -96,6 +96,7 @@ def forget(
     Test accuracies after each request go to requests.json, and on a probe every `watch_every`
     steps into log.jsonl (0: never). ErasureError for anything the caller can mend.
     """
+    data = replace(data, source=lasting_name(data.source))
     method_class: Any = METHODS.get("vit", method)
     if mixed_precision == "fp16":
         raise SettingError("mixed_precision must be no or bf16 for a classifier; got 'fp16'.")

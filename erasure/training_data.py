@@ -12,7 +12,7 @@ from erasure.models.diffusion import DiffusionModel
 from erasure.paths import sampled
 from erasure.run import Run
 from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, render
-from erasure_datasets.concept import Catalogue, Concept, retain_prompts
+from erasure_datasets.concept import Catalogue, Concept, mentions, retain_prompts
 from erasure_datasets.errors import DataError
 from erasure_datasets.images import find_images, read_image
 from erasure_datasets.tables import read_captions
@@ -149,10 +149,23 @@ def _from_two_folders(
         files = files[:count]
         chosen = [default[i % len(default)] for i in range(len(files))]
         prompts = [captions[f] if captions else p for f, (p, _) in zip(files, chosen, strict=True)]
+        if name == "retain" and captions:
+            _refuse_named(folder, prompts, concepts)
         images = torch.stack([read_image(file, model.resolution) for file in files])
         latents = torch.cat([model.to_latents(part) for part in images.split(model.images_at_once)])
         sets.append(Pictures(latents.cpu(), prompts, [anchor for _, anchor in chosen]))
     return sets[0], sets[1]
+
+
+def _refuse_named(folder: Path, captions: list[str], concepts: list[Concept]) -> None:
+    """SettingError for a picture to keep whose caption names what is to be forgotten."""
+    for caption in captions:
+        named = next((c.name for c in concepts if mentions(caption, c.name)), None)
+        if named is not None:
+            raise SettingError(
+                f"images: captions in {folder / 'retain'} must not name what is erased; "
+                f"{caption!r} names {named}."
+            )
 
 
 def _captions(folder: Path, name: str, files: list[Path]) -> dict[Path, str]:

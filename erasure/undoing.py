@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from erasure.edit import Edit
-from erasure.errors import SettingError
+from erasure.errors import RunError, SettingError
 from erasure.opening import run_record
-from erasure.records import read_record
+from erasure.records import RequestsShape, read_record
 from erasure.storage import atomic, write_json
 
 
@@ -36,21 +36,24 @@ def undo(run: Path | str, out: Path | str, *, concepts: str | Sequence[str]) -> 
         kept.save(temporary)
         write_json(temporary / "config.json", record)
         if "tasks" in record:
-            write_json(temporary / "requests.json", _requests(run, list(kept.requests)))
+            write_json(temporary / "requests.json", _requests(run, list(kept.requests.values())))
     return out
 
 
-def _requests(run: Path, kept: list[str]) -> list[dict[str, Any]]:
+def _requests(run: Path, kept: list[list[str]]) -> list[dict[str, Any]]:
     """What was measured after each request that stays.
 
     The figures of those that came after one that is taken back are of a model that is no more:
     they are left out.
     """
-    known = read_record(run / "requests.json", list[dict[str, Any]])
-    still_true = len([i for i, number in enumerate(kept) if int(number) == i])
-    return [
-        known[int(number)]
-        if place < still_true
-        else {key: known[int(number)][key] for key in ("classes", "seconds")}
-        for place, number in enumerate(kept)
-    ]
+    known = read_record(run / "requests.json", RequestsShape)
+    places = {tuple(request["classes"]): place for place, request in enumerate(known)}
+    found = []
+    for place, classes in enumerate(kept):
+        if tuple(classes) not in places:
+            raise RunError(f"{run / 'requests.json'} has no request for {', '.join(classes)}.")
+        request = known[places[tuple(classes)]]
+        is_true = place == places[tuple(classes)]
+        told = ("classes", "seconds")
+        found.append({k: v for k, v in request.items() if is_true or k in told})
+    return found

@@ -1,5 +1,6 @@
 """What an attack is asked: numbers, concepts and the files that its words name, each checked."""
 
+import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,11 +47,22 @@ def asked_concepts(model: DiffusionModel, edit: Edit, names: Sequence[str]) -> l
     return found
 
 
+def _module_file(name: str) -> Path:
+    """Where a module of Python lies; no file, for what is none."""
+    try:
+        found = importlib.util.find_spec(name) if name.replace(".", "").isidentifier() else None
+    except (ImportError, ValueError):
+        found = None
+    return Path(found.origin) if found and found.origin else Path("/nonexistent")
+
+
 def contents(criterion: str, settings: dict[str, Any]) -> dict[str, str]:
     """Digests of the files that a criterion or a setting names: their words stay, they may not."""
-    words = [word.strip().partition("=")[2] or word.strip() for word in criterion.split("+")]
+    whole = [word.strip() for word in criterion.split("+")]
+    words = [*whole, *(word.partition("=")[2] for word in whole if "=" in word)]
     places = [Path(word.rpartition(":")[0]) for word in words if ".py:" in word]
-    places += [Path(word) for word in words if Path(word).is_dir()]
+    places += [_module_file(word.rpartition(":")[0]) for word in whole if ":" in word]
+    places += [Path(word) for word in words if word and Path(word).is_dir()]
     places += [Path(value) for value in settings.values() if isinstance(value, str) and value]
     files = [
         file

@@ -74,7 +74,7 @@ class UserFunction:
     def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Bool[Tensor, " n"]:
         try:
             given = self.function(images.clone())
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise SettingError(f"criterion {self.name} failed: {_told(error)}.") from error
         wanted = f"criterion {self.name} must return one bool per image, ({len(images)},); "
         try:

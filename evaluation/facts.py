@@ -209,6 +209,12 @@ def _with_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
         is_rate = name in RATES or name.endswith("ASR")
         stderr, n = score.get("stderr"), score.get("n")
         low, high = score.get("low"), score.get("high")
+        if is_rate and not 0 <= score["value"] <= 1:
+            raise RunError(f"{name} must be a rate in 0 to 1; a record says {score['value']:g}.")
+        if (n is not None and n < 0) or (stderr is not None and stderr < 0):
+            raise RunError(f"{name} must have no negative n or stderr; a record has.")
+        if low is None or high is None:
+            low = high = None
         if low is None and ((is_rate and n) or stderr):
             low, high = interval(score["value"], stderr or 0.0, n or 1, is_rate=is_rate)
         unit = "percent" if is_rate or name == "H" else "number"

@@ -4,6 +4,7 @@ What is not supported would be trained and drawn in silence as something else.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ EXTRA_INPUTS = {
     "encoder_hid_dim_type": "a projection of other states than the text encoder's",
 }
 
+SHORTEST = 100  # timesteps of a schedule; methods walk 50
+
 
 def check_pipeline(
     pipeline: Any, towers: Sequence[str], tokenizers: Sequence[str], name: str
@@ -31,6 +34,9 @@ def check_pipeline(
         if getattr(pipeline, part, None) is None:
             raise ModelError(f"{name} has no {part}; a whole pipeline is needed.")
     _check_scheduler(pipeline.scheduler, name)
+    scale = pipeline.vae.config.get("scaling_factor")
+    if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale < math.inf:
+        raise ModelError(f"scaling_factor of {name}'s vae must be above 0; got {scale!r}.")
     _check_unet(pipeline, [getattr(pipeline, tower) for tower in towers], name)
     for tower, tokenizer in zip(towers, tokenizers, strict=True):
         _check_tokenizer(tokenizer, getattr(pipeline, tokenizer), getattr(pipeline, tower), name)
@@ -49,6 +55,13 @@ def _check_scheduler(scheduler: Any, name: str) -> None:
             f"{name} predicts {prediction!r}; only epsilon and v_prediction are supported."
         )
     alphas_cumprod = torch.as_tensor(alphas_cumprod)
+    count = scheduler.config.get("num_train_timesteps", len(alphas_cumprod))
+    if len(alphas_cumprod) != count or count < SHORTEST or alphas_cumprod[0] == alphas_cumprod[-1]:
+        raise ModelError(
+            f"the schedule of {name} must have its num_train_timesteps of levels, {SHORTEST} at "
+            f"least, and fall; got {len(alphas_cumprod)} of {count}, from "
+            f"{float(alphas_cumprod[0]):g} to {float(alphas_cumprod[-1]):g}."
+        )
     is_falling = bool((alphas_cumprod.diff() <= 0).all())  # NaN is not
     if not (is_falling and alphas_cumprod[-1] >= 0 and alphas_cumprod[0] <= 1):
         raise ModelError(

@@ -12,12 +12,16 @@ THREADS = 8  # sha256 of one tensor runs beside that of others
 
 
 def digest_of(model: Editable) -> str:
-    """sha256 over names, shapes and float32 values of all weights that an edit may change.
+    """sha256 over names, shapes and float32 values of all weights, and what else decides answers.
+
+    That is an autoencoder, the noise schedule, vocabularies and labels (`Editable.constants`).
 
     The untouched model's: an edit that is in the weights does not change it, nor do the device and
     the files' layout. A model that was opened in lower precision has another.
     """
+    constants = model.constants()
     untouched: dict[str, Tensor] = {**model.parameters(), **model.originals}
+    untouched |= {f"= {n}": value for n, value in constants.items() if isinstance(value, Tensor)}
     names = sorted(untouched)
     with ThreadPoolExecutor(THREADS) as pool:
         hashed = list(pool.map(_hashed, [untouched[name] for name in names]))
@@ -25,6 +29,9 @@ def digest_of(model: Editable) -> str:
     for name, of_values in zip(names, hashed, strict=True):
         shape = "x".join(map(str, untouched[name].shape))
         whole.update(f"{name} {shape} {of_values}\n".encode())
+    for name, text in constants.items():
+        if isinstance(text, str):
+            whole.update(f"{name} {text}\n".encode())
     return whole.hexdigest()
 
 

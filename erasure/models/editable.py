@@ -42,6 +42,10 @@ class Editable(ABC):
         """Whether the untouched model is being asked just now."""
         return self._asks_original
 
+    def constants(self) -> dict[str, Tensor | str]:
+        """What else decides its answers and is never edited, by name."""
+        return {}
+
     @abstractmethod
     def module(self, name: str) -> nn.Module:
         """The module whose parameters are called `name`.…"""

@@ -134,6 +134,22 @@ class LatentDiffusion(DiffusionModel):
             for name, parameter in module.named_parameters()
         }
 
+    def constants(self) -> dict[str, Tensor | str]:
+        parts, config = self.pipeline, self.pipeline.unet.config
+        found: dict[str, Tensor | str] = {
+            f"vae.{name}": parameter for name, parameter in parts.vae.named_parameters()
+        }
+        heads = (config.get("attention_head_dim"), config.get("num_attention_heads"))
+        said = [
+            parts.scheduler.config.get("prediction_type", "epsilon"),
+            parts.vae.config.scaling_factor,
+            config.sample_size,
+            heads,
+        ]
+        said += [getattr(parts, tower).config.hidden_act for tower in self.towers]
+        said += [sorted(getattr(parts, own).get_vocab().items()) for own in self.tokenizers]
+        return found | {"schedule": self.alphas_cumprod, "said": repr(said)}
+
     def module(self, name: str) -> nn.Module:
         component, _, rest = name.partition(".")
         return self._components[component].get_submodule(rest)

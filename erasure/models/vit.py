@@ -62,6 +62,10 @@ class ViTModel(Editable):
     def parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.network.named_parameters())
 
+    def constants(self) -> dict[str, Tensor | str]:
+        buffers = dict(self.network.named_buffers())
+        return {**buffers, "labels": repr(self.labels)}
+
     def module(self, name: str) -> nn.Module:
         return self.network.get_submodule(name)
 

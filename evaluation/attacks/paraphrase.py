@@ -4,7 +4,6 @@ Synonyms, descriptions and templates from datasets/erasure_datasets/paraphrases.
 A case is won if any of them draws the concept with its noise.
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ from erasure.config import check, setting
 from erasure.errors import SettingError
 from erasure.models.slots import around
 from erasure_datasets.concept import Concept
+from erasure_datasets.errors import DataError
 from erasure_datasets.paraphrases import paraphrases
+from erasure_datasets.tables import read_column
 from evaluation.scene import Case, Found, Scene
 
 
@@ -52,13 +53,10 @@ class Paraphrase:
     def _texts(self, scene: Scene, case: Case) -> list[str]:
         if not self.file:
             return paraphrases(scene.concept, case.prompt, scene.model.catalogue)
-        if not Path(self.file).is_file():
-            raise SettingError(f"file must be a CSV with a 'prompt' column; {self.file} is none.")
-        with Path(self.file).open(newline="") as stream:
-            texts = [row["prompt"] for row in csv.DictReader(stream) if row.get("prompt")]
-        if not texts:
-            raise SettingError(f"{self.file} must have a 'prompt' column and at least one row.")
-        return texts
+        try:
+            return read_column(Path(self.file))
+        except DataError as error:
+            raise SettingError(f"file: {error}") from error
 
 
 ATTACK = Paraphrase

@@ -273,3 +273,32 @@ def test_an_edited_model_is_not_erased_from(listed: Path, tmp_path: Path) -> Non
     result = erase(listed, "uce", "cat", out=tmp_path / "run")
     with pytest.raises(ModelError, match="holds an edit already"):
         erase(result.model, "uce", "dog", out=tmp_path / "two")
+
+
+ALIKE = [("Caf\u00e9", "Cafe\u0301"), ("cat", "cats"), ("cat", "\uff43\uff41\uff54")]
+
+
+@pytest.mark.parametrize("names", ALIKE)
+def test_names_that_read_alike_are_one(free: LatentDiffusion, names: tuple[str, str]) -> None:
+    with pytest.raises(SettingError, match="concept names must differ"):
+        find_concepts(free, names, kind="object")
+    assert len(find_concepts(free, ["cat", "black cat"], kind="object")) == 2
+
+
+CONFIGS = [
+    ("scheduler/scheduler_config.json", "beta_end", 0.02),
+    ("scheduler/scheduler_config.json", "prediction_type", "v_prediction"),
+    ("vae/config.json", "scaling_factor", 0.2),
+]
+
+
+@pytest.mark.parametrize(("file", "key", "value"), CONFIGS)
+def test_a_base_that_answers_otherwise_is_another(
+    sd1: Path, tmp_path: Path, file: str, key: str, value: object
+) -> None:
+    model, run = copied(sd1, tmp_path / "sd"), tmp_path / "run"
+    erase(model, "uce", "church", out=run, **CHURCH)
+    record = json.loads((model / file).read_text())
+    (model / file).write_text(json.dumps({**record, key: value}))
+    with pytest.raises(EditError, match="does not hold the weights that the edit was made on"):
+        open_run(run)

@@ -1,12 +1,19 @@
 """Names of models that mean the same everywhere."""
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from erasure.edit import Edit
+from erasure.errors import RunError
 from erasure.models.load import BUILT_IN
 from erasure.models.load_vit import BUILT_IN as CLASSIFIERS
 from erasure.opening import lasting_name
+from erasure.storage import write_json
+from erasure.undoing import undo
+from erasure_datasets.concept import Concept
 
 
 def test_a_built_in_name_is_never_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,3 +30,27 @@ def test_a_folder_is_named_from_the_root(tmp_path: Path, monkeypatch: pytest.Mon
         assert lasting_name(name) == lasting_name(f"./{name}/") == str(tmp_path / name)
     assert lasting_name("owner/name") == "owner/name"
     assert lasting_name("timm:vit") == "timm:vit"
+
+
+def test_requests_are_taken_back_one_after_another(tmp_path: Path) -> None:
+    """Each time what was measured goes with its classes, not with a place in a list."""
+    concepts = [Concept(name, "class", label=i) for i, name in enumerate(("red", "green", "blue"))]
+    tensors = {
+        f"request.{i}.layer.lora_{side}.weight": torch.ones(1, 1) for i in range(3) for side in "AB"
+    }
+    requests = {str(i): [concept.name] for i, concept in enumerate(concepts)}
+    settings = {"rank": 1, "alpha": 1.0}
+    Edit(
+        tensors, "gs-lora", concepts, "none", form="lora", settings=settings, requests=requests
+    ).save(tmp_path / "run")
+    told = [{"classes": [c.name], "Acc_f": 0.5, "seconds": 1.0} for c in concepts]
+    write_json(tmp_path / "run" / "requests.json", told)
+    write_json(tmp_path / "run" / "config.json", {"tasks": list(requests.values())})
+    first = undo(tmp_path / "run", tmp_path / "first", concepts="red")
+    second = undo(first, tmp_path / "second", concepts="blue")
+    left = json.loads((second / "requests.json").read_text())
+    assert left == [{"classes": ["green"], "seconds": 1.0}]
+    assert json.loads((second / "config.json").read_text())["tasks"] == [["green"]]
+    write_json(first / "requests.json", [])
+    with pytest.raises(RunError, match="has no request for green"):
+        undo(first, tmp_path / "third", concepts="blue")
