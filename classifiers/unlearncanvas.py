@@ -4,7 +4,6 @@ The benchmark ships `style50.pth` (themes) and `style50_cls.pth` (objects): pick
 whose `model_state_dict` is timm's. Images are scaled to the network's side and to [-1, 1].
 """
 
-import hashlib
 import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 from classifiers.predict import Classifier, load_classifier
 from erasure.errors import ModelError, SettingError
 from erasure.models.filling import refuse_not_finite
-from erasure.storage import read_tensors
+from erasure.storage import file_digest, read_tensors
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES
 
 ARCHITECTURE = "vit_large_patch16_224"
@@ -121,5 +120,4 @@ class Judges:
 
 def _digest(place: Path) -> str:
     file = place / "model.safetensors" if place.is_dir() else place
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+    return file_digest(file)[:16]

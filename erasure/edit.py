@@ -1,6 +1,5 @@
 """The result of an erasure: the tensors that changed, and a record of what they are."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from erasure.models.diffusion import Sampling
 from erasure.models.editable import Editable
 from erasure.models.lora import deltas, merge
 from erasure.records import EditShape, read_record
-from erasure.storage import read_tensors, write_json, write_tensors
+from erasure.storage import file_digest, read_tensors, write_json, write_tensors
 from erasure_datasets.concept import Concept
 
 TENSORS = "edit.safetensors"
@@ -87,7 +86,7 @@ class Edit:
             "base": self.base,
             "revision": self.revision,
             "base_digest": self.base_digest,
-            "digest": _digest(file),
+            "digest": file_digest(file),
             "sampling": asdict(self.sampling) if self.sampling else None,
             "settings": self.settings,
         }
@@ -112,7 +111,7 @@ class Edit:
             raise EditError(f"{file} is not an edit record: {error}") from error
         tensors, _ = read_tensors(folder / TENSORS)
         digest = record.get("digest", "")
-        if digest and digest != _digest(folder / TENSORS):
+        if digest and digest != file_digest(folder / TENSORS):
             raise EditError(
                 f"{folder / TENSORS} is not the file that {file} was written with: it was damaged "
                 "or replaced. Run the erasure again, in another folder."
@@ -248,8 +247,3 @@ class Edit:
         with torch.no_grad():
             for name in changed:
                 current[name].copy_(model.originals.pop(name))
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

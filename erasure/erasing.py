@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import get_args
 
 from erasure.config import Source, Value, resolve
 from erasure.edit import Edit
@@ -20,16 +19,16 @@ from erasure.models.load import load_model, read_presets
 from erasure.opening import lasting_name, open_run
 from erasure.registry import METHODS
 from erasure.run import Run
+from erasure.storage import file_digest
 from erasure_datasets.concept import (
+    USER_KINDS,
     Catalogue,
     Concept,
-    ConceptKind,
     UnknownConceptError,
     mentions,
 )  # fmt: skip
 from erasure_datasets.errors import DataError
 
-KINDS = tuple(kind for kind in get_args(ConceptKind) if kind != "class")
 FILES = {"images", "mask", "retain_prompts", "source"}  # settings that may name a file or folder
 
 
@@ -87,9 +86,9 @@ def _concept(model: DiffusionModel, name: str, kind: str | None, anchor: str | N
             if kind is not None and kind != found.kind:
                 raise SettingError(f"kind of {found.name} is {found.kind}; got {kind!r}.")
             return found
-        if kind not in KINDS:
+        if kind not in USER_KINDS:
             raise SettingError(
-                f"kind must be given for {name!r}: one of {', '.join(KINDS)}; got {kind}."
+                f"kind must be given for {name!r}: one of {', '.join(USER_KINDS)}; got {kind}."
             )
         return Concept(name, kind, anchor=anchor or "")  # type: ignore[arg-type]
     except UnknownConceptError as error:
@@ -227,11 +226,10 @@ def kept_edit(
             if run.is_main:
                 edit.save(run.folder)
             run.finish()
-        except DataError as error:
+        except Exception as error:
             run.withdraw()
-            raise SettingError(str(error)) from error
-        except Exception:
-            run.withdraw()
+            if isinstance(error, DataError):
+                raise SettingError(str(error)) from error
             raise
     return edit, True
 
@@ -283,7 +281,7 @@ def inputs(settings: Mapping[str, object]) -> dict[str, str]:
     for name in FILES & settings.keys():
         place = Path(str(settings[name])).expanduser()
         if settings[name] and place.is_file():
-            found[name] = hashlib.sha256(place.read_bytes()).hexdigest()
+            found[name] = file_digest(place)
         elif settings[name] and place.is_dir():
             files = (file for file in place.rglob("*") if file.is_file())
             listed = sorted((str(file.relative_to(place)), file.stat().st_size) for file in files)

@@ -20,12 +20,12 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def is_cpu_group() -> bool:
-    """Whether there are several processes and no GPU.
+def is_cpu_group(*, on_cpus: bool = False) -> bool:
+    """Whether there are several processes and no GPU, or none that is asked for (`on_cpus`).
 
     They must be told to meet on CPUs, or each would be the main one.
     """
-    return process_count() > 1 and not torch.cuda.is_available()
+    return process_count() > 1 and (on_cpus or not torch.cuda.is_available())
 
 
 def launched(*, on_cpus: bool = False) -> PartialState:
@@ -33,8 +33,7 @@ def launched(*, on_cpus: bool = False) -> PartialState:
 
     `on_cpus`: even where there are GPUs.
     """
-    on_cpus = is_cpu_group() or (on_cpus and process_count() > 1)
-    return PartialState(cpu=on_cpus, timeout=LONGEST_WAIT)
+    return PartialState(cpu=is_cpu_group(on_cpus=on_cpus), timeout=LONGEST_WAIT)
 
 
 def own_device() -> torch.device:

@@ -160,8 +160,24 @@ def parse_record(
     """As `read_record`, of JSON that comes from `where`."""
     try:
         record = msgspec.json.decode(text.removeprefix(BOM))
-        msgspec.convert(record, shape)
     except (ValueError, RecursionError) as failed:  # msgspec's and Unicode's are ValueErrors
-        ending = f"; {remedy}." if remedy else "."
-        raise error(f"{where} is not readable ({failed}){ending}") from failed
+        raise _unreadable(where, failed, error, remedy) from failed
+    return checked_record(record, shape, where, error=error, remedy=remedy)
+
+
+def checked_record(
+    record: Any, shape: type[ShapeT], where: str, *, error: type[ErasureError] = RunError,
+    remedy: str = "",
+) -> ShapeT:  # fmt: skip
+    """As `parse_record`, of a record that is decoded already."""
+    try:
+        msgspec.convert(record, shape)
+    except (ValueError, RecursionError) as failed:
+        raise _unreadable(where, failed, error, remedy) from failed
     return record
+
+
+def _unreadable(
+    where: str, failed: Exception, error: type[ErasureError], remedy: str
+) -> ErasureError:
+    return error(f"{where} is not readable ({failed})" + (f"; {remedy}." if remedy else "."))

@@ -2,48 +2,30 @@
 
 import hashlib
 import json
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from torch import Tensor, nn
 
 from erasure.errors import RunError, SettingError
 from erasure.hardware import Hardware, peak_memory
-from erasure.locking import LOCK, alone_in
+from erasure.locking import alone_in
 from erasure.optimisers import Stepper
-from erasure.processes import is_cpu_group, launched, process_count
+from erasure.processes import is_cpu_group, launched
 from erasure.progress import Bar, live_bar
 from erasure.records import read_record
-from erasure.state import read_state, refuse_other, seconds_of, shorten_log, write_state
+from erasure.run_folder import clear, holds_files, refuse_another, versions
+from erasure.state import read_state, seconds_of, shorten_log, write_state
 from erasure.storage import append_line, write_json
+from erasure.trackers import refuse_tracker
 
-VERSIONS = ("torch", "diffusers", "transformers", "accelerate", "erasure-toolkit")
 WRITING_SHARE = 50  # seconds of work for each second that a state takes to write
-SAME_RUN = (
-    "method",
-    "model",
-    "base_digest",
-    "config",
-    "concepts",
-    "tasks",
-    "data",
-    "settings",
-    "inputs",
-    "seed",
-    "mixed_precision",
-    "use_8bit_adam",
-    "allow_tf32",
-    "processes",
-)
 
 
 class Run:
@@ -62,13 +44,13 @@ class Run:
         self.checkpoint_seconds = (
             hardware.checkpoint_seconds if checkpoint_seconds is None else checkpoint_seconds
         )
-        _refuse_tracker(report_to)
+        refuse_tracker(report_to)
         on_cpus = hardware.device == "cpu"
         launched(
             on_cpus=on_cpus
         )  # must come before Accelerator(), whose own time-out is ten minutes
         self.accelerator = Accelerator(
-            cpu=is_cpu_group() or (on_cpus and process_count() > 1),
+            cpu=is_cpu_group(on_cpus=on_cpus),
             log_with=report_to,
             project_dir=str(folder) if report_to else None,
         )
@@ -140,8 +122,7 @@ class Run:
         if file.is_file():
             remedy = "remove the folder or name another --out"
             old = read_record(file, dict[str, Any], remedy=remedy)
-            for key in SAME_RUN:
-                refuse_other(self.folder, key, old.get(key, new.get(key)), new.get(key))
+            refuse_another(self.folder, old, new)
             is_finished = (self.folder / "edit.json").is_file()
             self.accelerator.wait_for_everyone()  # all have read
             if is_finished:  # perhaps killed between the edit and the end
@@ -151,14 +132,11 @@ class Run:
                     write_json(file, {**old, **new})
                 self._track(record)
             return is_finished
-        if self.folder.exists() and _holds_files(self.folder):
+        if self.folder.exists() and holds_files(self.folder):
             raise RunError(f"{self.folder} exists and is not a run of ours; name another --out.")
         self.accelerator.wait_for_everyone()
         if self.is_main:
-            versions = {name: version(name) for name in VERSIONS} | {
-                "python": platform.python_version()
-            }
-            write_json(file, {**new, "versions": versions, "device": str(self.device)})
+            write_json(file, {**new, "versions": versions(), "device": str(self.device)})
         self.accelerator.wait_for_everyone()
         self._track(record)
         self._is_new = True
@@ -173,10 +151,7 @@ class Run:
     def withdraw(self) -> None:
         """Undo `begin` for a run that failed before it learned anything: --out is free again."""
         if self.is_main and self._is_new and not (self.folder / "state").exists():
-            for name in ("config.json", "log.jsonl", "mask.safetensors"):
-                (self.folder / name).unlink(missing_ok=True)
-            if not _holds_files(self.folder):
-                shutil.rmtree(self.folder)
+            clear(self.folder)
 
     def finish(self) -> None:
         """Add seconds and peak memory to config.json and drop the resuming state."""
@@ -188,8 +163,7 @@ class Run:
         if not self.is_main:
             return
         if "seconds" not in record:
-            states = (self.folder / "state").glob("*.safetensors")
-            known = [float(seconds_of(file)) for file in states]
+            known = map(seconds_of, (self.folder / "state").glob("*.safetensors"))
             self._earlier_seconds = max([self._earlier_seconds, *known])
             record["seconds"] = round(self._seconds(), 2)
             record["peak_memory_gb"] = round(peak_memory(self.device) / 1e9, 2)
@@ -275,15 +249,9 @@ class Run:
         return live_bar(stage, total, start, quiet=not self.is_main)
 
     def save_state(
-        self,
-        stage: str,
-        step: int,
-        weights: Mapping[str, nn.Parameter],
-        optimiser: Stepper,
-        carried: Mapping[str, Tensor] | None = None,
-        *,
-        is_diverged: bool = False,
-    ) -> Path:
+        self, stage: str, step: int, weights: Mapping[str, nn.Parameter], optimiser: Stepper,
+        carried: Mapping[str, Tensor] | None = None, *, is_diverged: bool = False,
+    ) -> Path:  # fmt: skip
         """Write everything needed to go on from `step` in the same bits.
 
         Of a run that `is_diverged` it is for looking at alone; `restore` refuses it.
@@ -314,12 +282,9 @@ class Run:
         return time.monotonic() - self._saved >= wait
 
     def restore(
-        self,
-        stage: str,
-        weights: Mapping[str, nn.Parameter],
-        optimiser: Stepper,
+        self, stage: str, weights: Mapping[str, nn.Parameter], optimiser: Stepper,
         carried: Mapping[str, Tensor] | None = None,
-    ) -> int:
+    ) -> int:  # fmt: skip
         """Load a stage's state, if there is one; the step to go on from, 0 for a fresh start."""
         if not self.knows(stage):
             if self.is_main:
@@ -333,20 +298,3 @@ class Run:
         if self.is_main:
             shorten_log(self.folder / "log.jsonl", stage, int(facts["step"]))
         return int(facts["step"])
-
-
-def _holds_files(folder: Path) -> bool:
-    """Whether a folder holds anything but its lock and the leavings of a killed write."""
-    return any(not file.name.endswith(".tmp") and file.name != LOCK for file in folder.iterdir())
-
-
-def _refuse_tracker(name: str | None) -> None:
-    """SettingError for a tracker that accelerate does not know or that is not installed."""
-    if name is None:
-        return
-    if name not in LOGGER_TYPE_TO_CLASS:
-        raise SettingError(
-            f"report_to must be one of {', '.join(LOGGER_TYPE_TO_CLASS)}; got {name!r}."
-        )
-    if name not in get_available_trackers():
-        raise SettingError(f"report_to {name} needs its package: pip install {name}.")

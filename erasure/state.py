@@ -1,4 +1,4 @@
-"""What a run finds of itself on disk: a stage's state, its log, and whether it is the same run."""
+"""What a run finds of its work on disk: a stage's state and its log."""
 
 import json
 from collections.abc import Mapping
@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from erasure.errors import DivergedError, RunError
 from erasure.optimisers import Stepper
 from erasure.storage import atomic, read_lines, read_tensors, write_tensors
-
-LONGEST = 200  # letters of a value in a message
 
 
 def write_state(
@@ -99,22 +97,3 @@ def shorten_log(file: Path, stage: str, step: int) -> None:
     if file.is_file():
         with atomic(file) as temporary:
             temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
-
-
-def refuse_other(folder: Path, key: str, old: object, new: object) -> None:
-    """RunError, naming what differs, if the folder's record is not this run's."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in sorted(old.keys() | new.keys()):
-            refuse_other(folder, f"{key}.{name}", old.get(name), new.get(name))
-    elif old != new:
-        raise RunError(
-            f"{folder} holds a different run: its {key} is {_short(old)}, "
-            f"this one's is {_short(new)}."
-        )
-
-
-def _short(value: object) -> str:
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return ", ".join(str(item.get("name", item)) for item in value)
-    text = repr(value)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

@@ -1,5 +1,6 @@
 """Atomic writes: a file or folder appears whole under its name, or not at all."""
 
+import hashlib
 import json
 import os
 import re
@@ -68,6 +69,12 @@ def _remove(path: Path) -> None:
 def _literal(name: str) -> str:
     """A name as a pattern of `glob` that fits it alone."""
     return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_json(file: Path, record: object) -> None:

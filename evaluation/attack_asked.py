@@ -10,8 +10,8 @@ from erasure.edit import Edit
 from erasure.erasing import find_concepts
 from erasure.errors import SettingError
 from erasure.models.diffusion import DiffusionModel
+from erasure.storage import file_digest
 from erasure_datasets.concept import Concept
-from evaluation.drawn import file_digest
 
 LARGEST_SEED = 2**53  # a thousand noise seeds lie above each
 

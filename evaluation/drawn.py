@@ -12,7 +12,7 @@ from erasure.errors import RunError
 from erasure.models.diffusion import DiffusionModel
 from erasure.processes import launched
 from erasure.records import read_record
-from erasure.storage import write_json
+from erasure.storage import file_digest, write_json
 from erasure_datasets.images import find_images
 
 CLAIM = "drawn.json"
@@ -28,12 +28,6 @@ def edit_digest(run: Path) -> str | None:
     if isinstance(told, str) and told:
         return told
     return file_digest(tensors) if tensors.is_file() else None
-
-
-def file_digest(file: Path) -> str:
-    """SHA-256 of a file's content."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def how_drawn(

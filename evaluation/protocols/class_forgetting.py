@@ -5,7 +5,7 @@ harmonic mean of the drop in Acc_f and Acc_r; MIA, the share of the forgotten tr
 confidence attack takes for never seen. Zhao et al. (CVPR 2024) and Fan et al. (ICLR 2024).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -153,11 +153,16 @@ def confidence(model: ViTModel, part: Labelled) -> Tensor:
     return model.predict(part.images)[torch.arange(len(part)), part.labels]
 
 
-PROTOCOL = Protocol(
-    NAME,
-    "classes",
-    lambda asked: evaluate(
-        asked.folder, classes=asked.concepts, reference=asked.reference, base=asked.base
-    ),
-    frozenset({"reference"}),
-)
+def protocol_of(name: str, evaluate: Callable[..., dict[str, Any]]) -> Protocol:
+    """What `erasure evaluate` is told of a protocol that judges runs which forget classes."""
+    return Protocol(
+        name,
+        "classes",
+        lambda asked: evaluate(
+            asked.folder, classes=asked.concepts, reference=asked.reference, base=asked.base
+        ),
+        frozenset({"reference"}),
+    )
+
+
+PROTOCOL = protocol_of(NAME, evaluate)

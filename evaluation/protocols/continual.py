@@ -4,15 +4,14 @@ Acc_f is of the last request's classes, Acc_o of all earlier ones, Acc_r of thos
 `after` has the same after each request, `worst` the deepest dip of Acc_r while one was learned.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from erasure.records import parse_record
+from erasure.records import checked_record
 from erasure.storage import read_lines, write_json
-from evaluation.protocols import Protocol, class_forgetting
+from evaluation.protocols import class_forgetting
 
 NAME = "continual"
 REQUEST = re.compile(r"request (\d+)")
@@ -55,18 +54,9 @@ def curve(run: Path) -> list[dict[str, Any]]:
     for entry in read_lines(run / "log.jsonl"):
         stage = REQUEST.fullmatch(str(entry.get("stage")))
         if stage and "Acc_r" in entry:
-            line = parse_record(
-                json.dumps(entry).encode(), PointShape, f"{run / 'log.jsonl'}'s line"
-            )
+            line = checked_record(entry, PointShape, f"{run / 'log.jsonl'}'s line")
             points.append({**line, "request": int(stage[1])})
     return points
 
 
-PROTOCOL = Protocol(
-    NAME,
-    "classes",
-    lambda asked: evaluate(
-        asked.folder, classes=asked.concepts, reference=asked.reference, base=asked.base
-    ),
-    frozenset({"reference"}),
-)
+PROTOCOL = class_forgetting.protocol_of(NAME, evaluate)

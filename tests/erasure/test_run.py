@@ -110,7 +110,7 @@ def test_what_makes_another_run(tmp_path: Path, key: str) -> None:
 
 def test_a_resumed_run_tells_its_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr("erasure.run.get_available_trackers", lambda: ["tensorboard"])
+    monkeypatch.setattr("erasure.trackers.get_available_trackers", lambda: ["tensorboard"])
     monkeypatch.setattr("erasure.run.Accelerator.init_trackers", lambda *_, **__: told.append("on"))
     monkeypatch.setattr("accelerate.accelerator.filter_trackers", lambda *_: [])
     for count in (1, 2):
