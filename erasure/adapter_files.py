@@ -47,8 +47,6 @@ def write_adapters(edit: Edit, folder: Path, dtype: torch.dtype) -> None:
     """
     for request, name in file_names(edit).items():
         tensors = edit.adapter(request)
-        if not tensors:
-            raise EditError(f"request {request} of {edit.method} has no adapter.")
         strong = {n: t * edit.scale if n.endswith(UP) else t for n, t in tensors.items()}
         write = _write_peft if edit.is_of_classes else _write_diffusers
         write(checked(strong, dtype, name), int(edit.settings["rank"]), folder / name)  # type: ignore[call-overload]

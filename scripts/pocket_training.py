@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,12 +32,15 @@ CPU = torch.device("cpu")
 
 
 class Budget:
-    """A wall-clock budget: `progress()` runs from 0 to 1, `steps()` counts until it is spent."""
+    """Wall-clock minutes, or a number of steps, to spend: `progress()` runs from 0 to 1."""
 
-    def __init__(self, minutes: float) -> None:
-        self.seconds, self.start, self.step = minutes * 60, time.monotonic(), 0
+    def __init__(self, minutes: float = 0, steps: int = 0, first: int = 0) -> None:
+        self.seconds, self.start = minutes * 60, time.monotonic()
+        self.total, self.step = steps, first
 
     def progress(self) -> float:
+        if self.total:
+            return min(self.step / self.total, 1.0)
         return min((time.monotonic() - self.start) / self.seconds, 1.0)
 
     def steps(self) -> Iterator[int]:
@@ -93,6 +97,16 @@ class MuonAdam:
                 self._matrix(kernel.data).copy_(matrix.data)
             kernel.grad = None
         self.adam.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both optimisers' states, for a training that goes on later."""
+        return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.muon.load_state_dict(state["muon"])
+        self.adam.load_state_dict(state["adam"])
+        for matrix, kernel in zip(self.matrices, self.kernels, strict=True):
+            matrix.data.copy_(self._matrix(kernel.data))
 
 
 class Average:

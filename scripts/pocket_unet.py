@@ -3,6 +3,7 @@
 It is conditioned on the pocket text encoder.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,7 @@ SCHEDULER = DPMSolverMultistepScheduler(
     steps_offset=1,
 )
 PER_PAIR = 80
+ADAM_ONLY = ("conv_in", "conv_out", "time_embedding")
 
 
 def new_unet() -> UNet2DConditionModel:
@@ -76,11 +78,11 @@ def load_latents() -> Tensor:
 class Captions:
     """Random captions and their encodings, each text encoded once."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 0) -> None:
         self.tokenizer = CLIPTokenizer.from_pretrained(SUITE / "tokenizer")
         self.encoder = CLIPTextModel.from_pretrained(SUITE / "text_encoder").eval()
         self.known: dict[str, Tensor] = {}
-        self.rng = np.random.default_rng(0)
+        self.rng = np.random.default_rng(seed)
 
     @torch.no_grad()
     def draw(self, pairs: list[int]) -> tuple[Tensor, Tensor]:
@@ -124,16 +126,13 @@ def train(
         else new_unet()
     )
     unet.to(device, memory_format=torch.channels_last).train()
-    optimiser = MuonAdam(unet, learning_rate, adam_only=("conv_in", "conv_out", "time_embedding"))
+    optimiser = MuonAdam(unet, learning_rate, ADAM_ONLY)
     budget, average, losses, saved = Budget(minutes), Average(unet, 0.998), [], 0.0
     for step in budget.steps():
-        z_t, t, conditions, target = batches.draw(32 if budget.progress() < 0.4 else 64)
-        predicted = unet(z_t.contiguous(memory_format=torch.channels_last), t, conditions).sample
-        loss = (predicted - target).square().mean()
-        loss.backward()
+        loss = learn(unet, batches.draw(batch_size(budget)))
         optimiser.step(budget.rate())
         average.update()
-        losses.append(loss.item())
+        losses.append(loss)
         minute = budget.progress() * minutes
         if step % 100 == 0:
             log.info("unet %5d  %5.1f min  loss %.4f", step, minute, np.mean(losses[-100:]))
@@ -149,14 +148,35 @@ def train(
     draw_sheet(WORK / "unet.png")
 
 
-class Batches:
-    """Noised latents with their captions, and the target of least noise.
+def batch_size(budget: Budget) -> int:
+    return 32 if budget.progress() < 0.4 else 64
 
-    Timesteps are drawn by min-SNR-5 weight, spread evenly over a batch.
+
+def learn(unet: UNet2DConditionModel, drawn: tuple[Tensor, Tensor, Tensor, Tensor]) -> float:
+    """The loss of one batch; its gradients are in the weights then."""
+    z_t, t, conditions, target = drawn
+    predicted = unet(z_t.contiguous(memory_format=torch.channels_last), t, conditions).sample
+    loss = (predicted - target).square().mean()
+    loss.backward()
+    return loss.item()
+
+
+class Batches:
+    """Noised latents of some pairs with their captions, and the target of least noise.
+
+    Timesteps are drawn by min-SNR-5 weight, spread evenly over a batch. A pair is the number
+    object * 16 + style.
     """
 
-    def __init__(self, device: torch.device, generator: torch.Generator) -> None:
-        self.latents, self.captions = load_latents().to(device), Captions()
+    def __init__(
+        self,
+        device: torch.device,
+        generator: torch.Generator,
+        pairs: Sequence[int] = range(256),
+        seed: int = 0,
+    ) -> None:
+        self.latents, self.captions = load_latents().to(device), Captions(seed)
+        self.pairs = torch.tensor(pairs)
         self.device, self.generator = device, generator
         self.alphas = SCHEDULER.alphas_cumprod.sqrt()
         self.sigmas = (1 - SCHEDULER.alphas_cumprod).sqrt()
@@ -165,7 +185,7 @@ class Batches:
 
     def draw(self, batch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(z_t, t, conditions, target), on the device; everything random is drawn on the CPU."""
-        pairs = torch.randint(256, (batch,), generator=self.generator)
+        pairs = self.pairs[torch.randint(len(self.pairs), (batch,), generator=self.generator)]
         numbers = torch.randint(PER_PAIR, (batch,), generator=self.generator)
         place = (torch.arange(batch) + torch.rand((), generator=self.generator)) / batch
         t = torch.searchsorted(self.ladder, place).clamp(max=999)

@@ -1,7 +1,7 @@
 """Train one part of the pocket suite: `python scripts/train_pocket.py autoencoder --minutes 30`.
 
 Each stage needs those before it: clip, autoencoder, unet, judges, one_step. Sample sheets lie in
-`.train/`.
+`.train/`. `gold` trains the UNet anew without some concepts, into `.train/gold-SEED`.
 """
 
 import argparse
@@ -12,17 +12,21 @@ from pathlib import Path
 
 import torch
 
-STAGES = ("clip", "autoencoder", "unet", "judges", "one_step")
+STAGES = ("clip", "autoencoder", "unet", "judges", "one_step", "gold")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--minutes", type=float, required=True, help="wall-clock budget")
+    parser.add_argument("--minutes", type=float, help="wall-clock budget; gold: pocket's steps")
+    parser.add_argument("--without", action="append", default=[], help="gold: a concept left out")
+    parser.add_argument("--seed", type=int, default=1, help="gold: of weights, noise and captions")
     parser.add_argument(
         "--learning-rate", type=float, help="peak learning rate; the stage's own if not given"
     )
     parser.add_argument(
-        "--resume", action="store_true", help="start from the suite's present weights"
+        "--resume",
+        action="store_true",
+        help="start from the suite's present weights; gold: from its state",
     )
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -30,6 +34,10 @@ if __name__ == "__main__":
         "--suite", type=Path, help="train a copy of the suite in this folder, not the shipped one"
     )
     settings = parser.parse_args()
+    if settings.minutes is None and settings.stage != "gold":
+        parser.error("--minutes is missing")
+    if settings.without and settings.stage != "gold":
+        parser.error("--without is for gold alone")
     if settings.threads:
         torch.set_num_threads(settings.threads)
     if settings.suite:
@@ -38,6 +46,8 @@ if __name__ == "__main__":
             shutil.copytree(shipped, settings.suite)
         os.environ["POCKET_SUITE"] = str(settings.suite.resolve())
     chosen = {"learning_rate": settings.learning_rate} if settings.learning_rate else {}
+    if settings.stage == "gold":
+        chosen |= {"without": settings.without, "seed": settings.seed}
     stage = importlib.import_module(f"pocket_{settings.stage}")
     stage.train(
         settings.minutes,

@@ -233,7 +233,7 @@ def test_a_request_without_an_adapter_is_refused(tmp_path: Path) -> None:
     run = adapters(tmp_path / "run", [["cat"]])
     edit = Edit.load(run)
     replace(edit, requests={**edit.requests, "1": ["dog"]}).save(run)
-    with pytest.raises(EditError, match="request 1 of gs-lora has no adapter"):
+    with pytest.raises(EditError, match="has a request without an adapter, request.1"):
         export(run, tmp_path / "out", to="lora")
     assert not (tmp_path / "out").exists()
 
