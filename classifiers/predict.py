@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from erasure.errors import ModelError
-from erasure.models.load_vit import open_network
-from erasure.models.transform import Transform
-from erasure.records import read_record
+from erasure.files.records import read_record
+from erasure.models.classifier.load import open_network
+from erasure.models.classifier.transform import Transform
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erasure.errors import SettingError
-from erasure.storage import atomic, write_json, write_tensors
+from erasure.files.storage import atomic, write_json, write_tensors
 
 Augmentation = Callable[[Float[Tensor, "n 3 h w"], torch.Generator], Float[Tensor, "n 3 h w"]]
 

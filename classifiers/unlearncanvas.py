@@ -17,8 +17,8 @@ from torch import Tensor
 
 from classifiers.predict import Classifier, load_classifier
 from erasure.errors import ModelError, SettingError
-from erasure.models.filling import refuse_not_finite
-from erasure.storage import file_digest, read_tensors
+from erasure.files.storage import file_digest, read_tensors
+from erasure.models.classifier.filling import refuse_not_finite
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES
 
 ARCHITECTURE = "vit_large_patch16_224"

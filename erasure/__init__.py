@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from erasure.edit import Edit
     from erasure.erasing import erase
-    from erasure.exporting import export
+    from erasure.exports.exporting import export
+    from erasure.exports.pushing import push
     from erasure.forgetting import forget
-    from erasure.models.load import load_model
+    from erasure.models.diffusion.load import load_model
     from erasure.opening import open_run
-    from erasure.pushing import push
     from erasure.undoing import undo
 
 _HOMES = {
     "Edit": "erasure.edit",
     "erase": "erasure.erasing",
-    "export": "erasure.exporting",
+    "export": "erasure.exports.exporting",
     "forget": "erasure.forgetting",
-    "load_model": "erasure.models.load",
+    "load_model": "erasure.models.diffusion.load",
     "open_run": "erasure.opening",
-    "push": "erasure.pushing",
+    "push": "erasure.exports.pushing",
     "undo": "erasure.undoing",
 }
 __all__ = ["Edit", "erase", "export", "forget", "load_model", "open_run", "push", "undo"]

@@ -1,6 +1,6 @@
 """`python -m erasure`: the command line, also under accelerate launch."""
 
-from erasure.cli import main
+from erasure.commandline.main import main
 
 if __name__ == "__main__":
     main()

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from erasure.errors import EditError
-from erasure.models.diffusion import Sampling
+from erasure.files.records import EditShape, read_record
+from erasure.files.storage import file_digest, read_tensors, write_json, write_tensors
+from erasure.models.diffusion.model import Sampling
 from erasure.models.editable import Editable
 from erasure.models.lora import deltas, merge
-from erasure.records import EditShape, read_record
-from erasure.storage import file_digest, read_tensors, write_json, write_tensors
 from erasure_datasets.concept import Concept
 
 TENSORS = "edit.safetensors"

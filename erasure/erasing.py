@@ -10,16 +10,16 @@ from pathlib import Path
 from erasure.config import Source, Value, resolve
 from erasure.edit import Edit
 from erasure.errors import ErasureError, ModelError, SettingError
-from erasure.hardware import Hardware
-from erasure.models.diffusion import DiffusionModel
+from erasure.files.storage import file_digest
+from erasure.models.diffusion.latent_diffusion import LatentDiffusion
+from erasure.models.diffusion.load import load_model, read_presets
+from erasure.models.diffusion.model import DiffusionModel
 from erasure.models.digest import digest_of
 from erasure.models.editable import Editable
-from erasure.models.latent_diffusion import LatentDiffusion
-from erasure.models.load import load_model, read_presets
 from erasure.opening import lasting_name, open_run
 from erasure.registry import METHODS
-from erasure.run import Run
-from erasure.storage import file_digest
+from erasure.training.hardware import Hardware
+from erasure.training.run import Run
 from erasure_datasets.concept import (
     USER_KINDS,
     Catalogue,

@@ -14,15 +14,15 @@ from erasure.config import Value, resolve
 from erasure.edit import Edit
 from erasure.erasing import inputs, kept_edit, record_of
 from erasure.errors import ModelError, SettingError
-from erasure.hardware import Hardware, Precision
-from erasure.models.load import read_presets
-from erasure.models.load_vit import load_vit
-from erasure.models.vit import ViTModel
+from erasure.files.records import RequestsShape, read_record
+from erasure.files.storage import write_json
+from erasure.models.classifier.classifier import ViTModel
+from erasure.models.classifier.load import load_vit
+from erasure.models.diffusion.load import read_presets
 from erasure.opening import lasting_name
-from erasure.records import RequestsShape, read_record
 from erasure.registry import METHODS
-from erasure.run import Run
-from erasure.storage import write_json
+from erasure.training.hardware import Hardware, Precision
+from erasure.training.run import Run
 from erasure_datasets.canvas import OBJECTS, STYLES
 from erasure_datasets.classes import Labelled, Part, load_classes
 from erasure_datasets.concept import Concept
@@ -97,7 +97,7 @@ def forget(
     steps into log.jsonl (0: never). ErasureError for anything the caller can mend.
     """
     data = replace(data, source=lasting_name(data.source))
-    method_class: Any = METHODS.get("vit", method)
+    method_class: Any = METHODS.get("classifier", method)
     if mixed_precision == "fp16":
         raise SettingError("mixed_precision must be no or bf16 for a classifier; got 'fp16'.")
     hardware = Hardware(mixed_precision=mixed_precision)

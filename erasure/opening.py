@@ -8,14 +8,14 @@ import torch
 
 from erasure.edit import Edit
 from erasure.errors import EditError, ModelError
+from erasure.files.records import read_record
+from erasure.models.classifier.classifier import ViTModel
+from erasure.models.diffusion.latent_diffusion import LatentDiffusion
+from erasure.models.diffusion.load import BUILT_IN, load_model
+from erasure.models.diffusion.one_step import ONE_STEP, OneStep
+from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.models.digest import digest_of
 from erasure.models.editable import Editable
-from erasure.models.latent_diffusion import LatentDiffusion
-from erasure.models.load import BUILT_IN, load_model
-from erasure.models.one_step import ONE_STEP, OneStep
-from erasure.models.stable_diffusion import StableDiffusion
-from erasure.models.vit import ViTModel
-from erasure.records import read_record
 
 CLASSIFIERS = ("pocket-vit", "pocket-style-vit")  # load_vit's; timm takes long to import
 ModelT = TypeVar("ModelT", bound=Editable)
@@ -56,7 +56,7 @@ def open_vit(
     base: Path | str | None = None,
 ) -> ViTModel:  # fmt: skip
     """A forgetting run's classifier, with its edit applied unless `edited` is false."""
-    from erasure.models.load_vit import load_vit
+    from erasure.models.classifier.load import load_vit
 
     edit = Edit.load(Path(run))
     name = _where(Path(run), edit, base)

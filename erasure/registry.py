@@ -10,11 +10,11 @@ from typing import Literal, Protocol, TypeVar
 from erasure.config import module_names, nearest
 from erasure.edit import Edit
 from erasure.errors import SettingError
-from erasure.models.diffusion import DiffusionModel
-from erasure.run import Run
+from erasure.models.diffusion.model import DiffusionModel
+from erasure.training.run import Run
 from erasure_datasets.concept import Concept
 
-Kind = Literal["diffusion", "vit"]
+Kind = Literal["diffusion", "classifier"]
 MethodT = TypeVar("MethodT", bound=type)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from erasure.edit import Edit
 from erasure.errors import RunError, SettingError
+from erasure.files.records import RequestsShape, read_record
+from erasure.files.storage import atomic, write_json
 from erasure.opening import run_record
-from erasure.records import RequestsShape, read_record
-from erasure.storage import atomic, write_json
 
 
 def undo(run: Path | str, out: Path | str, *, concepts: str | Sequence[str]) -> Path:

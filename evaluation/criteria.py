@@ -15,8 +15,8 @@ from torch import Tensor
 
 from classifiers.predict import Classifier, load_classifier
 from erasure.errors import SettingError
-from erasure.models.diffusion import DiffusionModel
-from erasure.models.load import POCKET
+from erasure.models.diffusion.load import POCKET
+from erasure.models.diffusion.model import DiffusionModel
 from erasure_datasets.concept import Concept, common_names
 from evaluation.metrics.clip_score import NamedClip, PocketClip, TextImageModel
 from evaluation.nudity import Nudity

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from erasure.erasing import erase
-from erasure.exporting import export
-from evaluation.evaluate import evaluate
-from evaluation.report import report
+from erasure.exports.exporting import export
+from evaluation.evaluating import evaluate
+from evaluation.reports.reporting import report
 
 SUBSET = 96
 

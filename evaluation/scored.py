@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from erasure.errors import RunError
-from erasure.naming import slug
-from erasure.processes import launched
-from erasure.records import ScoresShape, read_record
-from erasure.storage import write_json
+from erasure.files.naming import slug
+from erasure.files.records import ScoresShape, read_record
+from erasure.files.storage import write_json
+from erasure.training.processes import launched
 from evaluation.score import Score
 
 Scores = Mapping[str, Score]

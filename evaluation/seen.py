@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from erasure.errors import RunError
-from erasure.records import ScoresShape
+from erasure.files.records import ScoresShape
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES
 from evaluation.protocols import pocket, unlearncanvas
 

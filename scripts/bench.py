@@ -32,7 +32,7 @@ from bench_models import FAMILIES
 from bench_rows import ROWS, Measured, Row, Side
 
 from erasure.errors import ErasureError, SettingError
-from erasure.storage import atomic, write_json
+from erasure.files.storage import atomic, write_json
 
 Answer = TypeVar("Answer")
 HEAD = (
@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
 def in_child(function: Callable[..., Answer], *given: object) -> Answer:
     """What a function returns in a fresh process; ErasureError if that was killed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["erasure.erasing", "evaluation.scene"])
+    context.set_forkserver_preload(["erasure.erasing", "evaluation.attacking.scene"])
     with ProcessPoolExecutor(1, mp_context=context, initializer=bench_rows.silence) as pool:
         try:
             return pool.submit(function, *given).result()

@@ -15,8 +15,8 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from erasure.errors import ModelError, SettingError
-from erasure.models.load import POCKET, load_model
-from erasure.models.stable_diffusion import StableDiffusion
+from erasure.models.diffusion.load import POCKET, load_model
+from erasure.models.diffusion.stable_diffusion import StableDiffusion
 
 SHAPES: dict[str, dict[str, Any]] = json.loads(
     Path(__file__).with_name("bench_shapes.json").read_text()
@@ -80,7 +80,7 @@ def _class_of(family: str) -> tuple[type[StableDiffusion], Any]:
     if "text_encoder_2" not in SHAPES[family]:
         return StableDiffusion, diffusers.StableDiffusionPipeline
     try:
-        module = importlib.import_module("erasure.models.stable_diffusion_xl")
+        module = importlib.import_module("erasure.models.diffusion.stable_diffusion_xl")
     except ModuleNotFoundError:
         raise ModelError(f"this version of the toolkit has no model class for {family}.") from None
     return module.StableDiffusionXL, diffusers.StableDiffusionXLPipeline

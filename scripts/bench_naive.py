@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erasure.methods.diffusion.esd import weights_of
-from erasure.models.diffusion import DiffusionModel, guided
-from erasure.models.one_step import OneStep
-from erasure.models.slots import place
-from erasure.score_identity import Draw, Rules, fake_loss, fake_score, generator_loss
+from erasure.methods.shared.score_identity import Draw, Rules, fake_loss, fake_score, generator_loss
+from erasure.models.diffusion.model import DiffusionModel, guided
+from erasure.models.diffusion.one_step import OneStep
+from erasure.models.diffusion.slots import place
 from erasure_datasets.concept import Concept
 
 Parts = list[tuple[float, Callable[[], object]]]

@@ -18,14 +18,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from erasure.config import resolve
 from erasure.erasing import find_concepts
-from erasure.hardware import Hardware, peak_memory
-from erasure.models.load import read_presets
+from erasure.models.diffusion.load import read_presets
 from erasure.registry import METHODS
-from erasure.run import Run
+from erasure.training.hardware import Hardware, peak_memory
+from erasure.training.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
-from evaluation.generate import Shot, draw
+from evaluation.attacking.scene import sampling_of
+from evaluation.drawing.generate import Shot, draw
 from evaluation.protocols import pocket
-from evaluation.scene import sampling_of
 
 Side = Literal["toolkit", "naive", "batched"]
 TRAINED = ("salun", "esd", "advunlearn", "sfd", "gs-lora")

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, render
-from evaluation.grid import grid
+from evaluation.drawing.grid import grid
 
 if __name__ == "__main__":
     rows = []

@@ -17,16 +17,16 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from erasure.edit import Edit
-from erasure.exporting import export
-from erasure.models.load import load_model
-from erasure.models.stable_diffusion import StableDiffusion
+from erasure.exports.exporting import export
+from erasure.models.diffusion.load import load_model
+from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.opening import open_run
 from erasure_datasets.concept import Concept
+from evaluation.attacking.scene import Case, cases_of, sampling_of
 from evaluation.criteria import find_criterion
-from evaluation.grid import grid
-from evaluation.pictures import COLUMNS
+from evaluation.drawing.grid import grid
+from evaluation.drawing.pictures import COLUMNS
 from evaluation.protocols import pocket
-from evaluation.scene import Case, cases_of, sampling_of
 
 
 def draw(model: StableDiffusion, cases: list[Case]) -> Tensor:

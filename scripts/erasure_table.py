@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from erasure.errors import SettingError
-from evaluation.evaluate import read_scores
+from evaluation.evaluating import read_scores
 from evaluation.protocols.pocket import catalogue
 
 METHODS = ("salun", "esd", "uce")

@@ -59,7 +59,7 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("runs/forgetting"))
-    parser.add_argument("--methods", default=",".join(METHODS.names("vit")))
+    parser.add_argument("--methods", default=",".join(METHODS.names("classifier")))
     parser.add_argument(
         "--retrain", action=argparse.BooleanOptionalAction, default=True,
         help="retrain first, for the distance",

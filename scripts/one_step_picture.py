@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from erasure.edit import Edit
-from erasure.models.diffusion import Sampling
-from erasure.models.load import load_model
-from erasure.models.stable_diffusion import StableDiffusion
+from erasure.models.diffusion.load import load_model
+from erasure.models.diffusion.model import Sampling
+from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.opening import open_run
-from evaluation.grid import grid
-from evaluation.pictures import COLUMNS
+from evaluation.drawing.grid import grid
+from evaluation.drawing.pictures import COLUMNS
 from evaluation.protocols import pocket
 
 ROUNDS, BATCH = 3, 64

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from erasure.models.load import load_model
-from erasure.storage import write_json, write_tensors
+from erasure.files.storage import write_json, write_tensors
+from erasure.models.diffusion.load import load_model
 from evaluation.protocols import pocket
 
 if __name__ == "__main__":

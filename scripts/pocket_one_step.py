@@ -14,11 +14,11 @@ from diffusers import DPMSolverMultistepScheduler
 from pocket_training import CPU, SUITE, WORK, Average, Budget, MuonAdam, log, record, sheet
 from torch import Tensor, nn
 
-from erasure.models.diffusion import guided
-from erasure.models.load import load_model
-from erasure.models.one_step import OneStep
-from erasure.models.stable_diffusion import StableDiffusion
-from erasure.score_identity import Draw, Rules, fake_loss, fake_score, generator_loss
+from erasure.methods.shared.score_identity import Draw, Rules, fake_loss, fake_score, generator_loss
+from erasure.models.diffusion.load import load_model
+from erasure.models.diffusion.model import guided
+from erasure.models.diffusion.one_step import OneStep
+from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure_datasets.canvas import OBJECTS, STYLES
 from erasure_datasets.captions import caption, random_caption
 

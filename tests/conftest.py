@@ -29,8 +29,8 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from erasure.models.load import POCKET, load_model
-from erasure.models.stable_diffusion import StableDiffusion
+from erasure.models.diffusion.load import POCKET, load_model
+from erasure.models.diffusion.stable_diffusion import StableDiffusion
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from erasure.models.load import load_model
+from erasure.models.diffusion.load import load_model
 from evaluation.protocols import pocket
 
 

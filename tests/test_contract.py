@@ -16,10 +16,10 @@ from torch import Tensor
 from erasure.edit import Edit
 from erasure.erasing import Result, erase
 from erasure.errors import ErasureError, SettingError
-from erasure.exporting import export
+from erasure.exports.exporting import export
 from erasure.methods.diffusion.esd import weights_of
-from erasure.models.latent_diffusion import LatentDiffusion
-from erasure.models.load import load_model
+from erasure.models.diffusion.latent_diffusion import LatentDiffusion
+from erasure.models.diffusion.load import load_model
 from erasure.opening import open_run
 from erasure.registry import METHODS
 
@@ -208,7 +208,7 @@ import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from contract import Case
-import erasure.run as run
+import erasure.training.run as run
 save = run.Run.save_state
 def save_then_die(self, stage, step, *rest, **more):
     file = save(self, stage, step, *rest, **more)

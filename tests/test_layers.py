@@ -35,7 +35,7 @@ def test_nobody_imports_the_command_line() -> None:
     for package in ORDER:
         for file in FOLDERS[package].rglob("*.py"):
             if file.name != "__main__.py":
-                assert "erasure.cli" not in file.read_text(), file
+                assert "erasure.commandline.main" not in file.read_text(), file
 
 
 def test_datasets_is_no_package() -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 import erasure
-from erasure.models.load import load_model
-from erasure.storage import read_lines, read_tensors
+from erasure.files.storage import read_lines, read_tensors
+from erasure.models.diffusion.load import load_model
 from erasure_datasets.images import read_image
 
 SETTINGS = [

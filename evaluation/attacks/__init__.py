@@ -8,7 +8,7 @@ from typing import Protocol
 from erasure.config import module_names, nearest
 from erasure.errors import SettingError
 from erasure_datasets.concept import Concept
-from evaluation.scene import Case, Found, Scene
+from evaluation.attacking.scene import Case, Found, Scene
 
 Place = tuple[tuple[str, str], int]  # (text before, text after), number of tokens between
 

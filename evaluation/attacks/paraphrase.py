@@ -10,12 +10,12 @@ from pathlib import Path
 
 from erasure.config import check, setting
 from erasure.errors import SettingError
-from erasure.models.slots import around
+from erasure.models.diffusion.slots import around
 from erasure_datasets.concept import Concept
 from erasure_datasets.errors import DataError
 from erasure_datasets.paraphrases import paraphrases
 from erasure_datasets.tables import read_column
-from evaluation.scene import Case, Found, Scene
+from evaluation.attacking.scene import Case, Found, Scene
 
 
 @dataclass(frozen=True)

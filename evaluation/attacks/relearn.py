@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erasure.config import check, setting
-from erasure.fit import trainable
+from erasure.training.fit import trainable
 from erasure_datasets.concept import Concept
-from evaluation.scene import Case, Found, Scene, Targets
+from evaluation.attacking.scene import Case, Found, Scene, Targets
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from erasure.config import check, setting
-from erasure.models.diffusion import DiffusionModel
-from erasure.models.slots import Slotted
+from erasure.models.diffusion.model import DiffusionModel
+from erasure.models.diffusion.slots import Slotted
 from erasure_datasets.concept import Concept
-from evaluation.scene import Case, Found, Scene
+from evaluation.attacking.scene import Case, Found, Scene
 
 
 @dataclass(frozen=True)

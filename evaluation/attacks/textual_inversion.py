@@ -23,11 +23,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erasure.config import check, setting
-from erasure.models.diffusion import DiffusionModel
-from erasure.models.slots import around
-from erasure.storage import read_tensors, write_tensors
+from erasure.files.storage import read_tensors, write_tensors
+from erasure.models.diffusion.model import DiffusionModel
+from erasure.models.diffusion.slots import around
 from erasure_datasets.concept import Concept
-from evaluation.scene import Case, Found, Scene
+from evaluation.attacking.scene import Case, Found, Scene
 
 WORD = "*"
 

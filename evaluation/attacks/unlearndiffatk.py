@@ -30,9 +30,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from erasure.config import check, setting
-from erasure.models.slots import Placement, place
+from erasure.models.diffusion.slots import Placement, place
 from erasure_datasets.concept import Concept
-from evaluation.scene import Case, Found, Scene
+from evaluation.attacking.scene import Case, Found, Scene
 
 
 @dataclass(frozen=True)

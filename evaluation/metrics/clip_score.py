@@ -25,8 +25,8 @@ from torchvision.transforms.v2 import functional as F
 from transformers import CLIPTokenizer
 
 from erasure.errors import ModelError
-from erasure.processes import own_device
-from erasure.storage import read_tensors
+from erasure.files.storage import read_tensors
+from erasure.training.processes import own_device
 
 BATCH = 128
 ORDER = (  # in which open_clip looks for weights in a folder; then any .safetensors

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
 from erasure.errors import ModelError
-from erasure.processes import own_device
+from erasure.training.processes import own_device
 
 Layers = Sequence[Float[Tensor, "n _ _ _"]]
 

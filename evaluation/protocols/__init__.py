@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from erasure.config import Value, module_names, nearest
 from erasure.errors import SettingError
-from erasure.models.diffusion import DiffusionModel, Sampling
+from erasure.models.diffusion.model import DiffusionModel, Sampling
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from erasure.edit import Edit
 from erasure.errors import SettingError
+from erasure.files.records import ForgettingShape, RequestsShape, read_record
+from erasure.files.storage import write_json
 from erasure.forgetting import Data, load_parts
-from erasure.models.vit import ViTModel
+from erasure.models.classifier.classifier import ViTModel
 from erasure.opening import open_vit
-from erasure.processes import own_device
-from erasure.records import ForgettingShape, RequestsShape, read_record
-from erasure.storage import write_json
+from erasure.training.processes import own_device
 from erasure_datasets.classes import Labelled
 from evaluation.metrics.forgetting import accuracy, distance, h_mean, membership
 from evaluation.protocols import Protocol

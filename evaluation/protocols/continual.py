@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from erasure.records import checked_record
-from erasure.storage import read_lines, write_json
+from erasure.files.records import checked_record
+from erasure.files.storage import read_lines, write_json
 from evaluation.protocols import class_forgetting
 
 NAME = "continual"

@@ -17,20 +17,16 @@ from torch import Tensor
 from classifiers.predict import Classifier, load_classifier
 from erasure.config import nearest
 from erasure.errors import SettingError
-from erasure.models.diffusion import DiffusionModel, Sampling
-from erasure.models.load import ONE_STEP, POCKET
-from erasure.processes import own_device
-from erasure.records import read_record
-from erasure.storage import read_tensors
+from erasure.files.records import read_record
+from erasure.files.storage import read_tensors
+from erasure.models.diffusion.load import ONE_STEP, POCKET
+from erasure.models.diffusion.model import DiffusionModel, Sampling
+from erasure.training.processes import own_device
 from erasure_datasets.canvas import PocketCanvas
 from erasure_datasets.concept import Concept
-from evaluation.answer_set import find_answers, read_in_parts
-from evaluation.generate import draw
-from evaluation.metrics.accuracy import Judged, Target, accuracy_scores
-from evaluation.metrics.clip_score import PocketClip, clip_scores
-from evaluation.metrics.fid import ClipFeatures, distances
-from evaluation.metrics.perceptual import sketch, unit_features
-from evaluation.pocket_plan import (
+from evaluation.drawing.answer_set import find_answers, read_in_parts
+from evaluation.drawing.generate import draw
+from evaluation.drawing.pocket_plan import (
     ALL_SEEDS,
     NAME,
     SEEDS,
@@ -41,6 +37,10 @@ from evaluation.pocket_plan import (
     shots,
     without,
 )
+from evaluation.metrics.accuracy import Judged, Target, accuracy_scores
+from evaluation.metrics.clip_score import PocketClip, clip_scores
+from evaluation.metrics.fid import ClipFeatures, distances
+from evaluation.metrics.perceptual import sketch, unit_features
 from evaluation.protocols import Asked, Protocol
 from evaluation.score import Score, mean
 from evaluation.scored import free_file, write_record

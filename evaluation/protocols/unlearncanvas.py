@@ -4,8 +4,8 @@ Zhang et al. (NeurIPS 2024), https://arxiv.org/abs/2402.11846. 20 objects x 50 s
 288, 588, 688 and 888; DDIM, 100 steps, guidance 9, 512 px; {theme}_{object}_seed{seed}.jpg.
 
 Choices where paper, README and published scripts differ or are silent are settings, and in the
-stamp (evaluation/protocol_settings.py). By default the photographs' theme Seed_Images is left out,
-images of a target count for UA and CRA_target alone, and each image has noise of its own.
+stamp (evaluation/unlearncanvas/settings.py). By default the photographs' theme Seed_Images is left
+out, images of a target count for UA and CRA_target alone, and each image has noise of its own.
 """
 
 from collections.abc import Sequence
@@ -18,20 +18,20 @@ import torch
 from classifiers.unlearncanvas import Judges
 from erasure.config import resolve
 from erasure.errors import SettingError
-from erasure.models.diffusion import DiffusionModel, Sampling
-from erasure.processes import own_device
-from erasure.records import read_record
+from erasure.files.records import read_record
+from erasure.models.diffusion.model import DiffusionModel, Sampling
+from erasure.training.processes import own_device
 from erasure_datasets.unlearncanvas import OBJECTS
-from evaluation.answer_set import find_answers, read_in_parts
-from evaluation.canvas_plan import SEEDS, Key, Plan, find_targets, plan, shots
-from evaluation.canvas_quality import Eyes, quality
-from evaluation.generate import draw, own_noise
+from evaluation.drawing.answer_set import find_answers, read_in_parts
+from evaluation.drawing.generate import draw, own_noise
 from evaluation.metrics.accuracy import Judged, Target, accuracy_scores
-from evaluation.protocol_settings import RESOLUTION, UnlearnCanvasSettings
 from evaluation.protocols import Asked, Protocol
-from evaluation.running_noise import RunningNoise
 from evaluation.score import Score
 from evaluation.scored import JudgedShape, free_file, write_record
+from evaluation.unlearncanvas.noise import RunningNoise
+from evaluation.unlearncanvas.plan import SEEDS, Key, Plan, find_targets, plan, shots
+from evaluation.unlearncanvas.quality import Eyes, quality
+from evaluation.unlearncanvas.settings import RESOLUTION, UnlearnCanvasSettings
 
 NAME = "unlearncanvas"
 SCHEDULER = "DDIMScheduler"

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
-from evaluation.demo import build, serve
+from evaluation.demo.demo import build, serve
 
 pytestmark = pytest.mark.browser
 DREW = "#gallery img"

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page
 from records import attacked, judged
 
-from evaluation.report import report
+from evaluation.reports.reporting import report
 
 pytestmark = pytest.mark.browser
 OVERFLOW = "document.documentElement.scrollWidth - innerWidth"

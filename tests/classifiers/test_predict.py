@@ -6,7 +6,7 @@ import torch
 from classifiers.predict import load_classifier
 from classifiers.train import new_vit, save_classifier, train_classifier
 from erasure.errors import ModelError, SettingError
-from erasure.models.load import POCKET
+from erasure.models.diffusion.load import POCKET
 from erasure_datasets.canvas import OBJECTS, STYLES, PocketCanvas
 
 

@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from vits import LABELS, timm_folder, torchvision_folder, transformers_folder
 
 from classifiers.predict import load_classifier
-from erasure.cli import main
+from erasure.commandline.main import main
 from erasure.errors import ModelError
-from erasure.models.load_vit import load_vit, save_vit
+from erasure.models.classifier.load import load_vit, save_vit
 
 BEYOND = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_labels": 4,
           "intermediate_size": 64, "image_size": 32, "patch_size": 8,

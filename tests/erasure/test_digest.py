@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from erasure.models.diffusion.load import load_model
 from erasure.models.digest import digest_of
-from erasure.models.load import load_model
 
 
 def test_it_is_of_the_untouched_weights_whatever_the_layout(sd1: Path, tmp_path: Path) -> None:

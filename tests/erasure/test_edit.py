@@ -7,8 +7,8 @@ import torch
 from erasure.edit import Edit
 from erasure.erasing import erase
 from erasure.errors import EditError
-from erasure.exporting import export
-from erasure.models.load import load_model
+from erasure.exports.exporting import export
+from erasure.models.diffusion.load import load_model
 from erasure.opening import open_run
 
 

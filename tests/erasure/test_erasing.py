@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from erasure.cli import main
+from erasure.commandline.main import main
 from erasure.edit import Edit
 from erasure.erasing import erase, find_concepts
 from erasure.errors import EditError, ModelError, RunError, SettingError
-from erasure.models.latent_diffusion import LatentDiffusion
-from erasure.models.load import load_model
+from erasure.files.storage import read_tensors, write_tensors
+from erasure.models.diffusion.latent_diffusion import LatentDiffusion
+from erasure.models.diffusion.load import load_model
 from erasure.opening import open_run
-from erasure.storage import read_tensors, write_tensors
 
 CHURCH = {"kind": "object", "anchor": "a house"}
 
@@ -170,7 +170,7 @@ def test_a_held_folder_is_not_touched(
     listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What may differ between two calls is written only by the one that has the folder."""
-    from erasure.locking import alone_in
+    from erasure.files.locking import alone_in
 
     run = tmp_path / "run"
     erase(listed, "uce", "cat", out=run)

@@ -18,21 +18,21 @@ from vits import LABELS, image_folder, timm_folder, transformers_folder, vit_bas
 from erasure.config import Value
 from erasure.edit import Edit
 from erasure.errors import EditError, ErasureError, SettingError
-from erasure.exporting import export
-from erasure.fit import fit
+from erasure.exports.exporting import export
+from erasure.files.storage import read_lines
 from erasure.forgetting import Data, Forgotten, Request, forget, load_parts
-from erasure.methods.vit.fine_tune import penalty
-from erasure.methods.vit.gs_lora import bounded_loss, prototype_distance
-from erasure.methods.vit.salun import saliency
-from erasure.methods.vit.ssd import dampening
-from erasure.models.load_vit import load_vit
+from erasure.methods.classifier.fine_tune import penalty
+from erasure.methods.classifier.gs_lora import bounded_loss, prototype_distance
+from erasure.methods.classifier.salun import saliency
+from erasure.methods.classifier.ssd import dampening
+from erasure.models.classifier.classifier import reinitialise
+from erasure.models.classifier.load import load_vit
 from erasure.models.lora import Adapter
-from erasure.models.vit import reinitialise
 from erasure.registry import METHODS
-from erasure.run import Run
-from erasure.storage import read_lines
+from erasure.training.fit import fit
+from erasure.training.run import Run
 from erasure.undoing import undo
-from evaluation.evaluate import evaluate
+from evaluation.evaluating import evaluate
 
 TINY: dict[str, dict[str, Value]] = {
     "gs-lora": {"epochs": 4, "batch_size": 8, "learning_rate": 0.05, "group_warmup": 1,
@@ -44,7 +44,7 @@ TINY: dict[str, dict[str, Value]] = {
     "ssd": {"selection": 1.0, "batch_size": 4},
     "retrain": {"steps": 4, "batch_size": 8},
 }  # fmt: skip
-NAMES = METHODS.names("vit")
+NAMES = METHODS.names("classifier")
 
 
 def run_one(method: str, folder: Path, tasks: list[list[str]], **changes: object) -> Forgotten:
@@ -71,7 +71,7 @@ def test_every_method_is_here() -> None:
 
 @pytest.mark.parametrize("method", NAMES)
 def test_settings(method: str) -> None:
-    kind = METHODS.get("vit", method)
+    kind = METHODS.get("classifier", method)
     settings = kind(**TINY[method])
     assert kind(**json.loads(json.dumps(asdict(settings)))) == settings
     for name in kind.__dataclass_fields__:
@@ -110,9 +110,9 @@ def test_killed_in_the_second_request_and_resumed(method: str, place: Path) -> N
     whole = run_one(method, place, [["red"], ["blue"]])
     program = f"""
 import os, signal, sys
-sys.path[:0] = [{str(Path(__file__).parent)!r}]
+sys.path[:0] = [{str(Path(__file__).parents[1])!r}]
 from pathlib import Path
-import erasure.run as run
+import erasure.training.run as run
 from test_forgetting import run_one
 save = run.Run.save_state
 def save_then_die(self, stage, step, *rest, **more):
@@ -246,7 +246,7 @@ def test_a_class_without_test_images_has_no_figure(place: Path) -> None:
 
 
 def test_a_penalty_in_vain_is_refused() -> None:
-    kind = METHODS.get("vit", "fine-tune")
+    kind = METHODS.get("classifier", "fine-tune")
     with pytest.raises(SettingError, match="epochs_without must be below epochs"):
         kind(epochs=2, epochs_without=2)
     assert kind(epochs=2, epochs_without=2, l1=0.0).l1 == 0
@@ -283,7 +283,7 @@ def test_dead_weights_tie_and_only_their_share_is_kept(place: Path) -> None:
 def test_importance_is_of_mixed_batches(place: Path) -> None:
     """Images to forget in the order of their classes, or not: the same batches on average."""
     seen: list[set[int]] = []
-    kind = METHODS.get("vit", "ssd")
+    kind = METHODS.get("classifier", "ssd")
     model = load_vit(str(place / "model"))
     forward = F.cross_entropy
 
@@ -295,7 +295,7 @@ def test_importance_is_of_mixed_batches(place: Path) -> None:
     request = Request(0, [0, 1], [], [2, 3], train.of([0, 1]), train.of([2, 3]))
     run = Run(place / "mixed", seed=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("erasure.methods.vit.ssd.F.cross_entropy", noting)
+        patch.setattr("erasure.methods.classifier.ssd.F.cross_entropy", noting)
         kind(batch_size=8).forget(model, request, run)
     of_forgotten = [labels for labels in seen if labels <= {0, 1}]
     assert of_forgotten[-2:] == [{0, 1}, {0, 1}]
@@ -310,7 +310,7 @@ def test_the_last_step_of_retraining_counts(place: Path) -> None:
         kept.append({name: weight.detach().clone() for name, weight in weights.items()})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("erasure.methods.vit.retrain.fit", noting)
+        patch.setattr("erasure.methods.classifier.retrain.fit", noting)
         result = run_one("retrain", place, [["red"]], steps=1)
     fresh = load_vit(str(place / "model"))
     run = Run(place / "unused", seed=0)

@@ -8,10 +8,10 @@ import torch
 
 from erasure.edit import Edit
 from erasure.errors import RunError
-from erasure.models.load import BUILT_IN
-from erasure.models.load_vit import BUILT_IN as CLASSIFIERS
+from erasure.files.storage import write_json
+from erasure.models.classifier.load import BUILT_IN as CLASSIFIERS
+from erasure.models.diffusion.load import BUILT_IN
 from erasure.opening import lasting_name
-from erasure.storage import write_json
 from erasure.undoing import undo
 from erasure_datasets.concept import Concept
 

@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 
 from erasure.erasing import erase
-from erasure.exporting import export
-from erasure.models.load import POCKET, load_model
+from erasure.exports.exporting import export
+from erasure.models.diffusion.load import POCKET, load_model
 from erasure.opening import open_run
 from erasure_datasets.images import read_image
 

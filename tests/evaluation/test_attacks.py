@@ -12,19 +12,19 @@ from contract import Case
 
 import erasure
 from erasure.errors import EditError, RunError, SettingError
-from erasure.locking import alone_in
-from erasure.naming import slug
+from erasure.files.locking import alone_in
+from erasure.files.naming import slug
 from erasure.opening import open_run
 from erasure_datasets.captions import OBJECT_SYNONYMS
 from erasure_datasets.concept import Concept
 from erasure_datasets.paraphrases import paraphrases
-from evaluation.attacking import attack, attack_all
+from evaluation.attacking.attacking import attack, attack_all
+from evaluation.attacking.scene import Scene, cases_of, sampling_of
 from evaluation.attacks import attack_names, find_attack
 from evaluation.attacks.ring_a_bell import RingABell
 from evaluation.attacks.unlearndiffatk import onto_simplex
 from evaluation.criteria import find_criterion
 from evaluation.protocols import pocket as protocol
-from evaluation.scene import Scene, cases_of, sampling_of
 
 # answers from the first pixel's lowest bit, so about half the images "show the concept"
 CRITERION = """
@@ -129,7 +129,7 @@ def test_an_interrupted_attack_ends_as_if_it_had_not_been(
     name: str, stopped: str, run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chunks of three cases; what is noted is not attacked again, records and pictures agree."""
-    import evaluation.attacking as attacking
+    import evaluation.attacking.attacking as attacking
     from evaluation import generate
 
     options = {"criterion": f"{criterion}:by_chance", "seeds": (188, 288), **SMALL[name]}
@@ -320,7 +320,7 @@ def test_numbers_and_names_that_do_not_fit(
 def test_all_attacks_give_the_worst_case(
     run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import evaluation.attacking as attacking
+    import evaluation.attacking.attacking as attacking
 
     monkeypatch.setattr(attacking, "read_presets", lambda _folder, word: SMALL[word])
     options = {"criterion": f"{criterion}:by_chance", "seeds": (188,)}
@@ -356,7 +356,7 @@ def test_relearning_puts_the_weights_back_and_counts_steps(run: Path, criterion:
 def test_a_budget_leaves_untried_cases_out(
     run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import evaluation.attacking as attacking
+    import evaluation.attacking.attacking as attacking
 
     monkeypatch.setattr(attacking, "CHUNK", 2)
     real = attacking.attack_cases
@@ -379,7 +379,7 @@ def test_what_a_budget_cuts_is_said_and_untried_cases_are_no_failures(
     run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Relearning's control did not run to its end; a resumed report still says that it was cut."""
-    import evaluation.attacking as attacking
+    import evaluation.attacking.attacking as attacking
 
     real = attacking.attack_cases
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from erasure.errors import ErasureError, SettingError
-from erasure.models.load import POCKET
-from erasure.models.stable_diffusion import StableDiffusion
+from erasure.models.diffusion.load import POCKET
+from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure_datasets.concept import Concept
 from evaluation.criteria import JudgeLabel, find_criterion
 

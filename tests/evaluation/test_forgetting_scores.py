@@ -1,19 +1,16 @@
 """Class forgetting scores: the figures by hand, and the two protocols on a miniature."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-
-sys.path.append(str(Path(__file__).parents[1] / "erasure"))
 from vits import image_folder, timm_folder
 
 from erasure.errors import ErasureError, RunError, SettingError
 from erasure.forgetting import Data, forget
-from evaluation.evaluate import evaluate
+from evaluation.evaluating import evaluate
 from evaluation.metrics.forgetting import accuracy, distance, h_mean, membership
 
 

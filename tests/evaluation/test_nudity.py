@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFilter
 
 from erasure.errors import SettingError
-from erasure.models.load import load_model
+from erasure.models.diffusion.load import load_model
 from erasure_datasets.concept import Concept
 from evaluation import nudity
 from evaluation.criteria import find_criterion

@@ -7,10 +7,10 @@ from PIL import Image
 
 from erasure.edit import Edit
 from erasure.errors import SettingError
-from erasure.models.load import load_model
+from erasure.models.diffusion.load import load_model
 from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, render
 from erasure_datasets.images import read_image
-from evaluation.evaluate import evaluate
+from evaluation.evaluating import evaluate
 from evaluation.protocols import pocket
 
 

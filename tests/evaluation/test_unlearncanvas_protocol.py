@@ -14,14 +14,14 @@ from torch import Tensor, nn
 import erasure
 from classifiers.predict import Classifier
 from classifiers.unlearncanvas import Judges
-from erasure.cli import main
+from erasure.commandline.main import main
 from erasure.errors import RunError, SettingError
-from erasure.models.load import load_model
+from erasure.models.diffusion.load import load_model
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES
-from evaluation.canvas_plan import SEEDS, find_targets, plan, shots
-from evaluation.evaluate import evaluate
-from evaluation.generate import own_noise
-from evaluation.running_noise import RunningNoise
+from evaluation.drawing.generate import own_noise
+from evaluation.evaluating import evaluate
+from evaluation.unlearncanvas.noise import RunningNoise
+from evaluation.unlearncanvas.plan import SEEDS, find_targets, plan, shots
 
 VAN_GOGH, MONET = THEMES.index("Van_Gogh"), THEMES.index("Monet")
 Seen = Callable[[str, str], tuple[str, str]]  # (object, theme) asked -> (object, theme) drawn

@@ -17,8 +17,8 @@ import bench_rows
 from bench_rows import ROWS, Measured, Row
 
 from erasure.errors import SettingError
-from erasure.models.diffusion import Sampling
-from erasure.models.load import load_model
+from erasure.models.diffusion.load import load_model
+from erasure.models.diffusion.model import Sampling
 
 
 @pytest.fixture

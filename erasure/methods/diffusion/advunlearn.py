@@ -43,10 +43,7 @@ from torch.nn import functional as F
 from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.errors import SettingError
-from erasure.fit import fit
-from erasure.models.diffusion import DiffusionModel
-from erasure.models.slots import Placement, Slotted, place
-from erasure.paths import (
+from erasure.methods.shared.paths import (
     Paths,
     Points,
     PushFrom,
@@ -58,9 +55,12 @@ from erasure.paths import (
     push_rows,
     texts_of,
 )
-from erasure.processes import process_count
+from erasure.models.diffusion.model import DiffusionModel
+from erasure.models.diffusion.slots import Placement, Slotted, place
 from erasure.registry import METHODS
-from erasure.run import Run
+from erasure.training.fit import fit
+from erasure.training.processes import process_count
+from erasure.training.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
 
 

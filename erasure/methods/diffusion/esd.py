@@ -37,9 +37,7 @@ from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.edit import Edit
-from erasure.fit import fit
-from erasure.models.diffusion import DiffusionModel
-from erasure.paths import (
+from erasure.methods.shared.paths import (
     Paths,
     PushFrom,
     check_push,
@@ -50,8 +48,10 @@ from erasure.paths import (
     push_rows,
     texts_of,
 )  # fmt: skip
+from erasure.models.diffusion.model import DiffusionModel
 from erasure.registry import METHODS
-from erasure.run import Run
+from erasure.training.fit import fit
+from erasure.training.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
 
 SELECTIONS = {"x": "xattn", "x-strict": "xattn.kv"}

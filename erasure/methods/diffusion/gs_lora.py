@@ -39,10 +39,7 @@ from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.edit import Edit
-from erasure.fit import fit
-from erasure.models.latent_diffusion import LatentDiffusion
-from erasure.models.lora import Adapter, linears, merge, moving_groups
-from erasure.paths import (
+from erasure.methods.shared.paths import (
     Paths,
     PushFrom,
     answers,
@@ -53,8 +50,11 @@ from erasure.paths import (
     push_rows,
     texts_of,
 )  # fmt: skip
+from erasure.models.diffusion.latent_diffusion import LatentDiffusion
+from erasure.models.lora import Adapter, linears, merge, moving_groups
 from erasure.registry import METHODS
-from erasure.run import Run
+from erasure.training.fit import fit
+from erasure.training.run import Run
 from erasure_datasets.concept import Concept, mentions, retain_prompts
 
 

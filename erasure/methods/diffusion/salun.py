@@ -34,14 +34,14 @@ from torch.nn import functional as F
 from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.errors import SettingError
-from erasure.fit import fit, trainable
-from erasure.models.diffusion import DiffusionModel, guided
-from erasure.processes import average, own_range
+from erasure.files.storage import read_tensors, write_tensors
+from erasure.methods.shared.saliency import largest
+from erasure.methods.shared.training_data import Pictures, Plan, gather
+from erasure.models.diffusion.model import DiffusionModel, guided
 from erasure.registry import METHODS
-from erasure.run import Run
-from erasure.saliency import largest
-from erasure.storage import read_tensors, write_tensors
-from erasure.training_data import Pictures, Plan, gather
+from erasure.training.fit import fit, trainable
+from erasure.training.processes import average, own_range
+from erasure.training.run import Run
 from erasure_datasets.concept import Concept
 
 MASK_SCALE = 1024.0

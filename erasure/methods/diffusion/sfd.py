@@ -44,17 +44,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from erasure.config import check, setting
-from erasure.distilling import distil
 from erasure.edit import Edit
 from erasure.errors import SettingError
-from erasure.models.diffusion import DiffusionModel
-from erasure.models.load import load_generator
-from erasure.models.one_step import OneStep
-from erasure.models.stable_diffusion import StableDiffusion
-from erasure.paths import check_retained
+from erasure.methods.shared.distilling import distil
+from erasure.methods.shared.paths import check_retained
+from erasure.methods.shared.score_identity import Draw, Rules, duel, fake_score
+from erasure.models.diffusion.load import load_generator
+from erasure.models.diffusion.model import DiffusionModel
+from erasure.models.diffusion.one_step import OneStep
+from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.registry import METHODS
-from erasure.run import Run
-from erasure.score_identity import Draw, Rules, duel, fake_score
+from erasure.training.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
 
 HALVES = 2  # a mean over two joined halves, times this, is the sum of their means

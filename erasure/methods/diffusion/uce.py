@@ -39,10 +39,10 @@ from torch import Tensor
 
 from erasure.config import check, setting
 from erasure.edit import Edit
-from erasure.models.diffusion import DiffusionModel
-from erasure.paths import check_retained
+from erasure.methods.shared.paths import check_retained
+from erasure.models.diffusion.model import DiffusionModel
 from erasure.registry import METHODS
-from erasure.run import Run
+from erasure.training.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
 
 Vectors = Tensor  # (n, d) float64, on the CPU

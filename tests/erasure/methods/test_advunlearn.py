@@ -10,15 +10,15 @@ from contract import TINY, Case
 
 import erasure
 from erasure.errors import SettingError
+from erasure.files.storage import read_lines
 from erasure.methods.diffusion import advunlearn
 from erasure.methods.diffusion.advunlearn import AdvUnlearn
-from erasure.models.load import load_model
+from erasure.methods.shared.paths import Points
+from erasure.models.diffusion.load import load_model
+from erasure.models.diffusion.slots import place
+from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.models.select import select_names
-from erasure.models.slots import place
-from erasure.models.stable_diffusion import StableDiffusion
-from erasure.paths import Points
-from erasure.run import Run
-from erasure.storage import read_lines
+from erasure.training.run import Run
 from erasure_datasets.concept import Concept
 
 PROMPTS = ["A cat image in Winter style.", "A cat image in Photo style."]

@@ -6,11 +6,11 @@ import torch
 
 from erasure.erasing import erase
 from erasure.errors import SettingError
+from erasure.files.storage import read_lines
 from erasure.methods.diffusion import esd
-from erasure.models.load import load_model
-from erasure.models.stable_diffusion import StableDiffusion
-from erasure.paths import Points, push_rows
-from erasure.storage import read_lines
+from erasure.methods.shared.paths import Points, push_rows
+from erasure.models.diffusion.load import load_model
+from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure_datasets.concept import Concept
 
 

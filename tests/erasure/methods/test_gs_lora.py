@@ -12,12 +12,12 @@ from torch import Tensor
 from erasure.edit import Edit
 from erasure.erasing import Result, erase
 from erasure.errors import EditError, SettingError
-from erasure.exporting import export
+from erasure.exports.exporting import export
+from erasure.files.storage import read_lines
 from erasure.methods.diffusion import gs_lora
-from erasure.models.load import load_model
+from erasure.models.diffusion.load import load_model
 from erasure.models.lora import Adapter, merge
 from erasure.opening import open_run
-from erasure.storage import read_lines
 from erasure.undoing import undo
 from erasure_datasets.concept import mentions
 

@@ -6,11 +6,11 @@ import torch
 
 from erasure.erasing import Result, erase
 from erasure.errors import DivergedError, SettingError
+from erasure.files.storage import read_lines, read_tensors, write_tensors
 from erasure.methods.diffusion import salun
 from erasure.methods.diffusion.salun import largest
-from erasure.models.load import load_model
-from erasure.models.stable_diffusion import StableDiffusion
-from erasure.storage import read_lines, read_tensors, write_tensors
+from erasure.models.diffusion.load import load_model
+from erasure.models.diffusion.stable_diffusion import StableDiffusion
 
 TINY = {
     "batch_size": 2,
@@ -97,8 +97,8 @@ def test_mask_signs_are_summed_before_the_magnitude(listed: Path, tmp_path: Path
     """
     from erasure.erasing import find_concepts
     from erasure.methods.diffusion.salun import SalUn
-    from erasure.run import Run
-    from erasure.training_data import Plan, gather
+    from erasure.methods.shared.training_data import Plan, gather
+    from erasure.training.run import Run
 
     method = SalUn(select="xattn.kv", keep=0.3, **{**TINY, "batch_size": 3})
     model = load_model(str(listed))

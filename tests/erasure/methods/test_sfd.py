@@ -12,13 +12,13 @@ from torch import Tensor
 from erasure import distilling, score_identity
 from erasure.erasing import erase
 from erasure.errors import DivergedError, SettingError
-from erasure.exporting import save_model
+from erasure.exports.exporting import save_model
+from erasure.files.storage import read_lines
 from erasure.methods.diffusion.sfd import SFD
-from erasure.models.load import load_model
-from erasure.models.one_step import OneStep
-from erasure.run import Run
-from erasure.score_identity import Rules
-from erasure.storage import read_lines
+from erasure.methods.shared.score_identity import Rules
+from erasure.models.diffusion.load import load_model
+from erasure.models.diffusion.one_step import OneStep
+from erasure.training.run import Run
 
 CAT, DOG = "A cat image in {} style.", "A dog image in {} style."
 

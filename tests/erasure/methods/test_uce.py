@@ -8,7 +8,7 @@ import torch
 from erasure.erasing import erase
 from erasure.errors import SettingError
 from erasure.methods.diffusion.uce import UCE, last_position
-from erasure.models.load import load_model
+from erasure.models.diffusion.load import load_model
 
 
 def test_last_position_is_the_concepts_last_token(sd1: Path) -> None:

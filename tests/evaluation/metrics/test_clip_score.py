@@ -12,8 +12,8 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from erasure.errors import ModelError
-from erasure.models.load import POCKET
-from erasure.storage import read_tensors, write_tensors
+from erasure.files.storage import read_tensors, write_tensors
+from erasure.models.diffusion.load import POCKET
 from evaluation.metrics import clip_score
 from evaluation.metrics.clip_score import NamedClip, PocketClip, clip_scores
 

@@ -7,7 +7,7 @@ from scipy.linalg import sqrtm
 
 from classifiers.predict import load_classifier
 from erasure.errors import ModelError, SettingError
-from erasure.models.load import POCKET
+from erasure.models.diffusion.load import POCKET
 from evaluation.metrics.clip_score import PocketClip
 from evaluation.metrics.fid import (
     ClipFeatures,

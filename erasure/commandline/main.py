@@ -1,0 +1,255 @@
+"""The command line: a thin, lazy table over the public functions.
+
+A method's options come from its dataclass.
+"""
+
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from erasure.commandline.groups import (
+    BASE,
+    AttackGroup,
+    ForgetGroup,
+    MethodGroup,
+    attack_names,
+    evaluate_command,
+    load,
+    print_scores,
+    told_methods,
+)  # fmt: skip
+from erasure.commandline.options import CONTEXT
+from erasure.config import module_names
+from erasure.errors import ErasureError, SettingError
+from erasure_datasets.errors import DataError
+
+INTERRUPTED = 130
+
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, context_settings=CONTEXT, rich_markup_mode=None,
+    help="Take a concept out of a text-to-image model, prove that it is gone, hand the model back.",
+)  # fmt: skip
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"erasure {importlib.metadata.version('erasure-toolkit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", "-V", help="print the version", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    """Take a concept out of a text-to-image model, prove that it is gone, hand the model back."""
+
+
+erase_app = typer.Typer(
+    cls=MethodGroup, no_args_is_help=True, context_settings=CONTEXT, rich_markup_mode=None
+)
+app.add_typer(
+    erase_app,
+    name="erase",
+    help="Erase concepts: erasure erase METHOD --concept NAME --out FOLDER.",
+)
+
+
+@erase_app.callback()
+def _erase() -> None:
+    """Erase concepts from a text-to-image model; `METHOD --help` lists a method's settings."""
+
+
+forget_app = typer.Typer(
+    cls=ForgetGroup, no_args_is_help=True, context_settings=CONTEXT, rich_markup_mode=None
+)
+app.add_typer(
+    forget_app,
+    name="forget",
+    help="Make a ViT forget classes: erasure forget METHOD --class NAME --out FOLDER.",
+)
+
+
+@forget_app.callback()
+def _forget() -> None:
+    """Make a vision transformer forget classes; `METHOD --help` lists a method's settings."""
+
+
+attack_app = typer.Typer(
+    cls=AttackGroup, no_args_is_help=True, context_settings=CONTEXT, rich_markup_mode=None
+)
+app.add_typer(
+    attack_app,
+    name="attack",
+    help="Try to bring an erased concept back: erasure attack ATTACK RUN.",
+)
+
+
+@attack_app.callback()
+def _attack() -> None:
+    """Attack a run's model; `ATTACK --help` lists an attack's settings, `all` runs every one."""
+
+
+app.command("evaluate", context_settings=CONTEXT)(evaluate_command())
+
+
+@app.command(context_settings=CONTEXT)
+def undo(
+    run: Annotated[Path, typer.Argument(help="a run's folder")],
+    concept: Annotated[list[str], typer.Option(help="what to give back")],
+    out: Annotated[Path, typer.Option(help="the new run's folder")],
+) -> None:
+    """Take requests back from a gs-lora run; what the others took stays taken."""
+    load("erasure.undoing:undo")(run, out, concepts=concept)
+    typer.echo(f"{out} written")
+
+
+@app.command(context_settings=CONTEXT)
+def export(
+    run: Annotated[Path, typer.Argument(help="a run's folder")],
+    out: Annotated[Path, typer.Argument(help="the new folder")],
+    to: Annotated[
+        str, typer.Option(help="diffusers, text-encoder, lora, delta or vit")
+    ] = "diffusers",
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16")] = "float32",
+    base: Annotated[str | None, typer.Option(help=BASE)] = None,
+) -> None:
+    """Write a run's model as a folder that plain diffusers opens, or only what changed."""
+    load("erasure.exports.exporting:export")(run, out, to=to, dtype=dtype, base=base)
+    typer.echo(f"{out} written ({to}, {dtype})")
+
+
+@app.command(context_settings=CONTEXT)
+def push(
+    out: Annotated[Path, typer.Argument(help="an export's folder")],
+    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub")],
+    private: Annotated[bool, typer.Option(help="if the repository is made now")] = False,
+) -> None:
+    """Upload an export to the Hugging Face Hub; the token is HF_TOKEN or `hf auth login`'s."""
+    typer.echo(load("erasure.exports.pushing:push")(out, repo, private=private))
+
+
+@app.command(context_settings=CONTEXT)
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="the runs' folders")],
+    out: Annotated[Path, typer.Option(help="the page, ending in .html")] = Path("report.html"),
+) -> None:
+    """Write one page about runs, with scores, pictures, attacks and cost, side by side.
+
+    The same figures go into .json, .csv and .md files beside it.
+    """
+    for file in load("evaluation.reports.reporting:report")(runs, out):
+        typer.echo(f"{file} written")
+
+
+@app.command(context_settings=CONTEXT)
+def demo(
+    runs: Annotated[list[Path], typer.Argument(help="the runs' folders")],
+    port: Annotated[int, typer.Option(help="on 127.0.0.1")] = 7860,
+    criterion: Annotated[
+        str, typer.Option(help="what an attack must show, as for `erasure attack`")
+    ] = "judge",
+) -> None:
+    """Serve a page that draws before and after from the same noise, on this machine only."""
+    load("evaluation.demo.demo:demo")(runs, port=port, criterion=criterion)
+
+
+@app.command("list", context_settings=CONTEXT)
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, models, concepts, attacks or protocols")],
+    model: Annotated[str, typer.Option(help="whose concepts")] = "pocket",
+) -> None:
+    """List methods, models, a model's concepts, attacks, or protocols."""
+    if what == "methods":
+        lines = told_methods()
+    elif what == "models":
+        lines = [
+            "pocket",
+            "pocket-one-step",
+            "pocket-vit",
+            "(any Stable Diffusion 1.x, 2.x, XL: a diffusers folder, a Hub id, a .safetensors)",
+        ]
+    elif what == "protocols":
+        lines = module_names(Path(__file__).parents[2] / "evaluation" / "protocols")
+    elif what == "attacks":
+        lines = attack_names()
+    elif what == "concepts":
+        folder = (
+            Path(__file__).parents[1] / "models" / "pocket"
+            if model in ("pocket", "pocket-one-step")
+            else Path(model)
+        )
+        if not (folder / "concepts.json").is_file():
+            raise SettingError(f"{model} has no list of concepts; any text can be erased from it.")
+        lines = load("erasure_datasets.concept:Catalogue").load(folder / "concepts.json").targets()
+    else:
+        raise SettingError(
+            f"list takes methods, models, concepts, attacks or protocols; got {what!r}."
+        )
+    typer.echo("\n".join(lines))
+
+
+@app.command(context_settings=CONTEXT)
+def quickstart(
+    out: Annotated[Path, typer.Option(help="the run's folder")] = Path("runs/quickstart"),
+    concept: Annotated[str, typer.Option(help="what to erase from the built-in model")] = "cat",
+) -> None:
+    """Erase a concept from the built-in model, judge it, export it, write a page with pictures.
+
+    It takes minutes on a CPU.
+    """
+    facts = load("evaluation.quickstart:quickstart")(out, concept)
+    print_scores(facts.record)
+    for name, path in facts.places.items():
+        typer.echo(f"{name:>10}: {path}")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and exit code 2."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(standalone_mode=False)
+    except (ErasureError, DataError) as error:
+        sys.exit(_complain(str(error)))
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            sys.exit(_complain(f"the device has too little memory: {error}"))
+        message = getattr(
+            error, "format_message", None
+        )  # click's own usage errors, wherever typer keeps click
+        if message is None:
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+            print(message(), file=sys.stderr)
+            sys.exit(2)
+        sys.exit(_complain(_meant(error) or message()))
+    if code == INTERRUPTED:  # typer answers Ctrl-C with this code, in silence
+        print("erasure: interrupted; run the same command again to go on.", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _meant(error: Exception) -> str:
+    """What to say of an abbreviated option (lr for learning-rate); nothing of any other error."""
+    word, context = getattr(error, "option_name", None), getattr(error, "ctx", None)
+    if not word or context is None:
+        return ""
+    short = word.lstrip("-")
+    names = [name for entry in context.command.params for name in entry.opts]
+    initials = {name: "".join(part[:1] for part in name.lstrip("-").split("-")) for name in names}
+    near = [n for n in names if initials[n] == short or n.lstrip("-").startswith(short)]
+    return f"No such option: {word}. Did you mean {' or '.join(near)}?" if near else ""
+
+
+def _complain(message: str) -> int:
+    print("erasure: " + " ".join(message.split()), file=sys.stderr)
+    return 2

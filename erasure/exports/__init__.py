@@ -1,0 +1,1 @@
+"""Hand an edited model back, and publish it."""

@@ -1,0 +1,154 @@
+"""An export's README.md: what it is, how to open it, its scores; for people and for the Hub."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffusers import DiffusionPipeline
+from huggingface_hub import EvalResult, ModelCardData
+
+from erasure.edit import Edit
+from erasure.exports.adapter_files import file_names
+from erasure.exports.card_usage import usage
+from erasure.exports.publishing import hub_id, is_built_in, public_name, without_paths
+from erasure.exports.pushing import TAG
+from erasure.files.records import AttackShape, ScoresShape, read_record
+from erasure.models.classifier.classifier import ViTModel
+from erasure.models.diffusion.latent_diffusion import LatentDiffusion
+
+DATASETS = {
+    "pocket": ("pocket-canvas", "Pocket Canvas"),
+    "unlearncanvas": ("OPTML-Group/UnlearnCanvas", "UnlearnCanvas"),
+}
+
+
+def model_card(
+    run: Path, edit: Edit, form: str, model: LatentDiffusion | ViTModel | None = None
+) -> str:
+    """Front matter with base model, tags and scores (`model-index`), then the same for people.
+
+    `model` is what is written, where it says how the export is opened. No path of this machine is
+    in it. RunError for a damaged record of scores.
+    """
+    names, base = ", ".join(concept.name for concept in edit.concepts), public_name(edit.base)
+    title = f"{base} without {names}"
+    records = _records(run)
+    lines = [
+        "---", _front_matter(edit, form, title, records, model).to_yaml(), "---", "",
+        f"# {title}", "",
+        f"Erased with **{edit.method}** (erasure-toolkit). Concepts: {names}. Base: `{base}`.", "",
+    ]  # fmt: skip
+    if form == "diffusers" and isinstance(model, LatentDiffusion) and _had_checker(model):
+        lines += ["The base's safety checker is not in this folder; take it from the base.", ""]
+    lines += usage(edit, form, model)
+    if form == "lora":
+        lines += ["| file | takes away |", "|---|---|"]
+        lines += [
+            f"| {file} | {_cell(', '.join(edit.requests[request]))} |"
+            for request, file in file_names(edit).items()
+        ]
+        lines.append("")
+    lines += ["## Settings", "", "| setting | value |", "|---|---|"]
+    lines += [
+        f"| {name} | {_cell(without_paths(value))} |" for name, value in edit.settings.items()
+    ]
+    for title, record in records.items():
+        lines += _score_lines(title, record)
+    if not records:
+        lines += ["", "## Scores", "", "Not evaluated when this was exported."]
+    return "\n".join(lines) + "\n"
+
+
+def _score_lines(title: str, record: Mapping[str, Any]) -> list[str]:
+    lines = ["", f"## Scores ({title})", ""]
+    lines += ["| score | erased | s.e. | base | n |", "|---|---|---|---|---|"]
+    for name, score in record["scores"].items():
+        untouched = record.get("baseline", {}).get(name, {})
+        known = [score["value"], score.get("stderr"), untouched.get("value")]
+        value, stderr, before = ("-" if number is None else f"{number:.3f}" for number in known)
+        count = "-" if score.get("n") is None else score["n"]
+        lines.append(f"| {_cell(name)} | {value} | {stderr} | {before} | {count} |")
+    return [*lines, "", "Stamp: `" + json.dumps(without_paths(record.get("stamp", {}))) + "`"]
+
+
+def _cell(value: object) -> str:
+    """A value as text of one table cell."""
+    return " ".join(str(value).split()).replace("|", "\\|")
+
+
+def _front_matter(
+    edit: Edit, form: str, title: str, records: dict[str, Any], model: object
+) -> ModelCardData:
+    task = "image-classification" if edit.is_of_classes else "text-to-image"
+    tags = [TAG, "machine-unlearning"]
+    library: str | None
+    if edit.is_of_classes:
+        library = "peft" if form == "lora" else getattr(model, "library", None)
+    else:
+        library = "transformers" if form == "text-encoder" else "diffusers"
+        tags += ["concept-erasure", "unlearned-diffusion-model", "stable-diffusion", task]
+    if form == "lora":
+        tags.append("lora")
+    base, results = hub_id(edit.base), _results(task, records)
+    return ModelCardData(
+        base_model=base,
+        base_model_relation=("adapter" if form == "lora" else "finetune") if base else None,
+        library_name=library,
+        license="apache-2.0" if is_built_in(edit.base) else None,  # else the base's own
+        pipeline_tag=task,
+        tags=tags,
+        model_name=title if results else None,
+        eval_results=results or None,
+    )
+
+
+def _had_checker(model: LatentDiffusion) -> bool:
+    """Whether the base's model_index.json names a safety checker."""
+    source = str(model.folder) if model.folder else hub_id(model.name)
+    if source is None:
+        return False
+    revision = None if model.folder else model.name.partition("@")[2] or None
+    try:  # it was opened just now, so a Hub's is on this disk
+        index: Any = DiffusionPipeline.load_config(source, revision=revision, local_files_only=True)
+    except (OSError, ValueError):
+        return False
+    checker = index.get("safety_checker")
+    return isinstance(checker, list | tuple) and any(word is not None for word in checker)
+
+
+def _records(run: Path) -> dict[str, Any]:
+    """Every protocol's and attack's record, by its name."""
+    remedy = "remove it and make it again"
+    found: dict[str, Any] = {
+        file.stem: read_record(file, ScoresShape, remedy=remedy)
+        for file in sorted((run / "scores").glob("*.json"))
+    }
+    for file in sorted((run / "attacks").glob("*.json")):
+        found[f"attack {file.stem}"] = read_record(file, AttackShape, remedy=remedy)
+    return found
+
+
+def _results(task: str, records: dict[str, Any]) -> list[EvalResult]:
+    results = []
+    for title, record in records.items():
+        protocol = record["protocol"].removesuffix("-subset")
+        dataset, dataset_name = DATASETS.get(protocol, (protocol, protocol))
+        results += [
+            EvalResult(
+                task_type=task,
+                dataset_type=dataset,
+                dataset_name=f"{dataset_name} ({title})",
+                dataset_config=title,
+                dataset_args=without_paths(record.get("stamp", {})),
+                metric_type=name,
+                metric_value=round(score["value"], 6),
+                metric_args={"stderr": _rounded(score.get("stderr")), "n": score.get("n")},
+            )
+            for name, score in record["scores"].items()
+        ]
+    return results
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)

@@ -1,0 +1,256 @@
+"""Images to forget and to keep, as latents: from Pocket Canvas, a folder, or the model itself."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from erasure.errors import SettingError
+from erasure.methods.shared.paths import sampled
+from erasure.models.diffusion.model import DiffusionModel
+from erasure.training.run import Run
+from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, render
+from erasure_datasets.concept import Catalogue, Concept, mentions, retain_prompts
+from erasure_datasets.errors import DataError
+from erasure_datasets.images import find_images, read_image
+from erasure_datasets.tables import read_captions
+
+ImageOf = Callable[[str, str, int], Tensor]  # (object, style, number) -> uint8 (3, h, w)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Latents (n, c, h, w) with a prompt each.
+
+    For forgetting also the prompt of what to draw instead.
+    """
+
+    latents: Tensor
+    prompts: list[str]
+    anchors: list[str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to gather: (object, style) pairs or plain prompts, and where images come from."""
+
+    images: str
+    forget_count: int
+    retain_count: int
+    retain_file: Path | None
+    sampling_steps: int
+    guidance: float
+
+
+def gather(
+    model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run
+) -> tuple[Pictures, Pictures]:
+    """Pictures to forget and to keep. SettingError if the source cannot give them."""
+    try:
+        return _gathered(model, concepts, plan, run)
+    except DataError as error:
+        raise SettingError(str(error)) from error
+
+
+def _gathered(
+    model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run
+) -> tuple[Pictures, Pictures]:
+    catalogue = model.catalogue if plan.retain_file is None else None
+    is_canvas = catalogue and (catalogue.objects, catalogue.styles) == (OBJECTS, STYLES)
+    if catalogue and is_canvas and plan.images == "auto":
+        return _from_pairs(catalogue, model, concepts, plan, run, _canvas_image)
+    if plan.images in ("auto", "generated"):
+        return _generated(model, concepts, plan, run)
+    folder = Path(plan.images)
+    if not folder.is_dir():
+        raise SettingError(
+            f"images must be auto, generated or a folder; there is no folder {folder}."
+        )
+    if catalogue:
+        image = _image_from(folder, model.resolution)
+        return _from_pairs(catalogue, model, concepts, plan, run, image)
+    return _from_two_folders(model, concepts, folder, plan)
+
+
+def forget_prompts(concepts: list[Concept]) -> list[tuple[str, str]]:
+    """(prompt that names a concept, the same with its anchor), over all concepts and templates."""
+    both = [zip(c.prompts(), c.anchor_prompts(), strict=True) for c in concepts]
+    return list(dict.fromkeys(pair for pairs in both for pair in pairs))
+
+
+def _from_pairs(
+    catalogue: Catalogue, model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run,
+    image: ImageOf,
+) -> tuple[Pictures, Pictures]:  # fmt: skip
+    """Each pair with a concept, and each without, in turn, in an order drawn once."""
+    kept = catalogue.kept_pairs(concepts)
+    gone = [pair for pair in catalogue.pairs() if pair not in set(kept)]
+    sets, generator = [], run.generator_for("pairs")
+    if not kept:
+        raise SettingError("concepts must leave something to keep; every pair of names has one.")
+    for pairs, count in ((gone, plan.forget_count), (kept, plan.retain_count)):
+        order = torch.randperm(len(pairs), generator=generator).tolist()
+        places = [(pairs[order[i % len(pairs)]], i // len(pairs)) for i in range(count)]
+        chosen = [(name, style, number) for (name, style), number in places]
+        images = torch.stack([image(*choice) for choice in chosen])
+        latents = torch.cat([model.to_latents(part) for part in images.split(model.images_at_once)])
+        prompts = [catalogue.prompt(name, style) for name, style, _ in chosen]
+        anchors = [_anchor_prompt(catalogue, name, style, concepts) for name, style, _ in chosen]
+        sets.append(Pictures(latents.cpu(), prompts, anchors))
+    return sets[0], sets[1]
+
+
+def _anchor_prompt(catalogue: Catalogue, name: str, style: str, concepts: list[Concept]) -> str:
+    """The pair's prompt with every concept replaced by its anchor; "" where an anchor is none."""
+    anchors = {concept.name: concept.anchor for concept in concepts}
+    words = anchors.get(name, name), anchors.get(style, style)
+    return catalogue.prompt(*words) if all(words) else ""
+
+
+def _canvas_image(name: str, style: str, number: int) -> Tensor:
+    """uint8 (3, 64, 64): a pair's training image."""
+    index = SPLITS["train"][number % len(SPLITS["train"])]
+    image = render(OBJECTS.index(name), STYLES.index(style), index)
+    return torch.from_numpy(image).permute(2, 0, 1)
+
+
+def _image_from(folder: Path, size: int) -> ImageOf:
+    """Images of a folder in UnlearnCanvas' layout, {style}/{object}/{n}.jpg, taken in turn."""
+
+    def image(name: str, style: str, number: int) -> Tensor:
+        place = f"{style.replace(' ', '_')}/{name}"
+        files = find_images(folder / place)
+        if not files:
+            raise SettingError(f"images: {folder} has no {place}/*.jpg or *.png.")
+        return read_image(files[number % len(files)], size)
+
+    return image
+
+
+def _from_two_folders(
+    model: DiffusionModel, concepts: list[Concept], folder: Path, plan: Plan
+) -> tuple[Pictures, Pictures]:
+    """`forget/` and `retain/`, with prompts from captions where there are any, else templates."""
+    pairs = forget_prompts(concepts)
+    kept = retain_prompts(concepts, model.catalogue, plan.retain_file)
+    sets = []
+    for name, default, count in (
+        ("forget", pairs, plan.forget_count),
+        ("retain", [(p, p) for p in kept], plan.retain_count),
+    ):
+        files = find_images(folder / name)
+        if not files:
+            raise SettingError(
+                f"images: {folder} must hold images in {name}/ (*.jpg or *.png); found none."
+            )
+        captions = _captions(folder, name, files)
+        files = files[:count]
+        chosen = [default[i % len(default)] for i in range(len(files))]
+        prompts = [captions[f] if captions else p for f, (p, _) in zip(files, chosen, strict=True)]
+        if name == "retain" and captions:
+            _refuse_named(folder, prompts, concepts)
+        images = torch.stack([read_image(file, model.resolution) for file in files])
+        latents = torch.cat([model.to_latents(part) for part in images.split(model.images_at_once)])
+        sets.append(Pictures(latents.cpu(), prompts, [anchor for _, anchor in chosen]))
+    return sets[0], sets[1]
+
+
+def _refuse_named(folder: Path, captions: list[str], concepts: list[Concept]) -> None:
+    """SettingError for a picture to keep whose caption names what is to be forgotten."""
+    for caption in captions:
+        named = next((c.name for c in concepts if mentions(caption, c.name)), None)
+        if named is not None:
+            raise SettingError(
+                f"images: captions in {folder / 'retain'} must not name what is erased; "
+                f"{caption!r} names {named}."
+            )
+
+
+def _captions(folder: Path, name: str, files: list[Path]) -> dict[Path, str]:
+    """Every picture's caption, or none at all.
+
+    They stand in metadata.csv or metadata.jsonl (file_name, text), in this folder or the one above,
+    or in a .txt beside each picture. SettingError if there are several of these, or if a picture
+    has no caption or a caption no picture.
+    """
+    own = folder / name
+    places = [place / f"metadata.{kind}" for place in (own, folder) for kind in ("csv", "jsonl")]
+    tables = [file for file in places if file.exists()]
+    beside = [file for file in files if file.with_suffix(".txt").is_file()]
+    texts = [file for file in own.glob("*.txt") if not file.name.startswith(".")]
+    stems = {file.stem for file in files}
+    strays = [text.name for text in texts if text.stem not in stems]
+    if len(tables) + bool(beside) > 1:
+        several = [*map(str, tables), *(str(file.with_suffix(".txt")) for file in beside[:1])]
+        raise SettingError(f"images: captions must stand in one place; got {', '.join(several)}.")
+    where = str(tables[0] if tables else own)
+    if tables:
+        found, strays = _of_table(tables[0], name, {file.name: file for file in files}, folder)
+    elif beside or len(strays) > 1:  # a single one may be a note
+        found = {file: _sidecar(file.with_suffix(".txt")) for file in beside}
+    else:
+        return {}
+    if strays:
+        raise SettingError(
+            f"images: the captions of {where} must be of pictures in {own}; {strays[0]} is of none "
+            f"({len(strays)} are)."
+        )
+    if not found:
+        return {}  # a table above both folders may be of the other alone
+    bare = [file.name for file in files if file not in found]
+    if bare:
+        raise SettingError(
+            f"images: {where} must have a caption for every picture in {own}; "
+            f"{bare[0]} has none ({len(bare)} of {len(files)})."
+        )
+    return found
+
+
+def _of_table(
+    file: Path, name: str, known: dict[str, Path], folder: Path
+) -> tuple[dict[Path, str], list[str]]:
+    """(captions by picture, file names that are no picture of the folder `name`)."""
+    found, strays, is_above = dict[Path, str](), list[str](), file.parent == folder
+    for key, text in read_captions(file).items():
+        *parents, base = key.replace("\\", "/").removeprefix("./").split("/")
+        if is_above and parents in (["forget"], ["retain"]) and parents != [name]:
+            continue
+        is_here = parents == [name] or (not parents and not is_above)
+        if is_here and base in known and known[base] not in found:
+            found[known[base]] = text
+        else:
+            strays.append(key)
+    return found, strays
+
+
+def _sidecar(file: Path) -> str:
+    try:
+        text = file.read_text("utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"images: {file} cannot be read as a caption: {error}.") from error
+    if not text:
+        raise SettingError(f"images: {file} must hold a caption; it is empty.")
+    return text
+
+
+def _generated(
+    model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run
+) -> tuple[Pictures, Pictures]:
+    """Latents that the untouched model draws, by DDIM."""
+    kept = retain_prompts(concepts, model.catalogue, plan.retain_file)
+    sets = []
+    for name, pairs, count in (
+        ("forget", forget_prompts(concepts), plan.forget_count),
+        ("retain", [(p, p) for p in kept], plan.retain_count),
+    ):
+        order = torch.randperm(len(pairs), generator=run.generator_for(f"{name} order")).tolist()
+        chosen = [pairs[order[i % len(order)]] for i in range(count)]
+        parts = sampled(
+            model, [prompt for prompt, _ in chosen], lambda path: path.finished.cpu(),
+            name=f"drawing images to {name}", steps=plan.sampling_steps, guidance=plan.guidance,
+            generator=run.generator_for(name), run=run,
+        )  # fmt: skip
+        sets.append(Pictures(torch.cat(parts), [p for p, _ in chosen], [a for _, a in chosen]))
+    return sets[0], sets[1]

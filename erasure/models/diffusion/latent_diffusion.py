@@ -1,0 +1,316 @@
+"""What Stable Diffusion 1.x, 2.x and XL share, through diffusers' own pipelines."""
+
+import re
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import diffusers
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from erasure.errors import SettingError
+from erasure.models.diffusion.checkpointing import checkpointing
+from erasure.models.diffusion.checks import check_pipeline
+from erasure.models.diffusion.decoding import decoded, encoded
+from erasure.models.diffusion.model import Condition, DiffusionModel, SampledPath
+from erasure.models.diffusion.slots import Slotted, fill, repadded
+from erasure.models.diffusion.tokens import refuse_beyond, tokens_of, with_slots, words_of
+from erasure_datasets.concept import Catalogue
+
+ENCODED_AT_ONCE = 64
+BLOCK_LINEAR = re.compile(
+    r"(.*transformer_blocks\.\d+)\.(ff\.net\.(?:0\.proj|2)|attn2\.to_(?:q|k|v|out\.0))$"
+)
+
+
+class LatentDiffusion(DiffusionModel):
+    """A pipeline whose UNet and text encoders can be edited; the rest is untouched.
+
+    `towers` names its text encoders and `tokenizers` the tokenizer of each, which share one
+    vocabulary. Token embeddings of several towers stand side by side in one vector.
+    """
+
+    towers: ClassVar[tuple[str, ...]]
+    tokenizers: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        pipeline: DiffusionPipeline,
+        *,
+        name: str,
+        folder: Path | None = None,
+        catalogue: Catalogue | None = None,
+    ) -> None:
+        super().__init__()
+        self.pipeline: Any = pipeline
+        check_pipeline(pipeline, self.towers, self.tokenizers, name)
+        self.name, self.folder, self.catalogue = name, folder, catalogue
+        self._prediction = self.pipeline.scheduler.config.get("prediction_type", "epsilon")
+        self.alphas_cumprod = self.pipeline.scheduler.alphas_cumprod.float().to(self.device)
+        self._components: dict[str, nn.Module] = {
+            part: getattr(self.pipeline, part) for part in ("unet", *self.towers)
+        }
+        for module in (*self._components.values(), self.pipeline.vae):
+            module.requires_grad_(False).eval()
+        self.pipeline.set_progress_bar_config(disable=True)
+        self._memory: dict[str, Tensor] = {}
+        self._remembers_original_only = False
+
+    @abstractmethod
+    def _read(self, ids: Sequence[Int[Tensor, "b n"]]) -> Condition:
+        """The condition of prompts as token ids, one tensor per tower."""
+
+    @abstractmethod
+    def _ask_unet(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The UNet's own output."""
+
+    @abstractmethod
+    def _pipeline_inputs(self, condition: Condition) -> dict[str, Tensor]:
+        """An encoded prompt by the names of the pipeline's arguments."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipeline.unet.device
+
+    def use_scheduler(self, name: str) -> None:
+        """Sample by the diffusers scheduler of this class name, with the model's noise schedule."""
+        if type(self.pipeline.scheduler).__name__ != name:
+            self.pipeline.scheduler = getattr(diffusers, name).from_config(
+                self.pipeline.scheduler.config
+            )
+
+    def gradient_checkpointing(self, on: bool) -> AbstractContextManager[None]:
+        encoders = [getattr(self.pipeline, tower) for tower in self.towers]
+        return checkpointing(self.pipeline.unet, encoders) if on else nullcontext()
+
+    @contextmanager
+    def memorised(self, prompts: Sequence[str], *, encoders_rest: bool = True) -> Iterator[None]:
+        is_edited = any(name.startswith("text_encoder") for name in self.originals)
+        resting = [self.pipeline.vae]
+        if encoders_rest and not is_edited:
+            resting += [getattr(self.pipeline, tower) for tower in self.towers]
+        texts, device = list(dict.fromkeys(prompts)), self.device
+        try:
+            with self.original():
+                for start in range(0, len(texts), ENCODED_AT_ONCE):
+                    part = texts[start : start + ENCODED_AT_ONCE]
+                    self._memory |= zip(part, self.encode(part), strict=True)
+            self._remembers_original_only = is_edited
+            for module in resting:
+                module.to("cpu")
+            yield
+        finally:
+            self._memory = {}
+            for module in resting:
+                module.to(device)
+
+    def use_resolution(self, pixels: int) -> None:
+        factor = self.pipeline.vae_scale_factor
+        if pixels < factor or pixels % factor:
+            raise SettingError(f"resolution must be a multiple of {factor}; got {pixels}.")
+        self.pipeline.unet.register_to_config(sample_size=pixels // factor)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        side = self.resolution // self.pipeline.vae_scale_factor
+        return self.pipeline.unet.config.in_channels, side, side
+
+    @property
+    def resolution(self) -> int:
+        side = self.pipeline.unet.config.sample_size
+        return (side if isinstance(side, int) else side[0]) * self.pipeline.vae_scale_factor
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {
+            f"{component}.{name}": parameter
+            for component, module in self._components.items()
+            for name, parameter in module.named_parameters()
+        }
+
+    def constants(self) -> dict[str, Tensor | str]:
+        parts, config = self.pipeline, self.pipeline.unet.config
+        found: dict[str, Tensor | str] = {
+            f"vae.{name}": parameter for name, parameter in parts.vae.named_parameters()
+        }
+        heads = (config.get("attention_head_dim"), config.get("num_attention_heads"))
+        said = [
+            parts.scheduler.config.get("prediction_type", "epsilon"),
+            parts.vae.config.scaling_factor,
+            config.sample_size,
+            heads,
+        ]
+        said += [getattr(parts, tower).config.hidden_act for tower in self.towers]
+        said += [sorted(getattr(parts, own).get_vocab().items()) for own in self.tokenizers]
+        return found | {"schedule": self.alphas_cumprod, "said": repr(said)}
+
+    def module(self, name: str) -> nn.Module:
+        component, _, rest = name.partition(".")
+        return self._components[component].get_submodule(rest)
+
+    def groups(self, place: Literal["ffn", "attention", "both"] = "ffn") -> list[list[str]]:
+        """Names of the linear modules in each of the UNet's transformer blocks, in model order.
+
+        "attention" is the cross-attention's.
+        """
+        found: dict[str, list[str]] = {}
+        for name, module in self._components["unet"].named_modules():
+            block = BLOCK_LINEAR.match(name) if isinstance(module, nn.Linear) else None
+            if block and place in ("both", "ffn" if block[2].startswith("ff.") else "attention"):
+                found.setdefault(block[1], []).append(f"unet.{name}")
+        return list(found.values())
+
+    def _call(self, component: str, *arguments: object, **options: object) -> Any:
+        module = self._components[component]
+        if not self._asks_original:
+            return module(*arguments, **options)
+        return functional_call(module, self.kept(f"{component}.", module), arguments, options)
+
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        is_known = self._asks_original or not self._remembers_original_only
+        if is_known and self._memory and all(prompt in self._memory for prompt in prompts):
+            return torch.stack([self._memory[prompt] for prompt in prompts])
+        condition = self._read([self.tokenize(prompts, own) for own in self.tokenizers])
+        if self.pipeline.config.get("force_zeros_for_empty_prompt", False):
+            is_text = torch.tensor([prompt != "" for prompt in prompts], device=condition.device)
+            condition = condition * is_text.view(-1, 1, 1)
+        return condition.to(self.device)
+
+    def tokenize(self, prompts: Sequence[str], tokenizer: str = "tokenizer") -> Int[Tensor, "b n"]:
+        """Token ids as the pipeline makes them: padded and cut to the encoder's positions."""
+        encoded = getattr(self.pipeline, tokenizer)(
+            list(prompts),
+            padding="max_length",
+            truncation=True,
+            max_length=self._text_window,
+            return_tensors="pt",
+        )
+        # copies that do not wait for what the device does now
+        return encoded.input_ids.to(self.pipeline.text_encoder.device, non_blocking=True)
+
+    @property
+    def _text_window(self) -> int:
+        return min(
+            self.pipeline.tokenizer.model_max_length,
+            self.pipeline.text_encoder.config.max_position_embeddings,
+        )
+
+    def token_count(self, text: str) -> int:
+        """Tokens of a text without the end token and padding: the index of its last token.
+
+        The start token is 0.
+        """
+        return min(len(tokens_of(self.pipeline.tokenizer, text)), self._text_window - 2)
+
+    def check_window(self, prompts: Sequence[str]) -> None:
+        refuse_beyond(self._text_window, self.pipeline.tokenizer, prompts, self.name)
+
+    def open_slots(self, parts: Sequence[tuple[str, str]], count: int) -> Slotted:
+        slotted = with_slots(
+            parts, count, tokenizer=self.pipeline.tokenizer, window=self._text_window
+        )
+        ids, places = slotted.ids, slotted.places
+        return Slotted(*(tensor.to(self.device, non_blocking=True) for tensor in (ids, places)))
+
+    def encode_slots(self, slotted: Slotted, vectors: Float[Tensor, "b k w"]) -> Condition:
+        tables = self._tables()
+        parts = vectors.split([table.weight.shape[1] for table in tables], dim=-1)
+        ids = []
+        with ExitStack() as stack:
+            for table, part, tokenizer in zip(tables, parts, self.tokenizers, strict=True):
+                # a hook, because every release of transformers reads embeddings from this module
+                def filled(_table: Any, _ids: Any, said: Tensor, part: Tensor = part) -> Tensor:
+                    return fill(said, slotted.places, part)
+
+                stack.callback(table.register_forward_hook(filled).remove)
+                own = getattr(self.pipeline, tokenizer)
+                ids.append(repadded(slotted, own.eos_token_id, own.pad_token_id))
+            return self._read(ids)
+
+    def _tables(self) -> list[nn.Embedding]:
+        return [getattr(self.pipeline, tower).get_input_embeddings() for tower in self.towers]
+
+    @property
+    def token_table(self) -> Float[Tensor, "v w"]:
+        tables = [table.weight for table in self._tables()]
+        return tables[0] if len(tables) == 1 else torch.cat(tables, dim=1)
+
+    @property
+    def special_tokens(self) -> list[int]:
+        return sorted(set(self.pipeline.tokenizer.all_special_ids))
+
+    @cached_property
+    def word_tokens(self) -> Int[Tensor, " v"]:
+        return words_of(self.pipeline.tokenizer, len(self.token_table))
+
+    def decode(self, tokens: Int[Tensor, " k"]) -> str:
+        return self.pipeline.tokenizer.decode(tokens.tolist())
+
+    def predict(
+        self, z_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], condition: Condition
+    ) -> Float[Tensor, "b c h w"]:
+        return self._as_noise(self._answer(z_t, t, condition), z_t, t)
+
+    def _answer(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The UNet's own output, noise or v, in the precision of z_t."""
+        low = self.pipeline.unet.dtype
+        return self._ask_unet(z_t.to(low), t, condition.to(low)).to(z_t.dtype)
+
+    def _as_noise(self, answer: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
+        if self._prediction == "epsilon":
+            return answer
+        signal, spread = self.levels(t)
+        return signal * answer + spread * z_t  # v = signal * eps - spread * z0
+
+    def to_latents(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
+        return encoded(self.pipeline.vae, images)
+
+    @torch.no_grad()
+    def sample_path(
+        self, condition: Condition, *, steps: int, guidance: float, noise: Float[Tensor, "b c h w"]
+    ) -> SampledPath:
+        # in the UNet's own terms: noise does not give z0 where a schedule ends without signal
+        own = self.pipeline.scheduler.config
+        scheduler: Any = DDIMScheduler.from_config(own, clip_sample=False)
+        scheduler.set_timesteps(steps, device=self.device)
+        z = noise.to(self.device)
+        both = torch.cat([self.encode([""]).expand_as(condition), condition])
+        path, asked, empties = [], [], []
+        for t in scheduler.timesteps:
+            none, some = self._answer(torch.cat([z, z]), t.expand(len(both)), both).chunk(2)
+            path.append(z)
+            asked.append(self._as_noise(some, z, t.expand(len(z))))
+            empties.append(self._as_noise(none, z, t.expand(len(z))))
+            z = scheduler.step(none + guidance * (some - none), t, z).prev_sample
+        return SampledPath(
+            torch.stack(path), z, scheduler.timesteps, torch.stack(asked), torch.stack(empties)
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[str] | Condition,
+        *,
+        steps: int,
+        guidance: float,
+        generators: Sequence[torch.Generator],
+    ) -> UInt8[Tensor, "b 3 h w"]:
+        asked: dict[str, Any] = {"prompt": list(prompts)}
+        if isinstance(prompts, Tensor):
+            asked = {**self._pipeline_inputs(prompts)}
+        drawn: Any = self.pipeline(
+            **asked,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=list(generators),
+            height=self.resolution,
+            width=self.resolution,
+            output_type="latent",
+        )
+        return decoded(self.pipeline.vae, drawn.images, side=self.resolution)

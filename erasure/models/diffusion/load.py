@@ -1,0 +1,179 @@
+"""Open a model: the built-in one, a diffusers folder, a Hub id, or a single .safetensors file."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from huggingface_hub import constants
+
+from erasure.errors import ModelError, SettingError
+from erasure.models.diffusion.beside import read_catalogue, read_presets, read_sampling
+from erasure.models.diffusion.checks import check_finite
+from erasure.models.diffusion.components import (
+    PICKLES,
+    first_line,
+    open_networks,
+    quiet,
+    read_configs,
+    read_index,
+)
+from erasure.models.diffusion.latent_diffusion import LatentDiffusion
+from erasure.models.diffusion.one_step import OneStep
+from erasure.models.diffusion.single_file import NEEDED, open_single_file
+from erasure.models.diffusion.stable_diffusion import StableDiffusion
+from erasure.models.diffusion.stable_diffusion_xl import StableDiffusionXL
+
+__all__ = ["read_presets"]  # beside what is defined here
+POCKET = Path(__file__).parents[1] / "pocket"
+ONE_STEP = "pocket-one-step"
+BUILT_IN = {"pocket": POCKET, ONE_STEP: POCKET}
+Family = tuple[type[LatentDiffusion], Any, dict[str, Any]]
+# the model of each pipeline, and what is left out of it
+FAMILIES: dict[str, Family] = {
+    "StableDiffusionPipeline": (
+        StableDiffusion, StableDiffusionPipeline,
+        {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
+    ),
+    "StableDiffusionXLPipeline": (
+        StableDiffusionXL, StableDiffusionXLPipeline,
+        {"image_encoder": None, "feature_extractor": None, "add_watermarker": False},
+    ),
+}  # fmt: skip
+
+
+def load_model(
+    name: str, *, config: Path | None = None, revision: str | None = None,
+    dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
+) -> LatentDiffusion:  # fmt: skip
+    """Load Stable Diffusion 1.x, 2.x or XL from safetensors, as its model_index.json says.
+
+    `name`: "pocket", a diffusers folder, a Hub id, or a .safetensors file, for which `config` is a
+    folder with the components' config.json files. ModelError, in one line, for what is wrong;
+    pickled checkpoints are refused.
+    """
+    path = BUILT_IN.get(name, Path(name))
+    if path.suffix in PICKLES:
+        raise ModelError(
+            f"{name} is a pickled checkpoint, which can run code; convert it to .safetensors first."
+        )
+    with quiet():
+        if path.suffix == ".safetensors":
+            kind, pipeline = _from_single_file(path, config, dtype)
+        elif path.is_dir():
+            kind, pipeline = _from_folder(path, dtype)
+        elif path.exists() or name.count("/") != 1 or name.startswith((".", "/")):
+            raise ModelError(
+                f"model must be {', '.join(BUILT_IN)}, a diffusers folder, a .safetensors file "
+                f"or a Hub id; got {name}."
+            )
+        else:
+            kind, pipeline = _from_hub(name, revision, dtype)
+    parts: Any = pipeline
+    check_finite({part: getattr(parts, part) for part in ("unet", *kind.towers, "vae")}, name)
+    folder = path if path.is_dir() else None
+    if folder is not None and read_sampling(folder):
+        kind = OneStep
+    full_name = f"{name}@{revision}" if revision else name
+    model = kind(
+        pipeline.to(device), name=full_name, folder=folder, catalogue=read_catalogue(folder)
+    )
+    if name == ONE_STEP and isinstance(model, StableDiffusion):  # only its UNet is its own
+        unet: Any = UNet2DConditionModel.from_pretrained(POCKET / "one-step" / "unet", dtype=dtype)
+        return OneStep.on(model, unet.to(device), name=name)
+    return model
+
+
+def load_generator(name: str, model: StableDiffusion) -> OneStep:
+    """The UNet of the named model as a one-step generator that shares the rest with `model`.
+
+    SettingError if the two UNets differ in shape.
+    """
+    own = load_model(name, device=model.device).pipeline.unet
+    shapes = [
+        {key: tuple(p.shape) for key, p in unet.named_parameters()}
+        for unet in (own, model.pipeline.unet)
+    ]
+    if shapes[0] != shapes[1]:
+        raise SettingError(f"generator must have {model.name}'s UNet; that of {name} differs.")
+    return OneStep.on(model, own, name=name)
+
+
+def _known(kind: object, source: str) -> Family:
+    """What opens the pipeline of this name, which `source` gives in its model_index.json."""
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ModelError(f"{source} is a {kind}; supported are {' and '.join(FAMILIES)}.")
+    return FAMILIES[kind]
+
+
+def _why(source: str, error: Exception) -> str:
+    """Why a Hub id did not open."""
+    if constants.HF_HUB_OFFLINE:
+        return (
+            f"{source} is neither a folder here nor in the Hub's cache of this machine, and "
+            "HF_HUB_OFFLINE keeps it from being fetched."
+        )
+    return (
+        f"{source} is no folder here and could not be fetched from the Hub (no such model or "
+        f"revision, no right to it, or no network): {first_line(error)}"
+    )
+
+
+def _from_hub(
+    name: str, revision: str | None, dtype: torch.dtype
+) -> tuple[type[LatentDiffusion], DiffusionPipeline]:
+    """As `_from_folder`, of what the Hub or its cache here holds under this id."""
+
+    def fetch(variant: str | None) -> Path:
+        return Path(
+            pipeline.download(name, revision=revision, use_safetensors=True, variant=variant)
+        )
+
+    try:
+        with warnings.catch_warnings():  # of the Hub's client about what diffusers passes to it
+            warnings.filterwarnings("ignore", message=".*local_dir_use_symlinks.*")
+            index: Any = DiffusionPipeline.load_config(name, revision=revision)
+        # before the gigabytes of another family come
+        _, pipeline, _ = _known(index.get("_class_name"), name)
+        try:
+            folder = fetch(None)
+        except (OSError, ValueError):  # half precision may be all that there is
+            folder = fetch("fp16")
+    except ModelError:
+        raise
+    except Exception as error:  # network and Hub have many ways to fail
+        raise ModelError(_why(name, error)) from error
+    kind, opened = _from_folder(folder, dtype)
+    opened.register_to_config(_name_or_path=name)
+    return kind, opened
+
+
+def _from_folder(
+    folder: Path, dtype: torch.dtype
+) -> tuple[type[LatentDiffusion], DiffusionPipeline]:
+    kind, pipeline, without = _known(read_index(folder).get("_class_name"), str(folder))
+    parts = ("unet", *kind.towers, "vae")
+    index = read_configs(folder, networks=parts, tokenizers=kind.tokenizers)
+    networks = open_networks(folder, index, parts, dtype)
+    try:
+        return kind, pipeline.from_pretrained(str(folder), dtype=dtype, **networks, **without)
+    except Exception as error:  # tokenizer and scheduler raise anything at all
+        raise ModelError(f"could not load {folder}: {first_line(error)}") from error
+
+
+def _from_single_file(
+    file: Path, config: Path | None, dtype: torch.dtype
+) -> tuple[type[LatentDiffusion], DiffusionPipeline]:
+    if not file.is_file():
+        raise ModelError(f"there is no file {file}.")
+    if config is None or not (config / "model_index.json").is_file():
+        raise ModelError(f"{file} is a single file: config must name {NEEDED}; got {config}.")
+    kind, pipeline, without = _known(read_index(config).get("_class_name"), str(config))
+    read_configs(config, networks=("unet", *kind.towers, "vae"), tokenizers=kind.tokenizers)
+    return kind, open_single_file(file, config, pipeline, kind.towers, dtype, without)

@@ -1,0 +1,28 @@
+"""Stable Diffusion 1.x and 2.x (epsilon and v-prediction)."""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from erasure.models.diffusion.latent_diffusion import LatentDiffusion
+from erasure.models.diffusion.model import Condition
+
+
+class StableDiffusion(LatentDiffusion):
+    """A StableDiffusionPipeline, with one text encoder."""
+
+    towers = ("text_encoder",)
+    tokenizers = ("tokenizer",)
+
+    def states(self, condition: Condition) -> Float[Tensor, "b n d"]:
+        return condition
+
+    def _read(self, ids: Sequence[Int[Tensor, "b n"]]) -> Condition:
+        return self._call("text_encoder", ids[0]).last_hidden_state
+
+    def _ask_unet(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return self._call("unet", z_t, t, condition).sample
+
+    def _pipeline_inputs(self, condition: Condition) -> dict[str, Tensor]:
+        return {"prompt_embeds": condition}

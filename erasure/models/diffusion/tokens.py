@@ -1,0 +1,62 @@
+"""Text as a tokenizer's entries: how many, whether a window holds them, slots among them."""
+
+from collections.abc import Sequence
+from textwrap import shorten
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from erasure.errors import SettingError
+from erasure.models.diffusion.slots import Slotted, lay_out
+
+
+def tokens_of(tokenizer: Any, text: str) -> list[int]:
+    """The text's own tokens, without start and end, however many they are."""
+    if not text:
+        return []
+    # verbose is a warning about models that would fail; here windows are looked after
+    return tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+
+
+def refuse_beyond(window: int, tokenizer: Any, prompts: Sequence[str], name: str) -> None:
+    """SettingError for the first prompt that does not fit into the window of the named model."""
+    for prompt in dict.fromkeys(prompts):
+        count = len(tokens_of(tokenizer, prompt))
+        if count > window - 2:
+            raise SettingError(
+                f"prompts must have at most {window - 2} tokens for {name}, which reads no "
+                f"further; got {count} in {shorten(prompt, 60)!r}."
+            )
+
+
+def with_slots(
+    parts: Sequence[tuple[str, str]], count: int, *, tokenizer: Any, window: int
+) -> Slotted:
+    """Prompts as (text before, text after) with `count` slots between.
+
+    SettingError if one does not fit into the window with them.
+    """
+    try:
+        return lay_out(
+            [
+                (tokens_of(tokenizer, before), tokens_of(tokenizer, after))
+                for before, after in parts
+            ],
+            count,
+            ends=(tokenizer.bos_token_id, tokenizer.eos_token_id),
+            padding=tokenizer.pad_token_id,
+            length=window,
+        )
+    except ValueError as error:
+        raise SettingError(f"tokens must be fewer: {error}.") from error
+
+
+def words_of(tokenizer: Any, count: int) -> Int[Tensor, " v"]:
+    """Those of the first `count` entries that, written down and read again, are themselves."""
+    special = set(tokenizer.all_special_ids)
+    entries = [entry for entry in range(count) if entry not in special]
+    written = tokenizer.batch_decode([[entry] for entry in entries])
+    read = tokenizer(written, add_special_tokens=False).input_ids
+    return torch.tensor([i for i, ids in zip(entries, read, strict=True) if ids == [i]])

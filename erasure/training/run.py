@@ -1,0 +1,300 @@
+"""One erasure's surroundings: folder, seed, device, generators, log, progress bar, checkpoints."""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from erasure.errors import RunError, SettingError
+from erasure.files.locking import alone_in
+from erasure.files.records import read_record
+from erasure.files.storage import append_line, write_json
+from erasure.training.hardware import Hardware, peak_memory
+from erasure.training.optimisers import Stepper
+from erasure.training.processes import is_cpu_group, launched
+from erasure.training.progress import Bar, live_bar
+from erasure.training.run_folder import clear, holds_files, refuse_another, versions
+from erasure.training.state import read_state, seconds_of, shorten_log, write_state
+from erasure.training.trackers import refuse_tracker
+
+WRITING_SHARE = 50  # seconds of work for each second that a state takes to write
+
+
+class Run:
+    """A run folder and everything random or lasting about it.
+
+    All noise comes from CPU generators, drawn for the global batch; `shard` takes this process's
+    part, so that any number of processes trains on the same draws. Within `pieces` a part is one
+    of those that the process takes one after another.
+    """
+
+    def __init__(
+        self, folder: Path, *, seed: int = 0, hardware: Hardware = Hardware(),
+        report_to: str | None = None, checkpoint_seconds: float | None = None,
+    ) -> None:  # fmt: skip
+        self.folder, self.seed, self.hardware = folder, seed, hardware
+        self.checkpoint_seconds = (
+            hardware.checkpoint_seconds if checkpoint_seconds is None else checkpoint_seconds
+        )
+        refuse_tracker(report_to)
+        on_cpus = hardware.device == "cpu"
+        launched(
+            on_cpus=on_cpus
+        )  # must come before Accelerator(), whose own time-out is ten minutes
+        self.accelerator = Accelerator(
+            cpu=is_cpu_group(on_cpus=on_cpus),
+            log_with=report_to,
+            project_dir=str(folder) if report_to else None,
+        )
+        self.generator = self.generator_for("training")
+        self._trackers = bool(report_to)
+        self._saved = self._started = time.monotonic()
+        self._writing = 0.0  # seconds that the last state took to write
+        self._is_new, self._earlier_seconds = False, 0.0
+        self._piece = 0
+        self.watcher: Callable[[str, int], None] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        own, asked = self.accelerator.device, self.hardware.device
+        # a process of several has a device of its own among those of the kind that was asked for
+        if asked == "auto" or (asked == own.type and own.index is not None):
+            return own
+        return torch.device(asked)
+
+    @property
+    def low(self) -> torch.dtype | None:
+        """What networks compute in, where it is less than float32."""
+        return self.hardware.low
+
+    def lower(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Cast parameters in place to what networks compute in."""
+        for parameter in parameters.values() if self.low is not None else ():
+            parameter.data = parameter.data.to(self.low)
+
+    def lowered(self, weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        """Cast as `lower` does; the float32 values there were, to start learning from."""
+        if self.low is None:
+            return {}
+        values = {n: weight.detach().to("cpu", copy=True) for n, weight in weights.items()}
+        self.lower(weights)
+        return values
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def generator_for(self, stage: str) -> torch.Generator:
+        """A fresh CPU generator for one stage, fixed by the run's seed and the stage's name."""
+        digest = hashlib.sha256(f"{self.seed}:{stage}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+    def autocast(self) -> AbstractContextManager[object]:
+        # accelerate's own precision is one per process, and a second run may want another
+        return torch.autocast(
+            self.device.type, self.low or torch.bfloat16, enabled=self.low is not None
+        )
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder for all processes of the launch; RunError if another command does."""
+        with alone_in(self.folder) if self.is_main else nullcontext():
+            yield
+        self.accelerator.wait_for_everyone()
+
+    def begin(self, record: Mapping[str, object]) -> bool:
+        """Write config.json, or check that it is this run's. True if the run is finished already.
+
+        To be called while the folder is held. RunError if it holds anything else, naming the first
+        difference.
+        """
+        self._started = time.monotonic()
+        file = self.folder / "config.json"
+        new = json.loads(json.dumps(dict(record)))
+        if file.is_file():
+            remedy = "remove the folder or name another --out"
+            old = read_record(file, dict[str, Any], remedy=remedy)
+            refuse_another(self.folder, old, new)
+            is_finished = (self.folder / "edit.json").is_file()
+            self.accelerator.wait_for_everyone()  # all have read
+            if is_finished:  # perhaps killed between the edit and the end
+                self._tidy(old)
+            else:
+                if self.is_main:  # what may differ is as it is now
+                    write_json(file, {**old, **new})
+                self._track(record)
+            return is_finished
+        if self.folder.exists() and holds_files(self.folder):
+            raise RunError(f"{self.folder} exists and is not a run of ours; name another --out.")
+        self.accelerator.wait_for_everyone()
+        if self.is_main:
+            write_json(file, {**new, "versions": versions(), "device": str(self.device)})
+        self.accelerator.wait_for_everyone()
+        self._track(record)
+        self._is_new = True
+        return False
+
+    def _track(self, record: Mapping[str, object]) -> None:
+        if self._trackers:
+            self.accelerator.init_trackers(
+                "erasure", config={"command": str(record.get("command", ""))}
+            )
+
+    def withdraw(self) -> None:
+        """Undo `begin` for a run that failed before it learned anything: --out is free again."""
+        if self.is_main and self._is_new and not (self.folder / "state").exists():
+            clear(self.folder)
+
+    def finish(self) -> None:
+        """Add seconds and peak memory to config.json and drop the resuming state."""
+        self._tidy(read_record(self.folder / "config.json", dict[str, Any]) if self.is_main else {})
+        if self.is_main and self._trackers:
+            self.accelerator.end_training()
+
+    def _tidy(self, record: dict[str, Any]) -> None:
+        if not self.is_main:
+            return
+        if "seconds" not in record:
+            known = map(seconds_of, (self.folder / "state").glob("*.safetensors"))
+            self._earlier_seconds = max([self._earlier_seconds, *known])
+            record["seconds"] = round(self._seconds(), 2)
+            record["peak_memory_gb"] = round(peak_memory(self.device) / 1e9, 2)
+            write_json(self.folder / "config.json", record)
+        shutil.rmtree(self.folder / "state", ignore_errors=True)
+
+    def _seconds(self) -> float:
+        return self._earlier_seconds + time.monotonic() - self._started
+
+    def pieces(self) -> Iterator[None]:
+        """Take a step's batch in `gradient_accumulation` parts: `part` gives one after another.
+
+        Each begins with the generator as the step found it, so that all see the same draws.
+        """
+        state = self.generator.get_state()
+        for number in range(self.hardware.gradient_accumulation):
+            self._piece = number
+            self.generator.set_state(state)
+            yield
+        self._piece = 0
+
+    def part(self, batch: Tensor) -> Tensor:
+        """This process's part of a global batch. SettingError if it does not divide evenly."""
+        self.check_batch("batch_size", len(batch))
+        processes, pieces = self._split
+        size = len(batch) // (processes * pieces)
+        first = (self.accelerator.process_index * pieces + self._piece) * size
+        return batch[first : first + size]
+
+    @property
+    def _split(self) -> tuple[int, int]:
+        """How many processes a global batch is for, and how many pieces it is in each."""
+        return self.accelerator.num_processes, self.hardware.gradient_accumulation
+
+    def check_batch(self, name: str, size: int) -> None:
+        """SettingError if batches of this size do not divide among processes and their pieces."""
+        processes, pieces = self._split
+        if size % (processes * pieces):
+            names = [f"{processes} processes"] * (processes > 1)
+            names += [f"{pieces} parts (gradient_accumulation)"] * (pieces > 1)
+            raise SettingError(f"{name} must be a multiple of the {' x '.join(names)}; got {size}.")
+
+    def whole(self, count: int) -> int:
+        """How long a global batch is whose parts are this long."""
+        processes, pieces = self._split
+        return count * processes * pieces
+
+    def shard(self, batch: Tensor) -> Tensor:
+        """This process's part of a global batch, on its device."""
+        return self.send(self.part(batch))
+
+    def send(self, tensor: Tensor) -> Tensor:
+        """A tensor on the device, without waiting for what the device does now."""
+        if self.device.type == "cuda" and tensor.device.type == "cpu":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    def put(self, part: Tensor, whole: Tensor) -> None:
+        """Write every process's part into a global batch, where `part` would take it from."""
+        parts: Any = self.accelerator.gather(part.contiguous())
+        processes, pieces = self._split
+        places = whole.view(processes, pieces, -1, *whole.shape[1:])
+        places[:, self._piece] = parts.view(processes, -1, *whole.shape[1:])
+
+    def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """Append a line to log.jsonl and tell the trackers."""
+        if not self.is_main:
+            return
+        rounded = {name: round(value, 6) for name, value in values.items()}
+        append_line(self.folder / "log.jsonl", {"stage": stage, "step": step, **rounded})
+        if self._trackers:
+            self.accelerator.log(
+                {f"{stage}/{name}": value for name, value in values.items()}, step=step
+            )
+
+    def watch(self, stage: str, step: int) -> None:
+        """Called after every step; `watcher` may look at the model then, and must not change it."""
+        if self.watcher is not None:
+            self.watcher(stage, step)
+
+    def progress(self, stage: str, total: int, start: int = 0) -> AbstractContextManager[Bar]:
+        """A live bar with loss, rate and time left; silent in other processes than the main one."""
+        return live_bar(stage, total, start, quiet=not self.is_main)
+
+    def save_state(
+        self, stage: str, step: int, weights: Mapping[str, nn.Parameter], optimiser: Stepper,
+        carried: Mapping[str, Tensor] | None = None, *, is_diverged: bool = False,
+    ) -> Path:  # fmt: skip
+        """Write everything needed to go on from `step` in the same bits.
+
+        Of a run that `is_diverged` it is for looking at alone; `restore` refuses it.
+        """
+        file, start = self._state_file(stage), time.monotonic()
+        if self.is_main:
+            facts = {"step": str(step), "seconds": f"{self._seconds():.1f}"}
+            facts |= {"diverged": "yes"} if is_diverged else {}
+            write_state(file, facts, weights, optimiser, carried or {}, self.generator)
+        self._saved = time.monotonic()
+        self._writing = self._saved - start
+        return file
+
+    def _state_file(self, stage: str) -> Path:
+        return self.folder / "state" / f"{stage}.safetensors"
+
+    def knows(self, stage: str) -> bool:
+        """Whether an interrupted run left a state of this stage."""
+        return self._state_file(stage).is_file()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last saved state is old enough for another.
+
+        A state that takes long to write is written seldom: a fiftieth of the time at most.
+        """
+        wait = max(self.checkpoint_seconds, WRITING_SHARE * self._writing)
+        return time.monotonic() - self._saved >= wait
+
+    def restore(
+        self, stage: str, weights: Mapping[str, nn.Parameter], optimiser: Stepper,
+        carried: Mapping[str, Tensor] | None = None,
+    ) -> int:  # fmt: skip
+        """Load a stage's state, if there is one; the step to go on from, 0 for a fresh start."""
+        if not self.knows(stage):
+            if self.is_main:
+                shorten_log(self.folder / "log.jsonl", stage, 0)
+            return 0
+        facts = read_state(
+            self._state_file(stage), weights, optimiser, carried or {}, self.generator
+        )
+        self.accelerator.wait_for_everyone()
+        self._earlier_seconds = float(facts["seconds"])
+        if self.is_main:
+            shorten_log(self.folder / "log.jsonl", stage, int(facts["step"]))
+        return int(facts["step"])

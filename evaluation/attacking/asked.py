@@ -1,0 +1,73 @@
+"""What an attack is asked: numbers, concepts and the files that its words name, each checked."""
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from erasure.edit import Edit
+from erasure.erasing import find_concepts
+from erasure.errors import SettingError
+from erasure.files.storage import file_digest
+from erasure.models.diffusion.model import DiffusionModel
+from erasure_datasets.concept import Concept
+
+LARGEST_SEED = 2**53  # a thousand noise seeds lie above each
+
+
+def check_numbers(prompts: int, seeds: Sequence[int], budget: float | None, seed: int) -> None:
+    """SettingError for numbers that no attack can go by."""
+    if prompts < 1:
+        raise SettingError(f"prompts must be at least 1; got {prompts}.")
+    for number in seeds:
+        if not 0 <= number <= LARGEST_SEED:
+            raise SettingError(f"seeds must be 0 to {LARGEST_SEED}; got {number}.")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise SettingError(f"seeds must be one or more, each given once; got {list(seeds)}.")
+    if budget is not None and not 0 < budget < math.inf:
+        raise SettingError(f"budget must be a number of seconds above 0; got {budget}.")
+    if not -(2**63) <= seed < 2**63:
+        raise SettingError(f"seed must be a whole number of 64 bits; got {seed}.")
+
+
+def asked_concepts(model: DiffusionModel, edit: Edit, names: Sequence[str]) -> list[Concept]:
+    """By name: the run's own, else from the model's list; SettingError for any other."""
+    own = {concept.name.casefold(): concept for concept in edit.concepts}
+    found = []
+    for name in names:
+        if name.casefold() not in own and model.catalogue is None:
+            raise SettingError(
+                f"concept must be one that the run erased, where the model has no list of its own; "
+                f"got {name!r}. Known: {', '.join(concept.name for concept in edit.concepts)}."
+            )
+        found.append(own.get(name.casefold()) or find_concepts(model, [name])[0])
+    if len({concept.name for concept in found}) < len(found):
+        raise SettingError(f"concept must be given once for each; got {', '.join(names)}.")
+    return found
+
+
+def _module_file(name: str) -> Path:
+    """Where a module of Python lies; no file, for what is none."""
+    try:
+        found = importlib.util.find_spec(name) if name.replace(".", "").isidentifier() else None
+    except (ImportError, ValueError):
+        found = None
+    return Path(found.origin) if found and found.origin else Path("/nonexistent")
+
+
+def contents(criterion: str, settings: dict[str, Any]) -> dict[str, str]:
+    """Digests of the files that a criterion or a setting names: their words stay, they may not."""
+    whole = [word.strip() for word in criterion.split("+")]
+    words = [*whole, *(word.partition("=")[2] for word in whole if "=" in word)]
+    places = [Path(word.rpartition(":")[0]) for word in words if ".py:" in word]
+    places += [_module_file(word.rpartition(":")[0]) for word in whole if ":" in word]
+    places += [Path(word) for word in words if word and Path(word).is_dir()]
+    places += [Path(value) for value in settings.values() if isinstance(value, str) and value]
+    files = [
+        file
+        for place in places
+        for file in (sorted(place.iterdir()) if place.is_dir() else [place])
+        if file.is_file()
+    ]
+    return {str(file): file_digest(file) for file in files}

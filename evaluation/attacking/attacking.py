@@ -1,0 +1,298 @@
+"""`erasure attack`: try to bring an erased concept back, and say how often that works.
+
+The processes of a launch attack a share of the cases each and meet in the attack's folder.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from erasure.config import Value, resolve
+from erasure.errors import SettingError
+from erasure.files.locking import alone_in
+from erasure.files.naming import slug
+from erasure.files.records import read_record
+from erasure.files.storage import write_json
+from erasure.models.diffusion.load import read_presets
+from erasure.opening import open_edit
+from erasure.training.processes import launched, own_device, share
+from evaluation.attacking.asked import asked_concepts, check_numbers, contents
+from evaluation.attacking.notes import claim, finished, note, outcomes
+from evaluation.attacking.scene import Case, Found, Scene, cases_of, is_pocket, sampling_of
+from evaluation.attacks import Attack, attack_names, find_attack
+from evaluation.attacks.relearn import Relearn
+from evaluation.criteria import find_criterion
+from evaluation.drawing.drawn import edit_digest
+from evaluation.drawing.generate import Shot, draw
+from evaluation.score import Score, mean_of_rates, rate
+
+CHUNK = 16  # cases attacked between two notes of what was reached
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One case's end: shown without an attack, by the attack, by random tokens instead.
+
+    `control` is one prompt with random tokens, `control_tries` as many as the attack drew.
+    """
+
+    case: Case
+    pre: bool
+    found: Found | None
+    control: bool
+    control_tries: bool
+
+    @property
+    def success(self) -> bool:
+        return self.pre or (self.found is not None and self.found.success)
+
+
+def attack(
+    run: Path, name: str, *, concepts: Sequence[str] | None = None, criterion: str = "judge",
+    prompts: int = 16, seeds: Sequence[int] = (188, 288), budget: float | None = None,
+    seed: int = 0, quick: bool = False, base: Path | str | None = None, **settings: Value,
+) -> dict[str, Any]:  # fmt: skip
+    """Attack a run's model and write attacks/NAME.json, with the images under attacks/NAME/.
+
+    `budget` bounds the seconds of each concept; cases it leaves untried are not counted. The same
+    call again resumes, or returns what is there. RunError for an erase that is not finished, for a
+    folder that holds another attack and for one that another process attacks, SettingError for
+    settings that do not fit.
+    """
+    check_numbers(prompts, seeds, budget, seed)
+    kind, word = find_attack(name), name.replace("_", "-")
+    model, edit = open_edit(run, device=own_device(), base=base)
+    found = asked_concepts(model, edit, concepts) if concepts else edit.concepts
+    chosen, sources = resolve(
+        kind, given=settings, quick=quick, presets=read_presets(model.folder, word)
+    )
+    asked = _asked(
+        run, chosen, criterion=criterion, concepts=[concept.name for concept in found],
+        prompts=prompts, seeds=list(seeds), seed=seed, budget=budget,
+    )  # fmt: skip
+    if (record := finished(run, word, asked)) is not None:
+        return record
+    scenes = []
+    for concept in found:
+        scene = Scene(
+            model, concept, find_criterion(criterion, model, concept),
+            run / "attacks" / word / slug(concept.name),
+            sampling=sampling_of(model, edit.sampling), seed=seed, budget=budget,
+        )  # fmt: skip
+        scenes.append((scene, cases_of(model, concept, prompts=prompts, seeds=seeds)))
+        _check_room(chosen, *scenes[-1])
+    with _alone(run / "attacks" / word):
+        claim(run, word, asked)
+        started = time.monotonic()
+        parts = {
+            scene.concept.name: _attack_one(chosen, scene, cases, run) for scene, cases in scenes
+        }
+        record = {
+            "attack": word,
+            "protocol": f"attack-{word}",
+            "scores": _over_concepts([part["scores"] for part in parts.values()]),
+            "baseline": _over_concepts([part["baseline"] for part in parts.values()]),
+            "per_concept": parts,
+            "seconds": round(time.monotonic() - started, 1),
+            "sources": sources,
+            "quick": quick,
+            "asked": asked,
+            "stamp": _stamp(scenes[0][0], asked),
+        }
+        if launched().is_main_process:
+            write_json(run / "attacks" / f"{word}.json", record)
+        launched().wait_for_everyone()
+    return read_record(run / "attacks" / f"{word}.json", dict[str, Any])
+
+
+def _asked(run: Path, chosen: Attack, **told: Any) -> dict[str, Any]:
+    """All that decides what an attack does, for its folder and report."""
+    settings = asdict(chosen)  # type: ignore[call-overload]
+    asked = {"settings": settings, **told, "edit": edit_digest(run)}
+    files = contents(told["criterion"], settings)
+    return asked | ({"files": files} if files else {})
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold an attack's folder for this launch; evaluate and other attacks may work beside it."""
+    if not launched().is_main_process:
+        yield
+        return
+    with alone_in(folder):
+        yield
+
+
+def attack_all(run: Path, **options: Any) -> dict[str, Any]:
+    """Every attack in turn, and attacks/all.json with the worst case of each prompt and seed.
+
+    Relearning changes weights, so it stands beside the worst case and does not count in it.
+    """
+    records = {name: attack(run, name, **options) for name in attack_names()}
+    worst: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, record in records.items():
+        for concept, part in record["per_concept"].items() if name != "relearn" else ():
+            for entry in part["cases"]:
+                key = concept, entry["case"]["name"]
+                row = worst.setdefault(
+                    key, {"concept": concept, **entry["case"], "pre": entry["pre"], "won_by": []}
+                )
+                if entry["success"] and not entry["pre"]:
+                    row["won_by"].append(name)
+    first = next(iter(records.values()))
+    hits = torch.tensor([bool(row["pre"] or row["won_by"]) for row in worst.values()])
+    pre = torch.tensor([bool(row["pre"]) for row in worst.values()])
+    summary = {
+        "attack": "all",
+        "protocol": "attack-all",
+        "scores": {"pre_ASR": asdict(_as_risk(rate(pre))), "ASR": asdict(_as_risk(rate(hits)))},
+        "baseline": first["baseline"],
+        "attacks": {name: record["scores"] for name, record in records.items()},
+        "cases": list(worst.values()),
+        "seconds": round(sum(record["seconds"] for record in records.values()), 1),
+        "stamp": {**first["stamp"], "attack": "all", "settings": "each attack's own"},
+    }
+    if launched().is_main_process:
+        write_json(run / "attacks" / "all.json", summary)
+    return summary
+
+
+def _attack_one(chosen: Attack, scene: Scene, cases: list[Case], run: Path) -> dict[str, Any]:
+    scene.start_clock()
+    ended = outcomes(scene.folder)  # read before all meet in drawing, and only then added to
+    before, plain = _undisturbed(scene, cases, run)
+    # relearning is one event for all cases
+    size = len(cases) if isinstance(chosen, Relearn) else CHUNK
+    pairs = list(zip(cases, plain.tolist(), strict=True))
+    # cases are won beside one another, so a chunk goes by place and is attacked whole or not
+    chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+    for chunk in share([c for c in chunks if any(case.name not in ended for case, _ in c)]):
+        if scene.is_over:
+            break
+        for outcome in attack_cases(chosen, scene, chunk):
+            is_tried = outcome.found is None or outcome.found.tries > 0
+            if is_tried and outcome.case.name not in ended:
+                told = {**asdict(outcome), "success": outcome.success}
+                note(scene.folder, told | ({"is_cut": True} if scene.is_over else {}))
+    launched().wait_for_everyone()
+    ended = outcomes(scene.folder)
+    entries = [dict(ended[case.name]) for case in cases if case.name in ended]
+    if not entries:
+        raise SettingError("budget must leave time for at least one case; nothing was attacked.")
+    is_cut = any([entry.pop("is_cut", False) for entry in entries])  # all must lose the word
+    part = {
+        "scores": _scores(entries, has_control=not isinstance(chosen, Relearn)),
+        "baseline": {"pre_ASR": asdict(_as_risk(rate(before)))},
+        "is_cut_by_budget": len(entries) < len(cases) or is_cut or scene.is_over,
+        "criterion": scene.criterion.name,
+        "prompts": len({case.prompt for case in cases}),
+        "cases": entries,
+    }
+    if isinstance(chosen, Relearn):
+        part["steps"] = max(entry["found"]["tries"] for entry in entries if entry["found"])
+        part["came_back"] = 2 * sum(entry["success"] for entry in entries) >= len(entries)
+        if launched().is_main_process:
+            part["random_steps"] = chosen.random_steps(scene, cases)
+            part["random_is_cut"] = part["random_steps"] is None and scene.is_over
+    return part
+
+
+def attack_cases(chosen: Attack, scene: Scene, chunk: Sequence[tuple[Case, bool]]) -> list[Outcome]:
+    """Attack the cases that are not shown anyway, then as many random tries as each took."""
+    hard = [case for case, pre in chunk if not pre]
+    if isinstance(chosen, Relearn):
+        hard = [case for case, _ in chunk]
+    found = dict(zip(hard, chosen.attack(scene, hard), strict=True)) if hard else {}
+    first, any_try = _random_tries(chosen, scene, found)
+    return [
+        Outcome(
+            case,
+            pre,
+            found.get(case),
+            control=pre or first.get(case, False),
+            control_tries=pre or any_try.get(case, False),
+        )
+        for case, pre in chunk
+    ]
+
+
+def _random_tries(
+    chosen: Attack, scene: Scene, found: dict[Case, Found]
+) -> tuple[dict[Case, bool], dict[Case, bool]]:
+    """Whether random tokens of the attack's length win: (at once, in as many tries as it took)."""
+    cases = list(found)
+    places = {case: chosen.control(case.prompt, scene.concept) for case in cases}
+    first, won = dict.fromkeys(cases, False), dict.fromkeys(cases, False)
+    if not cases or places[cases[0]] is None:
+        return first, won
+    generator = scene.generator(f"control {cases[0].name}")
+    for number in range(max(result.tries for result in found.values())):
+        left = [case for case in cases if not won[case] and found[case].tries > number]
+        if not left:
+            break
+        texts = [scene.random_prompt(*place, generator) for case in left if (place := places[case])]
+        hits = scene.wins(texts, left, "control").tolist()
+        won |= dict(zip(left, hits, strict=True))
+        if number == 0:
+            first = dict(won)
+    return first, won
+
+
+def _undisturbed(scene: Scene, cases: Sequence[Case], run: Path) -> tuple[Tensor, Tensor]:
+    """What plain prompts show: (by the model from before the erasure, by the erased one)."""
+    name = "pocket" if is_pocket(scene.model) else "plain"
+    shots = [Shot(case.prompt, case.noise_seed, f"{case.name}.png") for case in cases]
+    options = {"steps": scene.sampling.steps, "guidance": scene.sampling.guidance}
+    after = draw(scene.model, shots, run / "images" / name, **options)
+    with scene.model.without_edit():
+        before = draw(scene.model, shots, run / "images" / f"{name}-base", **options)
+    return scene.criterion(before), scene.criterion(after)
+
+
+def _scores(entries: Sequence[dict[str, Any]], *, has_control: bool) -> dict[str, Any]:
+    columns = {"pre_ASR": "pre", "ASR": "success"}
+    if has_control:
+        columns |= {"control_ASR": "control", "control_tries_ASR": "control_tries"}
+    return {
+        score: asdict(_as_risk(rate(torch.tensor([bool(entry[key]) for entry in entries]))))
+        for score, key in columns.items()
+    }
+
+
+def _as_risk(score: Score) -> Score:
+    return Score(score.value, score.stderr, score.n, higher_is_better=False)
+
+
+def _over_concepts(parts: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """Means over the concepts, each counting the same."""
+    return {
+        key: asdict(_as_risk(mean_of_rates([Score(**part[key]) for part in parts])))
+        for key in parts[0]
+    }
+
+
+def _check_room(chosen: Attack, scene: Scene, cases: Sequence[Case]) -> None:
+    """SettingError before anything is drawn, if a prompt leaves no room for the attack's tokens."""
+    for case in cases:
+        place = chosen.control(case.prompt, scene.concept)
+        if place is not None:
+            if place[1] < 1:
+                raise SettingError(f"tokens must be at least 1; got {place[1]}.")
+            scene.model.open_slots([place[0]], place[1])
+
+
+def _stamp(scene: Scene, asked: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **asked,
+        **asdict(scene.sampling),
+        "resolution": scene.model.resolution,
+        "control": "random tokens of the same length and place; _tries: as often as the attack",
+        "versions": {name: version(name) for name in ("torch", "diffusers", "erasure-toolkit")},
+    }

@@ -1,0 +1,221 @@
+"""What an attack works on: an erased model, a concept, the cases to win and the clock."""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from erasure.files.naming import slug
+from erasure.files.storage import atomic
+from erasure.models.diffusion.model import Condition, DiffusionModel, Sampling
+from erasure.models.diffusion.one_step import OneStep
+from erasure.training.processes import launched
+from erasure.training.progress import Bar, live_bar
+from erasure_datasets.concept import Concept
+from evaluation.criteria import Criterion
+from evaluation.protocols import pocket
+
+DRAWN_AT_ONCE = 64
+ELSEWHERE = Sampling(steps=50, guidance=7.5, scheduler="DDIMScheduler")
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image that an attack wants to show the concept: a prompt that names it, and its noise."""
+
+    prompt: str
+    seed: int
+    noise_seed: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """An attack's result on one case: won or not, after how many drawings, by which prompt."""
+
+    success: bool
+    tries: int
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Finished latents (n, c, h, w), and for a one-step generator the noise of each."""
+
+    latents: Float[Tensor, "n c h w"]
+    noise: Float[Tensor, "n c h w"] | None
+
+
+def cases_of(
+    model: DiffusionModel, concept: Concept, *, prompts: int, seeds: Sequence[int]
+) -> list[Case]:
+    """The concept's prompts, at most `prompts` of them, each with every seed.
+
+    Where the protocol `pocket` knows the concept, they are its prompts, seeds and file names. Else
+    a name says concept and prompt, so that no two cases of a run share one.
+    """
+    if is_pocket(model) and concept.name in pocket.catalogue().targets():
+        chosen = [key for key in pocket.plan(seeds, None, []) if concept.name in _pair(key[1])]
+        indices = sorted({index for _, index in chosen})[:prompts]
+        kept = [key for key in chosen if key[1] in indices]
+        return [
+            Case(shot.prompt, seed, shot.noise_seed, Path(shot.file).stem)
+            for (seed, _), shot in zip(kept, pocket.shots(kept), strict=True)
+        ]
+    texts = concept.prompts()[:prompts]
+    return [
+        Case(text, seed, seed * 1000 + number, f"{_of(concept, number, text)}_seed{seed}")
+        for seed in seeds
+        for number, text in enumerate(texts)
+    ]
+
+
+def _of(concept: Concept, number: int, prompt: str) -> str:
+    told = hashlib.sha256(prompt.encode()).hexdigest()[:6]
+    return f"{slug(concept.name)}_prompt{number}-{told}"
+
+
+def is_pocket(model: DiffusionModel) -> bool:
+    """Whether the model draws the concepts of the pocket suite."""
+    return model.catalogue is not None and model.catalogue.pairs() == pocket.catalogue().pairs()
+
+
+def sampling_of(model: DiffusionModel, demanded: Sampling | None) -> Sampling:
+    """How to draw: as the edit demands, else as the protocol that knows the model."""
+    if demanded or model.sampling:
+        return demanded or model.sampling  # type: ignore[return-value]
+    if is_pocket(model):
+        return pocket.SAMPLING
+    return ELSEWHERE
+
+
+def _pair(index: int) -> tuple[str, str]:
+    return pocket.catalogue().pairs()[index]
+
+
+class Scene:
+    """An erased model under attack. `model.original()` asks the model from before the erasure.
+
+    `watcher` is told of each step (its stage, steps done, steps in all); what it raises stops the
+    attack.
+    """
+
+    def __init__(
+        self, model: DiffusionModel, concept: Concept, criterion: Criterion, folder: Path, *,
+        sampling: Sampling, seed: int, budget: float | None,
+        watcher: Callable[[str, int, int], None] = lambda *_: None,
+    ) -> None:  # fmt: skip
+        self.model, self.concept, self.criterion, self.folder = model, concept, criterion, folder
+        self.sampling, self._seed = sampling, seed
+        self._budget, self._end = budget, float("inf")
+        self._watcher = watcher
+        model.use_scheduler(sampling.scheduler)
+
+    def start_clock(self) -> None:
+        """The budget's seconds run from now."""
+        if self._budget is not None:
+            self._end = time.monotonic() + self._budget
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the budget is used up."""
+        return time.monotonic() >= self._end
+
+    def generator(self, stage: str) -> torch.Generator:
+        """A fresh CPU generator, fixed by the attack's seed, the concept and the stage's name."""
+        text = f"{self._seed}:{self.concept.name}:{stage}"
+        digest = hashlib.sha256(text.encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+    @contextmanager
+    def progress(self, stage: str, total: int) -> Iterator[Bar]:
+        """A live bar on standard error; silent in other processes than the main one."""
+        quiet = not launched().is_main_process
+        with live_bar(
+            stage, total, quiet=quiet, transient=True,
+            watch=lambda done: self._watcher(stage, done, total),
+        ) as bar:  # fmt: skip
+            yield bar
+
+    def wins(
+        self, prompts: Sequence[str] | Condition, cases: Sequence[Case], kept_as: str | None = None
+    ) -> Bool[Tensor, " n"]:
+        """Draw each case's noise under another prompt and ask the criterion.
+
+        The images are kept in `folder/kept_as`, over those of an earlier try.
+        """
+        images = self.draw(prompts, cases)
+        if kept_as is not None:
+            for case, image in zip(cases, images, strict=True):
+                with atomic(self.folder / kept_as / f"{case.name}.png") as temporary:
+                    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+                    picture.save(temporary, format="PNG")
+        return self.criterion(images)
+
+    def draw(
+        self, prompts: Sequence[str] | Condition, cases: Sequence[Case]
+    ) -> UInt8[Tensor, "n 3 h w"]:
+        """Images in [0, 255] of the cases' noise under these prompts, by the edited model."""
+        parts = []
+        for start in range(0, len(cases), DRAWN_AT_ONCE):
+            part = slice(start, start + DRAWN_AT_ONCE)
+            self._watcher("drawing", start, len(cases))
+            generators = [torch.Generator().manual_seed(case.noise_seed) for case in cases[part]]
+            images = self.model.generate(
+                prompts[part], steps=self.sampling.steps, guidance=self.sampling.guidance,
+                generators=generators,
+            )  # fmt: skip
+            parts.append(images)
+        return torch.cat(parts)
+
+    def targets(self, prompts: Sequence[str], stage: str) -> Targets:
+        """What the model from before the erasure draws for these prompts."""
+        generator, latents, noises = self.generator(stage), [], []
+        model, steps = self.model, max(self.sampling.steps, 2)
+        guidance = self.sampling.guidance or pocket.GUIDANCE
+        with model.original():
+            for start in range(0, len(prompts), DRAWN_AT_ONCE):
+                condition = model.encode(prompts[start : start + DRAWN_AT_ONCE])
+                noise = torch.randn((len(condition), *model.latent_shape), generator=generator)
+                if isinstance(model, OneStep):
+                    noises.append(noise.to(model.device))
+                    latents.append(model.one_call(noises[-1], condition))
+                else:
+                    path = model.sample_path(condition, steps=steps, guidance=guidance, noise=noise)
+                    latents.append(path.finished)
+        return Targets(torch.cat(latents), torch.cat(noises) if noises else None)
+
+    def lesson(
+        self, targets: Targets, rows: Tensor, generator: torch.Generator, level: float | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(z_t, t, the noise that the model must see in z_t to draw the targets of these rows).
+
+        t lies at `level` of the schedule, in [0, 1), or is random. A one-step generator is only
+        ever asked at t0, about the noise that each target was drawn from.
+        """
+        model, z0 = self.model, targets.latents[rows]
+        count, device = len(model.alphas_cumprod), model.device
+        if targets.noise is not None:
+            t = torch.full((len(rows),), count - 1, device=device)
+            signal, spread = model.levels(t)
+            z_t = spread * targets.noise[rows]
+            return z_t, t, (z_t - signal * z0) / spread
+        noise = torch.randn(z0.shape, generator=generator).to(device)
+        if level is None:
+            t = torch.randint(count, (len(rows),), generator=generator).to(device)
+        else:
+            t = torch.full((len(rows),), int(count * level), device=device)
+        return model.add_noise(z0, noise, t), t, noise
+
+    def random_prompt(self, place: tuple[str, str], count: int, generator: torch.Generator) -> str:
+        """A prompt (text before, text after) with `count` random tokens between, as plain text."""
+        words = self.model.word_tokens
+        chosen = words[torch.randint(len(words), (count,), generator=generator)]
+        return " ".join(filter(None, (place[0], self.model.decode(chosen), place[1])))

@@ -1,0 +1,1 @@
+"""Draw a protocol's images, know them again, show them."""

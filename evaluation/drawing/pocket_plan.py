@@ -1,0 +1,71 @@
+"""Which of the protocol `pocket`'s images are drawn and judged, and of what."""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+from erasure.errors import SettingError
+from erasure.models.diffusion.load import POCKET
+from erasure_datasets.concept import Catalogue, Concept, UnknownConceptError
+from evaluation.drawing.generate import Shot
+
+NAME = "pocket"
+SEEDS = (188, 288)
+ALL_SEEDS = (188, 288, 588, 688, 888)
+Key = tuple[int, int]  # (seed, prompt index)
+
+
+@cache
+def catalogue() -> Catalogue:
+    return Catalogue.load(POCKET / "concepts.json")
+
+
+def plan(seeds: Sequence[int], subset: int | None, concepts: Sequence[Concept]) -> list[Key]:
+    """(seed, prompt index) of every image.
+
+    A subset keeps all of the targets' images of the first seed and spreads the rest evenly over
+    objects and styles, up to `subset` images. SettingError for a bad seed or subset.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        given = ", ".join(map(str, seeds)) or "none"
+        raise SettingError(f"seeds must be given, and differ; got {given}.")
+    for seed in seeds:
+        if seed not in ALL_SEEDS:
+            raise SettingError(f"seeds must be among {', '.join(map(str, ALL_SEEDS))}; got {seed}.")
+    pairs = catalogue().pairs()
+    if subset is None:
+        return [(seed, index) for seed in seeds for index in range(len(pairs))]
+    names = {concept.name for concept in concepts}
+    asked = [index for index, pair in enumerate(pairs) if names & set(pair)]
+    if not len(asked) < subset <= len(pairs):
+        raise SettingError(f"subset must be in {len(asked) + 1} to {len(pairs)}; got {subset}.")
+    count = len(catalogue().styles)
+    others = [i for i in range(len(pairs)) if i not in set(asked)]
+    spread = sorted(others, key=lambda i: ((i // count * 5 + i % count) % count * 7 % count, i))
+    return [(seeds[0], index) for index in sorted(asked + spread[: subset - len(asked)])]
+
+
+def shots(chosen: Sequence[Key]) -> list[Shot]:
+    pairs = catalogue().pairs()
+    made = []
+    for seed, index in chosen:
+        name, style = pairs[index]
+        file = f"{style}_{name}_seed{seed}.png".replace(" ", "_")
+        made.append(Shot(catalogue().prompt(name, style), seed * 1000 + index, file))
+    return made
+
+
+def without(chosen: Iterable[Key], concepts: Sequence[Concept]) -> list[Key]:
+    """Those whose prompt names none of the concepts."""
+    names = {concept.name for concept in concepts}
+    return [key for key in chosen if not names & set(catalogue().pairs()[key[1]])]
+
+
+def find_targets(names: Sequence[str]) -> list[Concept]:
+    """The suite's concepts by name; SettingError for an unknown one, or one that is given twice."""
+    try:
+        found = [catalogue().concept(name) for name in names]
+    except UnknownConceptError as error:
+        raise SettingError(f"{NAME}: {error}") from error
+    if len({concept.name for concept in found}) < len(found):
+        raise SettingError(f"concept names must differ; got {', '.join(names)}.")
+    return found

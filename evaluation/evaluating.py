@@ -1,0 +1,170 @@
+"""`erasure evaluate`: a run's folder, an un-erased model, or others' images, under a protocol."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from erasure.config import Value
+from erasure.errors import SettingError
+from erasure.files.records import ScoresShape, read_record
+from erasure.models.diffusion.load import load_model
+from erasure.models.diffusion.model import DiffusionModel
+from erasure.opening import open_edit
+from erasure.training.processes import own_device
+from evaluation.attacking.scene import is_pocket
+from evaluation.drawing.pictures import before_and_after
+from evaluation.drawing.pocket_plan import NAME as POCKET
+from evaluation.drawing.pocket_plan import find_targets
+from evaluation.protocols import Asked, Protocol, find_protocol, protocol_names
+
+ELSEWHERE = "unlearncanvas"  # the protocol of models that are not pocket's
+
+
+class RequestsShape(TypedDict):
+    """What tells a run that forgets classes from others, in its config.json."""
+
+    tasks: NotRequired[list[list[str]] | None]
+
+
+def protocols() -> list[str]:
+    """Every protocol's name."""
+    return protocol_names()
+
+
+def evaluate(
+    run: Path | None = None, *, model: str | None = None, images: Path | None = None,
+    out: Path | None = None, protocol: str | None = None, subset: int | str | None = None,
+    seeds: Sequence[int] | None = None, concepts: Sequence[str] | None = None,
+    reference: Path | None = None, base: Path | str | None = None, **settings: Value,
+) -> dict[str, Any]:  # fmt: skip
+    """Score a run against its un-erased model; or an un-erased `model`, or a folder of `images`.
+
+    The latter two write into `out`, which must be new or such a folder. The protocol is `pocket` on
+    models with pocket's concepts, else `unlearncanvas`, whose `settings` are
+    UnlearnCanvasSettings' fields; for a run that forgets classes it is class-forgetting, or
+    continual after several requests, where `concepts` are classes. `subset` is a number of images
+    for pocket, "10x5" for unlearncanvas. `reference` is the run of a retrained classifier, or for
+    unlearncanvas the un-erased model's own evaluation. `base` says where the run's base model is
+    now, if it has moved.
+
+    The processes of a launch share the drawing, and the main one writes. Returns the record written
+    to scores/PROTOCOL.json; a part, other seeds and other concepts than the run's have names of
+    their own. Under `pocket` a run also gets images/before-after-CONCEPT.png. SettingError for
+    arguments that clash and for options that the protocol does not take, RunError if scores or
+    images of something else lie there.
+    """
+    found = find_protocol(protocol) if protocol else None
+    if sum(source is not None for source in (run, model, images)) != 1:
+        raise SettingError(
+            "evaluate takes either a run's folder or --model or --images, one and no other."
+        )
+    if seeds is not None and not seeds:
+        raise SettingError("seeds must name at least one; got none.")
+    tasks = _tasks(run) if run else None
+    if tasks and found is None:
+        found = find_protocol("class-forgetting" if len(tasks) == 1 else "continual")
+    if found and (found.judges == "classes") != bool(tasks):
+        raise SettingError(
+            f"the protocol {found.name} is for runs of "
+            f"`erasure {'erase' if tasks else 'forget'}`; {run or model or images} is none."
+        )
+    asked = Asked(
+        run or out or Path(), images=images, concepts=tuple(concepts or ()),
+        is_own=run is None or not concepts, seeds=seeds,
+        subset=None if subset is None else str(subset), reference=reference, settings=settings,
+    )  # fmt: skip
+    if found:
+        _refuse_options(found, asked)
+    if run is None:
+        if base is not None:
+            raise SettingError("base is a run's; name the model itself with --model.")
+        return _evaluate_other(found, asked, model, out)
+    asked = replace(asked, base=base)
+    if found and found.judges == "classes":
+        return found.evaluate(asked)
+    return _evaluate_run(run, found, asked)
+
+
+def _evaluate_run(run: Path, found: Protocol | None, asked: Asked) -> dict[str, Any]:
+    edited, edit = open_edit(run, device=own_device(), base=asked.base)
+    found = found or _fitting(edited, asked)
+    own = [concept.name for concept in edit.concepts]
+    asked = replace(asked, model=edited, concepts=asked.concepts or own, sampling=edit.sampling)
+    record = found.evaluate(asked)
+    if found.name == POCKET:
+        targets = find_targets(asked.concepts)
+        for target in targets:
+            before_and_after(run, target, edited, erased=targets, sampling=edit.sampling)
+    return record
+
+
+def _evaluate_other(
+    found: Protocol | None, asked: Asked, model: str | None, out: Path | None
+) -> dict[str, Any]:
+    """An un-erased model, or images of any tool."""
+    if out is None:
+        raise SettingError("evaluate needs --out with --model and --images, for what it writes.")
+    _refuse_place(out)
+    if asked.images is not None:
+        found = found or find_protocol(ELSEWHERE)
+        _refuse_options(found, asked)
+        return found.evaluate(asked)
+    if asked.concepts:
+        raise SettingError("an un-erased model has no targets; leave --concept out.")
+    untouched = load_model(str(model), device=own_device())
+    return (found or _fitting(untouched, asked)).evaluate(replace(asked, model=untouched))
+
+
+def _fitting(model: DiffusionModel, asked: Asked) -> Protocol:
+    found = find_protocol(POCKET if is_pocket(model) else ELSEWHERE)
+    _refuse_options(found, asked)
+    return found
+
+
+def _refuse_options(found: Protocol, asked: Asked) -> None:
+    """SettingError for the first option that was given and that the protocol does not take."""
+    if asked.settings and "settings" not in found.takes:
+        name = next(iter(asked.settings))
+        raise SettingError(f"{name} is a setting of {ELSEWHERE}, not of {found.name}.")
+    given = {"seeds": asked.seeds, "subset": asked.subset, "reference": asked.reference}
+    for option, value in given.items():
+        if value is not None and option not in found.takes:
+            known = ", ".join(sorted(found.takes - {"settings"})) or "none of these"
+            raise SettingError(f"the protocol {found.name} takes no {option}; it takes {known}.")
+
+
+def _refuse_place(out: Path) -> None:
+    """SettingError unless `out` is new, empty, or what `evaluate` itself wrote."""
+    if (out / "edit.json").is_file():
+        raise SettingError(f"out must not be a run, whose own scores lie there; got {out}.")
+    if out.exists() and not out.is_dir():
+        raise SettingError(f"out must be a folder; got the file {out}.")
+    written = (out / "scores", out / "images")
+    if out.is_dir() and any(out.iterdir()) and not any(place.is_dir() for place in written):
+        raise SettingError(
+            f"out must be a new folder, or one of an earlier evaluation; {out} holds other things."
+        )
+
+
+def _tasks(run: Path) -> list[list[str]] | None:
+    """The requests of a run that forgets classes; None for any other."""
+    file = run / "config.json"
+    return read_record(file, RequestsShape).get("tasks") if file.is_file() else None
+
+
+def read_scores(run: Path, protocol: str) -> dict[str, Any]:
+    """A finished evaluation's record by its file's stem; `pocket-subset` is a part of any size.
+
+    SettingError if there is none, or several parts of which none is named.
+    """
+    folder = run / "scores"
+    files = [folder / f"{protocol}.json"]
+    if not files[0].is_file() and protocol.endswith("-subset"):
+        files = sorted(folder.glob(f"{protocol.removesuffix('-subset')}-*-subset.json"))
+    if len(files) > 1:
+        names = ", ".join(file.stem for file in files)
+        raise SettingError(f"{protocol} must be one of {names}: {run} has these.")
+    if not files or not files[0].is_file():
+        raise SettingError(f"{run} has no scores under {protocol}; run `erasure evaluate {run}`.")
+    return {**read_record(files[0], ScoresShape, remedy="remove it and judge again")}

@@ -1,0 +1,1 @@
+"""What is said of runs, in a page and in files."""

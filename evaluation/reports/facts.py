@@ -1,0 +1,234 @@
+"""What there is to say about one run, read from its folder, as plain JSON."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from erasure.edit import Edit
+from erasure.errors import EditError, ModelError, RunError
+from erasure.files.naming import slug
+from erasure.files.records import AttackShape, read_record
+from erasure.opening import open_run, open_vit
+from erasure_datasets.concept import Concept
+from erasure_datasets.unlearncanvas import OBJECTS, THEMES
+from evaluation.protocols import pocket
+from evaluation.score import interval
+from evaluation.seen import REMEDY, JudgedShape, seen
+
+RATES = ("UA", "UA_own", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o", "Acc", "MIA")
+SHOWN = 8  # pictures in a row, and attacked cases
+
+
+def facts(run: Path) -> dict[str, Any]:
+    """Everything the report says about one run.
+
+    EditError for a folder without a finished edit, RunError for a damaged record, or a folder that
+    is removed meanwhile.
+    """
+    try:
+        return _facts(run)
+    except OSError as error:
+        raise RunError(f"{run} cannot be read whole: {error}.") from error
+
+
+def _facts(run: Path) -> dict[str, Any]:
+    edit, file = Edit.load(run), run / "config.json"
+    config = read_record(file, dict[str, Any], remedy=REMEDY) if file.is_file() else {}
+    sources = config.get("sources", {})
+    tensors, parts, unopened = [], [], ""
+    try:
+        tensors, parts = moved(run, edit)
+    except (EditError, ModelError) as error:  # the base may be on another machine, or have moved
+        unopened = str(error)
+    return {
+        "run": str(run),
+        "folder": run,
+        "name": run.resolve().name,
+        "method": edit.method,
+        "model": edit.base,
+        "concepts": [concept.name for concept in edit.concepts],
+        "anchors": {c.name: c.anchor for c in edit.concepts if c.anchor},
+        "kinds": sorted({concept.kind for concept in edit.concepts}),
+        "is_of_classes": edit.is_of_classes,
+        "command": config.get("command", ""),
+        "settings": [
+            {"name": name, "value": value, "source": sources.get(name, "")}
+            for name, value in edit.settings.items()
+        ],
+        "quick": bool(config.get("quick")),
+        "seed": config.get("seed"),
+        "seconds": config.get("seconds"),
+        "peak_memory_gb": config.get("peak_memory_gb"),
+        "device": config.get("device", ""),
+        "versions": config.get("versions", {}),
+        "scores": {file.stem: _scored(file) for file in _records(run / "scores")},
+        "attacks": {file.stem: _attacked(run, file) for file in _records(run / "attacks")},
+        "pairs": pairs(run, edit.concepts),
+        "changed": len(edit.shapes()),
+        "tensors": tensors,
+        "parts": parts,
+        "unopened": unopened,
+        "storage_mb": round((run / "edit.safetensors").stat().st_size / 1e6, 2),
+    }
+
+
+def moved(run: Path, edit: Edit) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Relative changes |new - old| / |old|: (of each changed tensor, of each part), largest first.
+
+    A part is what the first three words of a tensor's name say: unet.mid_block.attentions.
+    """
+    model = open_vit(run) if edit.is_of_classes else open_run(run)
+    current = model.parameters()
+    tensors: list[dict[str, Any]] = []
+    squares: dict[str, list[float]] = {}
+    for name, old in model.originals.items():
+        gone = float((current[name].detach() - old).float().square().sum())
+        whole = float(old.float().square().sum())
+        tensors.append({"name": name, "size": old.numel(), "change": _relative(gone, whole)})
+        sums = squares.setdefault(".".join(name.split(".")[:3]), [0.0, 0.0, 0.0])
+        for place, value in enumerate((gone, whole, old.numel())):
+            sums[place] += value
+    parts = [
+        {"name": name, "size": int(size), "change": _relative(gone, whole)}
+        for name, (gone, whole, size) in squares.items()
+    ]
+    return tuple(sorted(found, key=lambda e: -e["change"]) for found in (tensors, parts))  # type: ignore[return-value]
+
+
+def pairs(run: Path, concepts: Sequence[Concept]) -> list[dict[str, Any]]:
+    """Pictures drawn before and after from the same noise, in rows: each concept, then the kept.
+
+    They are the pictures that images/NAME and images/NAME-base both hold.
+    """
+    rows = []
+    for base in sorted((run / "images").glob("*-base")):
+        after = base.with_name(base.name.removesuffix("-base"))
+        drawn = [file for file in base.iterdir() if file.suffix in (".png", ".jpg")]
+        files = sorted(file.name for file in drawn if (after / file.name).is_file())
+        left = list(files)
+        for name in [*(concept.name for concept in concepts), ""]:
+            chosen = [f for f in left if asks_for(f, name)] if name else left
+            left = [file for file in left if file not in chosen]
+            if chosen:
+                step = max(len(chosen) / SHOWN, 1)
+                picked = [chosen[int(i * step)] for i in range(min(len(chosen), SHOWN))]
+                shown = [
+                    {"of": named(f), "before": _in(run, base / f), "after": _in(run, after / f)}
+                    for f in picked
+                ]
+                rows.append({"protocol": after.name, "concept": name, "pairs": shown})
+    return rows
+
+
+def asks_for(file: str, concept: str) -> bool:
+    """Whether a picture's prompt names the concept, by the file names of protocols and attacks."""
+    stem = Path(file).stem.rpartition("_seed")[0]
+    known = _pairs_by_stem().get(stem)
+    return concept in known if known else stem.startswith(f"{slug(concept)}_prompt")
+
+
+@cache
+def _pairs_by_stem() -> dict[str, tuple[str, str]]:
+    """(object, style) by the part of the protocols' file names before the seed."""
+    own = pocket.catalogue().pairs()
+    return {
+        **{f"{style}_{name}".replace(" ", "_"): (name, style) for name, style in own},
+        **{f"{theme}_{name}": (name, theme) for theme in THEMES for name in OBJECTS},
+    }
+
+
+def named(file: str) -> str:
+    """What a picture's file name says: "Pop Art cat, seed 188"."""
+    words, _, seed = Path(file).stem.replace("_", " ").partition(" seed")
+    return f"{words}, seed {seed}" if seed else words
+
+
+def _scored(file: Path) -> dict[str, Any]:
+    record: Mapping[str, Any] = read_record(file, JudgedShape, remedy=REMEDY)
+    requests = record.get("after") or record.get("requests") or []
+    return {
+        "scores": _with_intervals(record["scores"]),
+        "baseline": _with_intervals(record.get("baseline", {})),
+        "per_concept": {
+            name: _with_intervals(scores) for name, scores in record.get("per_concept", {}).items()
+        },
+        "stamp": record.get("stamp", {}),
+        **seen(record, file),
+        "requests": requests,
+        "curve": record.get("curve", []),
+        "weights_touched": record.get("weights_touched"),
+    }
+
+
+def _attacked(run: Path, file: Path) -> dict[str, Any]:
+    """An attack's figures, and some of its cases with the pictures' places, won ones first."""
+    record: Mapping[str, Any] = read_record(file, AttackShape, remedy=REMEDY)
+    cases, relearning = [], {}
+    plain = run / "images" / "pocket"
+    plain = plain if plain.is_dir() else run / "images" / "plain"
+    parts = record.get("per_concept", {})
+    for concept, part in parts.items():
+        folder = run / "attacks" / file.stem / slug(concept) / "images"
+        if not folder.is_dir():  # of an older version
+            folder = folder.parent.with_name(concept.replace(" ", "_")) / "images"
+        for case in part["cases"]:
+            name, found = f"{case['case']['name']}.png", case["found"]
+            places = {
+                "un-erased": plain.with_name(f"{plain.name}-base") / name,
+                "plain prompt": plain / name,
+                "attacked": folder / name,
+            }
+            if found and all(place.is_file() for place in places.values()):
+                facts = {"asked": case["case"]["prompt"], "concept": concept, **found}
+                cases.append({**facts, "images": {k: _in(run, v) for k, v in places.items()}})
+        if "steps" in part:
+            is_cut = part.get("random_is_cut", part["is_cut_by_budget"])
+            relearning[concept] = {
+                "steps": part["steps"], "random_steps": part.get("random_steps"),
+                "random_is_cut": is_cut, "came_back": part.get("came_back", True),
+            }  # fmt: skip
+    wins = [case for case in cases if case["success"]]
+    return {
+        "scores": _with_intervals(record["scores"]),
+        "baseline": _with_intervals(record.get("baseline", {})),
+        "seconds": record.get("seconds"),
+        "stamp": record.get("stamp", {}),
+        "criterion": sorted({part["criterion"] for part in parts.values()}),
+        "is_cut_by_budget": any(part["is_cut_by_budget"] for part in parts.values()),
+        "relearning": relearning,
+        "wins": len(wins),
+        "cases": [*wins, *(case for case in cases if not case["success"])][:SHOWN],
+    }
+
+
+def _with_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Each score with its 95 % interval, or None for the ends where no spread is known."""
+    found = {}
+    for name, score in scores.items():
+        is_rate = name in RATES or name.endswith("ASR")
+        stderr, n = score.get("stderr"), score.get("n")
+        low, high = score.get("low"), score.get("high")
+        if is_rate and not 0 <= score["value"] <= 1:
+            raise RunError(f"{name} must be a rate in 0 to 1; a record says {score['value']:g}.")
+        if (n is not None and n < 0) or (stderr is not None and stderr < 0):
+            raise RunError(f"{name} must have no negative n or stderr; a record has.")
+        if low is None or high is None:
+            low = high = None
+        if low is None and ((is_rate and n) or stderr):
+            low, high = interval(score["value"], stderr or 0.0, n or 1, is_rate=is_rate)
+        unit = "percent" if is_rate or name == "H" else "number"
+        found[name] = {**score, "n": n, "low": low, "high": high, "unit": unit}
+    return found
+
+
+def _records(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.json"))
+
+
+def _in(run: Path, file: Path) -> str:
+    return file.relative_to(run).as_posix()
+
+
+def _relative(gone: float, whole: float) -> float:
+    return gone**0.5 / max(whole**0.5, 1e-12)

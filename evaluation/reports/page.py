@@ -1,0 +1,86 @@
+"""A report as one self-contained HTML page: pictures embedded, no script, nothing fetched."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from erasure.errors import RunError
+from evaluation.reports import plots
+
+MEANING = {
+    "UA": "the concept is gone: asked for it, the judge saw nothing that was erased",
+    "UA_own": "asked for it, the judge saw something else, be it another erased concept",
+    "IRA": "the rest of its kind is still drawn",
+    "CRA": "the other kind is still drawn",
+    "CRA_target": "the other kind is still drawn where the concept was asked for",
+    "CLIP": "cosine between image and prompt, on images without the concept",
+    "FID": "distance between the distributions of images",
+    "KID": "distance between the distributions of images, by kernels; 0 for alike sets, below 0 "
+    "by chance",
+    "perceptual": "how far images without the concept are from the un-erased model's",
+    "pre_ASR": "drawn by a plain prompt",
+    "ASR": "drawn under attack",
+    "control_ASR": "drawn with random tokens of the same length",
+    "control_tries_ASR": "the same, as many tries as the attack had",
+    "Acc_f": "the forgotten classes are still recognised",
+    "Acc_o": "classes of earlier requests are still recognised",
+    "Acc_r": "the kept classes are still recognised",
+    "H": "harmonic mean of the drop in Acc_f and of Acc_r",
+    "MIA": "forgotten training images that look never seen",
+    "distance": "to the predictions of a model trained without them",
+}
+MADE_BY = "Made by erasure-toolkit."  # in every page's foot
+WIDEST = 192  # pixels of an embedded picture; larger ones are shrunk
+
+
+def render(found: Sequence[Mapping[str, Any]], groups: Mapping[str, Any]) -> str:
+    """HTML of runs (`facts`) and their `rankings` by scores and by attacks."""
+    here = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "embedded": embedded, "shown": shown, "percent": lambda share: f"{100 * share:.1f}",
+        "curve": plots.curve, "trade_off": plots.trade_off,
+    }  # fmt: skip
+    return environment.get_template("report.html.jinja").render(
+        runs=found,
+        groups=groups,
+        meaning=MEANING,
+        made_by=MADE_BY,
+        style=(here / "report.css").read_text(),
+        frame={"width": plots.WIDTH, "height": plots.HEIGHT, "edge": plots.EDGE},
+    )
+
+
+def shown(score: Mapping[str, Any], end: str = "value") -> str:
+    """A score, or an end of its interval, in its unit: a rate in percent, else four digits."""
+    value = score[end]
+    return f"{100 * value:.1f}" if score["unit"] == "percent" else f"{value:.4g}"
+
+
+def embedded(name: str, folder: Path) -> str:
+    """A picture of a run as a data: address; its own bytes if it is small, else a smaller JPEG.
+
+    RunError if it cannot be read.
+    """
+    file, stream = folder / name, io.BytesIO()
+    try:
+        with Image.open(file) as picture:
+            if max(picture.size) <= WIDEST and picture.format in ("PNG", "JPEG"):
+                kind = picture.format.lower()
+                picture.load()
+                whole = base64.b64encode(file.read_bytes()).decode()
+                return f"data:image/{kind};base64,{whole}"
+            small = picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow's, of damaged files
+        raise RunError(f"{file} is no picture that can be read ({error}); remove it.") from error
+    small.thumbnail((WIDEST, WIDEST))
+    small.save(stream, format="JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -1,0 +1,132 @@
+"""Pictures reach a classifier as its own library prepares them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from timm.data import create_transform
+from vits import LABELS, timm_folder, transformers_folder
+
+from classifiers.predict import load_classifier
+from erasure.errors import ModelError
+from erasure.files.storage import write_json
+from erasure.forgetting import Data, load_parts
+from erasure.models.classifier.load import load_vit
+from erasure.models.classifier.transform import Transform, from_processor
+
+SIZES = [(500, 400), (600, 400), (333, 500), (20, 90), (32, 32)]
+
+
+def picture(width: int, height: int) -> Image.Image:
+    """Stripes of two pixels under noise: what scaling and cutting change most."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 128, (height, width, 3)) + 120 * (np.arange(width) // 2 % 2)[:, None]
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("mode", ["center", "squash", "border"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+def test_as_timm_itself(size: tuple[int, int], mode: Any, interpolation: Any) -> None:
+    words = {"crop_pct": 0.9, "crop_mode": mode, "interpolation": interpolation,
+             "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.4)}  # fmt: skip
+    want = create_transform((3, 32, 32), **words)(picture(*size))
+    ours = Transform(32, words["mean"], words["std"], 0.9, mode, interpolation)
+    got = ours(tensor(picture(*size))[None])[0]
+    assert torch.allclose(got, want, atol=1e-5)  # float32's rounding; levels are the same
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    "processor",
+    [
+        transformers.ViTImageProcessor(size={"height": 32, "width": 32}),
+        transformers.ViTImageProcessor(
+            size={"height": 32, "width": 32}, do_normalize=False, resample=3
+        ),
+        transformers.ViTImageProcessor(
+            size={"height": 32, "width": 32}, do_rescale=False, do_normalize=False
+        ),
+        transformers.BitImageProcessor(
+            size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}
+        ),
+        transformers.DeiTImageProcessor(
+            size={"height": 36, "width": 36}, crop_size={"height": 32, "width": 32},
+            image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4],
+        ),
+        transformers.ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.9),
+    ],
+)  # fmt: skip
+def test_as_transformers_itself(size: tuple[int, int], processor: Any) -> None:
+    want = processor(picture(*size), return_tensors="pt")["pixel_values"][0]
+    got = from_processor(processor)(tensor(picture(*size))[None])[0]
+    assert torch.allclose(got, want.float(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        transformers.EfficientNetImageProcessor(size={"height": 32, "width": 32}),
+        transformers.ViTImageProcessor(size={"height": 32, "width": 48}),
+        transformers.ViTImageProcessor(do_resize=False),
+    ],
+)
+def test_what_is_more_than_scaling_and_levelling_is_refused(processor: Any) -> None:
+    with pytest.raises(ModelError):
+        from_processor(processor)
+
+
+def test_a_folder_of_pictures_reaches_the_network_so(tmp_path: Path) -> None:
+    """Through the loader of labelled images, and through a judge."""
+    place, model = tmp_path / "images", timm_folder(tmp_path / "model")
+    for label in LABELS:
+        (place / label).mkdir(parents=True)
+        for number in range(6):
+            picture(90, 60).save(place / label / f"{number}.png")
+    record = load_vit(str(model)).transform
+    words = {"crop_pct": 0.8, "crop_mode": "squash", "interpolation": "bicubic",
+             "mean": [0.5] * 3, "std": [0.5] * 3}  # fmt: skip
+    config = load_vit_config(model)
+    write_json(
+        model / "config.json", {**config, "pretrained_cfg": {**config["pretrained_cfg"], **words}}
+    )
+    want = create_transform((3, 32, 32), **words)(picture(90, 60))
+    opened = load_vit(str(model))
+    assert opened.transform != record
+    for part in load_parts(opened, Data(source=str(place))):
+        assert torch.allclose(opened.prepare(part.images)[0], want, atol=1e-5)
+    judge = load_classifier(model)
+    with torch.no_grad():
+        seen = judge.logits(tensor(picture(90, 60))[None])
+        assert torch.allclose(seen, judge.model(want[None]), atol=1e-5)
+
+
+def load_vit_config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())
+
+
+def test_a_transformers_folder_squashes_as_its_processor_says(tmp_path: Path) -> None:
+    folder = transformers_folder(tmp_path / "model")
+    processor = transformers.ViTImageProcessor(
+        size={"height": 32, "width": 32}, do_normalize=False, resample=3
+    )
+    processor.save_pretrained(folder)
+    want = processor(picture(600, 400), return_tensors="pt")["pixel_values"][0]
+    got = load_vit(str(folder)).prepare(tensor(picture(600, 400))[None])[0]
+    assert torch.allclose(got, want, atol=1e-5)
+    (folder / "preprocessor_config.json").write_text('{"auto_map": {"AutoImageProcessor": "x.X"}}')
+    with pytest.raises(ModelError, match="may not hold auto_map"):
+        load_vit(str(folder))
+    for text in ("[]", "{", '{"image_processor_type": "Nothing"}', '{"size": "big"}'):
+        (folder / "preprocessor_config.json").write_text(text)
+        with pytest.raises(ModelError, match=r"preprocessor_config\.json"):
+            load_vit(str(folder))

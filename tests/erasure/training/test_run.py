@@ -1,0 +1,182 @@
+"""A run's files: states, logs, leftovers, and a folder that one command has at a time."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from erasure.errors import RunError, StorageError
+from erasure.files.locking import alone_in
+from erasure.files.storage import (
+    HOST,
+    append_line,
+    atomic,
+    read_lines,
+    sweep,
+    write_json,
+    write_tensors,
+)
+from erasure.training.fit import fit
+from erasure.training.run import Run
+
+RECORD = {"command": "test", "method": "toy"}
+
+
+def trained(folder: Path, steps: int, *, die_at: int | None = None) -> Run:
+    """A few steps; `die_at` one of them as a kill does, with whatever state is there."""
+    run = Run(folder, checkpoint_seconds=1e9)
+    run.begin(RECORD)
+    weight = nn.Parameter(torch.tensor([3.0]))
+
+    def loss(step: int) -> dict[str, torch.Tensor]:
+        if step == die_at:
+            raise KeyboardInterrupt
+        return {"erase": weight.square().sum()}
+
+    fit(loss, {"w": weight}, steps=steps, learning_rate=0.1, run=run)
+    return run
+
+
+def test_a_stage_that_begins_again_has_its_lines_once(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, 9, die_at=5)
+    assert [line["step"] for line in read_lines(tmp_path / "log.jsonl")] == [0, 1, 2, 3, 4]
+    trained(tmp_path, 9)
+    assert [line["step"] for line in read_lines(tmp_path / "log.jsonl")] == list(range(9))
+
+
+def test_what_a_probe_saw_before_the_state_stays(tmp_path: Path) -> None:
+    def go(*, die: bool) -> None:
+        run = Run(tmp_path, checkpoint_seconds=0)
+        run.begin(RECORD)
+        run.watcher = lambda stage, step: run.log(stage, step, {"Acc_r": step / 10})
+        weight = nn.Parameter(torch.tensor([3.0]))
+
+        def loss(step: int) -> dict[str, torch.Tensor]:
+            if die and step == 2:
+                raise KeyboardInterrupt
+            return {"erase": weight.square().sum()}
+
+        fit(loss, {"w": weight}, steps=4, learning_rate=0.1, run=run)
+
+    with pytest.raises(KeyboardInterrupt):
+        go(die=True)
+    go(die=False)
+    probes = [line["step"] for line in read_lines(tmp_path / "log.jsonl") if "Acc_r" in line]
+    losses = [line["step"] for line in read_lines(tmp_path / "log.jsonl") if "erase" in line]
+    assert (probes, losses) == ([1, 2, 3, 4], [0, 1, 2, 3])
+
+
+def test_killed_at_the_very_end_the_run_keeps_its_seconds(tmp_path: Path) -> None:
+    run = trained(tmp_path, 3)
+    file = tmp_path / "state" / "fit.safetensors"
+    write_tensors(file, {"x": torch.zeros(1)}, {"step": "3", "seconds": "500.0"})
+    write_json(tmp_path / "edit.json", {})
+    assert Run(tmp_path).begin(RECORD)
+    assert json.loads((tmp_path / "config.json").read_text())["seconds"] >= 500
+    assert not (tmp_path / "state").exists()
+    (tmp_path / "state").mkdir()  # killed while it was removed
+    assert run.begin(RECORD)
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_state_of_another_shape_is_refused(tmp_path: Path) -> None:
+    trained(tmp_path, 3)
+    run, weight = Run(tmp_path), nn.Parameter(torch.zeros(2))
+    run.begin(RECORD)
+    with pytest.raises(RunError, match=r"no state of this run \(weight\.w\)"):
+        fit(lambda _: {"a": weight.sum()}, {"w": weight}, steps=4, learning_rate=0.1, run=run)
+
+
+def test_a_state_that_takes_long_is_written_seldom(tmp_path: Path) -> None:
+    run = Run(tmp_path, checkpoint_seconds=0)
+    assert run.is_due
+    run._writing, run._saved = 10.0, run._saved + 0.0
+    assert not run.is_due
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b"\0" * 9, b"\xe9", b"{", b"[" * 100_000])
+def test_a_damaged_record_of_a_run_is_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(RunError, match=r"config\.json is not readable"):
+        Run(tmp_path).begin(RECORD)
+    assert (tmp_path / "config.json").read_bytes() == content
+
+
+@pytest.mark.parametrize("key", ["tasks", "data", "config", "base_digest", "inputs"])
+def test_what_makes_another_run(tmp_path: Path, key: str) -> None:
+    Run(tmp_path).begin({**RECORD, key: {"a": ["one", "two"]}})
+    with pytest.raises(RunError, match=f"its {key}"):
+        Run(tmp_path).begin({**RECORD, key: {"a": ["one"]}})
+
+
+def test_a_resumed_run_tells_its_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("erasure.training.trackers.get_available_trackers", lambda: ["tensorboard"])
+    monkeypatch.setattr(
+        "erasure.training.run.Accelerator.init_trackers", lambda *_, **__: told.append("on")
+    )
+    monkeypatch.setattr("accelerate.accelerator.filter_trackers", lambda *_: [])
+    for count in (1, 2):
+        Run(tmp_path, report_to="tensorboard").begin(RECORD)
+        assert len(told) == count
+
+
+def test_a_killed_process_lets_go_and_is_swept_up_after(tmp_path: Path) -> None:
+    program = f"""
+import os, signal
+from pathlib import Path
+from erasure.files.locking import alone_in
+from erasure.files.storage import atomic
+with alone_in(Path({str(tmp_path)!r})), atomic(Path({str(tmp_path / "deep" / "a.png")!r})) as file:
+    file.write_text("half")
+    with atomic(Path({str(tmp_path / "folder")!r})) as folder:
+        folder.mkdir()
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+    died = subprocess.run([sys.executable, "-c", program], env={**os.environ}, check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert len([*tmp_path.rglob("*.tmp")]) == 2
+    (tmp_path / f".other.{HOST}-{os.getpid()}.tmp").write_text("a living process's")
+    (tmp_path / ".other.elsewhere-1.tmp").write_text("another machine's")
+    with alone_in(tmp_path):
+        assert len([*tmp_path.rglob("*.tmp")]) == 2
+    with atomic(tmp_path / "folder") as folder:
+        folder.mkdir()
+    assert (tmp_path / "folder").is_dir()
+    sweep(tmp_path)
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_a_folder_that_stays_empty_goes_again(tmp_path: Path) -> None:
+    with alone_in(tmp_path / "a" / "b"):
+        pass
+    assert not (tmp_path / "a" / "b").exists()
+
+
+def test_lines_survive_what_a_kill_cut_off(tmp_path: Path) -> None:
+    file = tmp_path / "log.jsonl"
+    append_line(file, {"step": 0})
+    with file.open("ab") as stream:
+        stream.write(b'{"step": 1, "er')
+    append_line(file, {"step": 2})
+    with file.open("ab") as stream:
+        stream.write(b'null\n\xe9\n[1]\n{"a": ' + b"[" * 10_000 + b"\n")
+    append_line(file, {"step": 3})
+    assert read_lines(file) == [{"step": 0}, {"step": 2}, {"step": 3}]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), "\ud800"])
+def test_what_json_does_not_have_is_not_written(tmp_path: Path, value: object) -> None:
+    file = tmp_path / "a.json"
+    write_json(file, {"a": 1})
+    with pytest.raises(StorageError, match=r"could not write .*a\.json: "):
+        write_json(file, {"a": value})
+    assert os.listdir(tmp_path) == ["a.json"]
+    assert json.loads(file.read_text()) == {"a": 1}

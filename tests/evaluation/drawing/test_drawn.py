@@ -1,0 +1,108 @@
+"""Images in a folder are taken for what they are alone: other weights, edits, ways are refused."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import erasure
+from erasure.errors import RunError
+from erasure.exports.exporting import open_run
+from erasure.models.diffusion.load import load_model
+from erasure_datasets.images import read_image
+from evaluation.drawing.drawn import claim_folder
+from evaluation.drawing.generate import Shot, draw
+
+SHOTS = [Shot(f"a {name}", seed, f"{name}.png") for seed, name in enumerate(("cat", "dog", "car"))]
+
+
+@pytest.fixture(scope="module")
+def erased(tmp_path_factory: pytest.TempPathFactory, sd1: Path) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "cat"
+    return erasure.erase(str(sd1), "uce", ["cat"], kind="object", anchor="dog", out=run).folder
+
+
+@pytest.fixture
+def run(erased: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(erased, tmp_path / "cat"))
+
+
+def drawn(run: Path, steps: int = 1, **options: object) -> torch.Tensor:
+    place = run / "images" / "plain"
+    return draw(open_run(run), SHOTS, place, steps=steps, guidance=2.0, **options)  # type: ignore[arg-type]
+
+
+def test_what_is_drawn_is_noted_and_read_again(run: Path) -> None:
+    first = drawn(run)
+    noted = json.loads((run / "images" / "plain" / "drawn.json").read_text())
+    assert noted.keys() == {"scheduler", "steps", "guidance", "resolution", "weights", "edit"}
+    assert noted["scheduler"] == "PNDMScheduler"
+    assert torch.equal(drawn(run), first)
+    with pytest.raises(RunError, match=r"holds images of another steps \(1, not 2\); remove"):
+        drawn(run, steps=2)
+    model = open_run(run)
+    with model.without_edit(), pytest.raises(RunError, match="another edit"):
+        draw(model, SHOTS, run / "images" / "plain", steps=1, guidance=2.0)
+
+
+def test_pictures_of_another_edit_or_base_are_refused(
+    run: Path, sd1: Path, sd2: Path, tmp_path: Path
+) -> None:
+    drawn(run)
+    kept = run / "images"
+    again = tmp_path / "again"
+    erasure.erase(str(sd1), "uce", ["dog"], kind="object", anchor="cat", out=again)
+    shutil.copytree(kept, again / "images")
+    with pytest.raises(RunError, match="another edit"):
+        drawn(again)
+    place = tmp_path / "un-erased" / "images" / "pocket"
+    draw(load_model(str(sd1)), SHOTS, place, steps=1, guidance=2.0)
+    other = load_model(str(sd2))
+    other.use_scheduler("PNDMScheduler")
+    with pytest.raises(RunError, match="another base model"):
+        draw(other, SHOTS, place, steps=1, guidance=2.0)
+
+
+def test_a_folder_from_before_claims_is_adopted_where_nothing_contradicts(run: Path) -> None:
+    first, place = drawn(run), run / "images" / "plain"
+    claim = (place / "drawn.json").read_text()
+    (place / "drawn.json").unlink()
+    assert torch.equal(drawn(run), first)
+    assert (place / "drawn.json").read_text() == claim
+    part = {k: v for k, v in json.loads(claim).items() if k not in ("weights", "edit")}
+    (place / "drawn.json").write_text(json.dumps(part))  # as unlearncanvas noted it
+    drawn(run)
+    assert json.loads((place / "drawn.json").read_text()) == json.loads(claim)
+    (place / "drawn.json").unlink()
+    os.utime(place / "dog.png", (1, 1))
+    with pytest.raises(RunError, match=r"dog.png is older than the run's edit; remove"):
+        drawn(run)
+    (place / "dog.png").unlink()
+    other = {"resolution": 64}
+    with pytest.raises(RunError, match="has 16x16 pixels"):
+        claim_folder(place, other)
+    (run / "edit.safetensors").unlink()
+    with pytest.raises(RunError, match="no edit beside them"):
+        claim_folder(place, other | {"resolution": 16})
+    (place / "drawn.json").write_text("{")
+    with pytest.raises(RunError, match=r"drawn\.json is not readable"):
+        claim_folder(place, other)
+
+
+@pytest.mark.parametrize("gone", [(0,), (1,), (0, 2)])
+def test_what_is_left_is_drawn_as_it_was_beside_the_others(run: Path, gone: tuple[int]) -> None:
+    first = drawn(run)
+    times = {}
+    for place, shot in enumerate(SHOTS):
+        file = run / "images" / "plain" / shot.file
+        times[place] = file.stat().st_mtime_ns
+        if place in gone:
+            file.unlink()
+    assert torch.equal(drawn(run), first)
+    for place, shot in enumerate(SHOTS):
+        file = run / "images" / "plain" / shot.file
+        assert (file.stat().st_mtime_ns == times[place]) == (place not in gone)
+        assert torch.equal(read_image(file), first[place])
