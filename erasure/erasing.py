@@ -17,7 +17,7 @@ from erasure.models.diffusion.model import DiffusionModel
 from erasure.models.digest import digest_of
 from erasure.models.editable import Editable
 from erasure.opening import lasting_name, open_run
-from erasure.registry import METHODS
+from erasure.registry import METHODS, plugin_source
 from erasure.training.hardware import Hardware
 from erasure.training.run import Run
 from erasure_datasets.concept import (
@@ -267,7 +267,7 @@ def record_of(
         "base_digest": digest_of(model),
         "concepts": [concept.as_json() for concept in concepts],
         "settings": values,
-        "inputs": inputs(values),
+        "inputs": inputs(values) | plugin_source(type(settings)),
         "sources": sources,
         "seed": run.seed,
         **{name: value for name, value in asdict(run.hardware).items() if name != "device"},

@@ -20,7 +20,7 @@ from erasure.models.classifier.classifier import ViTModel
 from erasure.models.classifier.load import load_vit
 from erasure.models.diffusion.load import read_presets
 from erasure.opening import lasting_name
-from erasure.registry import METHODS
+from erasure.registry import METHODS, plugin_source
 from erasure.training.hardware import Hardware, Precision
 from erasure.training.run import Run
 from erasure_datasets.canvas import OBJECTS, STYLES
@@ -122,7 +122,7 @@ def forget(
         **record_of(run, word, loaded, concepts, chosen, sources),
         "tasks": [[loaded.title(number) for number in task] for task in classes],
         "data": asdict(data),
-        "inputs": inputs(asdict(data)),
+        "inputs": inputs(asdict(data)) | plugin_source(method_class),
         "quick": quick,
     }
 

@@ -11,12 +11,13 @@ from erasure.files.records import ScoresShape, read_record
 from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.model import DiffusionModel
 from erasure.opening import open_edit
+from erasure.registry import PROTOCOLS
 from erasure.training.processes import own_device
 from evaluation.attacking.scene import is_pocket
 from evaluation.drawing.pictures import before_and_after
 from evaluation.drawing.pocket_plan import NAME as POCKET
 from evaluation.drawing.pocket_plan import find_targets
-from evaluation.protocols import Asked, Protocol, find_protocol, protocol_names
+from evaluation.protocols import Asked, Protocol
 
 ELSEWHERE = "unlearncanvas"  # the protocol of models that are not pocket's
 
@@ -25,11 +26,6 @@ class RequestsShape(TypedDict):
     """What tells a run that forgets classes from others, in its config.json."""
 
     tasks: NotRequired[list[list[str]] | None]
-
-
-def protocols() -> list[str]:
-    """Every protocol's name."""
-    return protocol_names()
 
 
 def evaluate(
@@ -54,7 +50,7 @@ def evaluate(
     arguments that clash and for options that the protocol does not take, RunError if scores or
     images of something else lie there.
     """
-    found = find_protocol(protocol) if protocol else None
+    found = _protocol(protocol) if protocol else None
     if sum(source is not None for source in (run, model, images)) != 1:
         raise SettingError(
             "evaluate takes either a run's folder or --model or --images, one and no other."
@@ -63,7 +59,7 @@ def evaluate(
         raise SettingError("seeds must name at least one; got none.")
     tasks = _tasks(run) if run else None
     if tasks and found is None:
-        found = find_protocol("class-forgetting" if len(tasks) == 1 else "continual")
+        found = _protocol("class-forgetting" if len(tasks) == 1 else "continual")
     if found and (found.judges == "classes") != bool(tasks):
         raise SettingError(
             f"the protocol {found.name} is for runs of "
@@ -84,6 +80,10 @@ def evaluate(
     if found and found.judges == "classes":
         return found.evaluate(asked)
     return _evaluate_run(run, found, asked)
+
+
+def _protocol(name: str) -> Protocol:
+    return PROTOCOLS.get(name)()
 
 
 def _evaluate_run(run: Path, found: Protocol | None, asked: Asked) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _evaluate_other(
         raise SettingError("evaluate needs --out with --model and --images, for what it writes.")
     _refuse_place(out)
     if asked.images is not None:
-        found = found or find_protocol(ELSEWHERE)
+        found = found or _protocol(ELSEWHERE)
         _refuse_options(found, asked)
         return found.evaluate(asked)
     if asked.concepts:
@@ -117,7 +117,7 @@ def _evaluate_other(
 
 
 def _fitting(model: DiffusionModel, asked: Asked) -> Protocol:
-    found = find_protocol(POCKET if is_pocket(model) else ELSEWHERE)
+    found = _protocol(POCKET if is_pocket(model) else ELSEWHERE)
     _refuse_options(found, asked)
     return found
 

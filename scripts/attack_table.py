@@ -17,7 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from evaluation.attacks import attack_names
+from erasure.registry import ATTACKS
 
 METHODS = ("esd", "uce", "salun", "advunlearn")
 
@@ -88,7 +88,7 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=Path, help="take erasures from here where they exist")
     parser.add_argument("--concepts", default="horse,tower,Bricks,Ukiyoe")
     parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--attacks", default=",".join(attack_names()))
+    parser.add_argument("--attacks", default=",".join(ATTACKS.names()))
     parser.add_argument("--seeds", default="188,288")
     parser.add_argument("--prompts", type=int, default=16)
     asked = parser.parse_args()

@@ -3,7 +3,6 @@
 Everything heavy is named by a string and imported when its command runs.
 """
 
-import ast
 import importlib
 import inspect
 import json
@@ -22,8 +21,8 @@ from erasure.commandline.options import (
     setting_options,
     with_options,
 )
-from erasure.config import module_names
 from erasure.errors import SettingError
+from erasure.registry import ATTACKS, METHODS
 
 BASE = "where the run's base model is now, if it has moved"
 
@@ -39,7 +38,7 @@ class MethodGroup(LazyGroup):
     noun = "method"
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return method_names("diffusion")
+        return METHODS.names("diffusion")
 
     def build(self, name: str) -> Any:
         return _erase_command(name)
@@ -51,7 +50,7 @@ class ForgetGroup(LazyGroup):
     noun = "method"
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return method_names("vit")
+        return METHODS.names("classifier")
 
     def build(self, name: str) -> Any:
         return _forget_command(name)
@@ -63,39 +62,30 @@ class AttackGroup(LazyGroup):
     noun = "attack"
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*attack_names(), "all"]
+        return [*ATTACKS.names(), "all"]
 
     def build(self, name: str) -> Any:
         return _attack_command(name)
 
 
-def method_names(kind: str) -> list[str]:
-    """The registry's names, without the torch that importing it costs."""
-    return module_names(Path(__file__).parents[1] / "methods" / kind)
-
-
 def told_methods() -> list[str]:
     """Every method with its idea, its kind of model and what it changes, as its file says."""
     told = []
-    for command, kind in (("erase", "diffusion"), ("forget", "vit")):
-        model = "text-to-image model" if kind == "diffusion" else "image classifier"
-        for name in method_names(kind):
-            idea, changes = _opening(
-                Path(__file__).parents[1] / "methods" / kind / f"{name.replace('-', '_')}.py"
-            )
+    kinds = (
+        ("erase", METHODS.kinds["diffusion"], "text-to-image model"),
+        ("forget", METHODS.kinds["classifier"], "image classifier"),
+    )
+    for command, registry, model in kinds:
+        for name in registry.names():
+            idea, changes = _opening(registry.docstring(name))
             told.append(f"{command} {name}\n    {idea}\n    {model}; {changes}")
     return told
 
 
-def _opening(file: Path) -> tuple[str, str]:
-    """The first two paragraphs of a file's docstring, each in one line; nothing is imported."""
-    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+def _opening(text: str) -> tuple[str, str]:
+    """The first two paragraphs of a docstring, each in one line."""
     first, second = (" ".join(part.split()) for part in [*text.split("\n\n"), ""][:2])
     return first, second[:1].lower() + second[1:]
-
-
-def attack_names() -> list[str]:
-    return module_names(Path(__file__).parents[2] / "evaluation" / "attacks")
 
 
 def _common_options() -> list[inspect.Parameter]:
@@ -124,7 +114,7 @@ def _common_options() -> list[inspect.Parameter]:
 
 def _erase_command(name: str) -> Any:
     """A command with the common options and one option per field of the method's dataclass."""
-    method = load("erasure.registry:METHODS").get("diffusion", name)
+    method = METHODS.get("diffusion", name)
     common, hardware = _common_options(), load("erasure.training.hardware:Hardware")
 
     def command(**values: Any) -> None:
@@ -147,7 +137,7 @@ def _erase_command(name: str) -> Any:
 
 def _forget_command(name: str) -> Any:
     """A command with the options of every request and one per field of the method's dataclass."""
-    method = load("erasure.registry:METHODS").get("vit", name)
+    method = METHODS.get("classifier", name)
     texts: list[tuple[str, Any, Any, str]] = [
         ("class_", list[str] | None, None, "what to forget, in one request; several with commas"),
         ("task", list[str] | None, None, "one request of several, in turn: cat,dog"),
@@ -208,7 +198,7 @@ def _attack_command(name: str) -> Any:
         ("base", str | None, None, BASE),
     ]  # fmt: skip
     common = [run, *(option(*line) for line in texts)]
-    kind = None if name == "all" else load("evaluation.attacks:find_attack")(name)
+    kind = None if name == "all" else ATTACKS.get(name)
 
     def command(**values: Any) -> None:
         same = ("criterion", "prompts", "budget", "seed", "quick", "base")

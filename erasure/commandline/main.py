@@ -15,18 +15,18 @@ from erasure.commandline.groups import (
     AttackGroup,
     ForgetGroup,
     MethodGroup,
-    attack_names,
     evaluate_command,
     load,
     print_scores,
     told_methods,
 )  # fmt: skip
 from erasure.commandline.options import CONTEXT
-from erasure.config import module_names
 from erasure.errors import ErasureError, SettingError
+from erasure.registry import ATTACKS, CRITERIA, EXPORTS, PROTOCOLS, load_plugin
 from erasure_datasets.errors import DataError
 
 INTERRUPTED = 130
+PLUGINS = {"attacks": ATTACKS, "protocols": PROTOCOLS, "criteria": CRITERIA, "exports": EXPORTS}
 
 
 app = typer.Typer(
@@ -49,6 +49,10 @@ def _main(
             "--version", "-V", help="print the version", is_eager=True, callback=_print_version
         ),
     ] = False,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(help="a file with a method, attack, ... of your own; anywhere in the line"),
+    ] = None,
 ) -> None:
     """Take a concept out of a text-to-image model, prove that it is gone, hand the model back."""
 
@@ -116,9 +120,7 @@ def undo(
 def export(
     run: Annotated[Path, typer.Argument(help="a run's folder")],
     out: Annotated[Path, typer.Argument(help="the new folder")],
-    to: Annotated[
-        str, typer.Option(help="diffusers, text-encoder, lora, delta or vit")
-    ] = "diffusers",
+    to: Annotated[str, typer.Option(help=", ".join(EXPORTS.names()))] = "diffusers",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16")] = "float32",
     base: Annotated[str | None, typer.Option(help=BASE)] = None,
 ) -> None:
@@ -164,10 +166,10 @@ def demo(
 
 @app.command("list", context_settings=CONTEXT)
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, models, concepts, attacks or protocols")],
+    what: Annotated[str, typer.Argument(help=f"methods, models, concepts, {', '.join(PLUGINS)}")],
     model: Annotated[str, typer.Option(help="whose concepts")] = "pocket",
 ) -> None:
-    """List methods, models, a model's concepts, attacks, or protocols."""
+    """List methods, models, a model's concepts, or plug-ins of one kind."""
     if what == "methods":
         lines = told_methods()
     elif what == "models":
@@ -177,10 +179,8 @@ def list_(
             "pocket-vit",
             "(any Stable Diffusion 1.x, 2.x, XL: a diffusers folder, a Hub id, a .safetensors)",
         ]
-    elif what == "protocols":
-        lines = module_names(Path(__file__).parents[2] / "evaluation" / "protocols")
-    elif what == "attacks":
-        lines = attack_names()
+    elif what in PLUGINS:
+        lines = PLUGINS[what].names()
     elif what == "concepts":
         folder = (
             Path(__file__).parents[1] / "models" / "pocket"
@@ -192,7 +192,7 @@ def list_(
         lines = load("erasure_datasets.concept:Catalogue").load(folder / "concepts.json").targets()
     else:
         raise SettingError(
-            f"list takes methods, models, concepts, attacks or protocols; got {what!r}."
+            f"list takes methods, models, concepts, {', '.join(PLUGINS)}; got {what!r}."
         )
     typer.echo("\n".join(lines))
 
@@ -216,7 +216,7 @@ def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit code 2."""
     command = typer.main.get_command(app)
     try:
-        code = command.main(standalone_mode=False)
+        code = command.main(_load_plugins(sys.argv[1:]), standalone_mode=False)
     except (ErasureError, DataError) as error:
         sys.exit(_complain(str(error)))
     except KeyboardInterrupt:
@@ -236,6 +236,21 @@ def main() -> None:
     if code == INTERRUPTED:  # typer answers Ctrl-C with this code, in silence
         print("erasure: interrupted; run the same command again to go on.", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _load_plugins(words: list[str]) -> list[str]:
+    """Load what `--plugin` names, wherever it stands; the other words of the line.
+
+    It must be there before the words that it gives a meaning.
+    """
+    rest, left = [], iter(words)
+    for word in left:
+        option, equals, value = word.partition("=")
+        if option == "--plugin":
+            load_plugin(Path(value if equals else next(left, "")))
+        else:
+            rest.append(word)
+    return rest
 
 
 def _meant(error: Exception) -> str:

@@ -5,12 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusers import DiffusionPipeline
 from huggingface_hub import EvalResult, ModelCardData
 
 from erasure.edit import Edit
-from erasure.exports.adapter_files import file_names
-from erasure.exports.card_usage import usage
+from erasure.exports.forms import Form, cell
 from erasure.exports.publishing import hub_id, is_built_in, public_name, without_paths
 from erasure.exports.pushing import TAG
 from erasure.files.records import AttackShape, ScoresShape, read_record
@@ -24,7 +22,7 @@ DATASETS = {
 
 
 def model_card(
-    run: Path, edit: Edit, form: str, model: LatentDiffusion | ViTModel | None = None
+    run: Path, edit: Edit, form: Form, model: LatentDiffusion | ViTModel | None = None
 ) -> str:
     """Front matter with base model, tags and scores (`model-index`), then the same for people.
 
@@ -39,20 +37,9 @@ def model_card(
         f"# {title}", "",
         f"Erased with **{edit.method}** (erasure-toolkit). Concepts: {names}. Base: `{base}`.", "",
     ]  # fmt: skip
-    if form == "diffusers" and isinstance(model, LatentDiffusion) and _had_checker(model):
-        lines += ["The base's safety checker is not in this folder; take it from the base.", ""]
-    lines += usage(edit, form, model)
-    if form == "lora":
-        lines += ["| file | takes away |", "|---|---|"]
-        lines += [
-            f"| {file} | {_cell(', '.join(edit.requests[request]))} |"
-            for request, file in file_names(edit).items()
-        ]
-        lines.append("")
+    lines += form.usage(edit, model)
     lines += ["## Settings", "", "| setting | value |", "|---|---|"]
-    lines += [
-        f"| {name} | {_cell(without_paths(value))} |" for name, value in edit.settings.items()
-    ]
+    lines += [f"| {name} | {cell(without_paths(value))} |" for name, value in edit.settings.items()]
     for title, record in records.items():
         lines += _score_lines(title, record)
     if not records:
@@ -68,53 +55,30 @@ def _score_lines(title: str, record: Mapping[str, Any]) -> list[str]:
         known = [score["value"], score.get("stderr"), untouched.get("value")]
         value, stderr, before = ("-" if number is None else f"{number:.3f}" for number in known)
         count = "-" if score.get("n") is None else score["n"]
-        lines.append(f"| {_cell(name)} | {value} | {stderr} | {before} | {count} |")
+        lines.append(f"| {cell(name)} | {value} | {stderr} | {before} | {count} |")
     return [*lines, "", "Stamp: `" + json.dumps(without_paths(record.get("stamp", {}))) + "`"]
 
 
-def _cell(value: object) -> str:
-    """A value as text of one table cell."""
-    return " ".join(str(value).split()).replace("|", "\\|")
-
-
 def _front_matter(
-    edit: Edit, form: str, title: str, records: dict[str, Any], model: object
+    edit: Edit, form: Form, title: str, records: dict[str, Any], model: object
 ) -> ModelCardData:
     task = "image-classification" if edit.is_of_classes else "text-to-image"
     tags = [TAG, "machine-unlearning"]
-    library: str | None
-    if edit.is_of_classes:
-        library = "peft" if form == "lora" else getattr(model, "library", None)
-    else:
-        library = "transformers" if form == "text-encoder" else "diffusers"
+    if not edit.is_of_classes:
         tags += ["concept-erasure", "unlearned-diffusion-model", "stable-diffusion", task]
-    if form == "lora":
+    if form.name == "lora":
         tags.append("lora")
     base, results = hub_id(edit.base), _results(task, records)
     return ModelCardData(
         base_model=base,
-        base_model_relation=("adapter" if form == "lora" else "finetune") if base else None,
-        library_name=library,
+        base_model_relation=("adapter" if form.is_adapter else "finetune") if base else None,
+        library_name=form.library(edit, model),
         license="apache-2.0" if is_built_in(edit.base) else None,  # else the base's own
         pipeline_tag=task,
         tags=tags,
         model_name=title if results else None,
         eval_results=results or None,
     )
-
-
-def _had_checker(model: LatentDiffusion) -> bool:
-    """Whether the base's model_index.json names a safety checker."""
-    source = str(model.folder) if model.folder else hub_id(model.name)
-    if source is None:
-        return False
-    revision = None if model.folder else model.name.partition("@")[2] or None
-    try:  # it was opened just now, so a Hub's is on this disk
-        index: Any = DiffusionPipeline.load_config(source, revision=revision, local_files_only=True)
-    except (OSError, ValueError):
-        return False
-    checker = index.get("safety_checker")
-    return isinstance(checker, list | tuple) and any(word is not None for word in checker)
 
 
 def _records(run: Path) -> dict[str, Any]:

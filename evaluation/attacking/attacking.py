@@ -22,12 +22,12 @@ from erasure.files.records import read_record
 from erasure.files.storage import write_json
 from erasure.models.diffusion.load import read_presets
 from erasure.opening import open_edit
+from erasure.registry import ATTACKS, plugin_source
 from erasure.training.processes import launched, own_device, share
 from evaluation.attacking.asked import asked_concepts, check_numbers, contents
 from evaluation.attacking.notes import claim, finished, note, outcomes
 from evaluation.attacking.scene import Case, Found, Scene, cases_of, is_pocket, sampling_of
-from evaluation.attacks import Attack, attack_names, find_attack
-from evaluation.attacks.relearn import Relearn
+from evaluation.attacks import Attack
 from evaluation.criteria import find_criterion
 from evaluation.drawing.drawn import edit_digest
 from evaluation.drawing.generate import Shot, draw
@@ -67,7 +67,7 @@ def attack(
     settings that do not fit.
     """
     check_numbers(prompts, seeds, budget, seed)
-    kind, word = find_attack(name), name.replace("_", "-")
+    kind, word = ATTACKS.get(name), name.replace("_", "-")
     model, edit = open_edit(run, device=own_device(), base=base)
     found = asked_concepts(model, edit, concepts) if concepts else edit.concepts
     chosen, sources = resolve(
@@ -116,7 +116,7 @@ def _asked(run: Path, chosen: Attack, **told: Any) -> dict[str, Any]:
     """All that decides what an attack does, for its folder and report."""
     settings = asdict(chosen)  # type: ignore[call-overload]
     asked = {"settings": settings, **told, "edit": edit_digest(run)}
-    files = contents(told["criterion"], settings)
+    files = contents(told["criterion"], settings) | plugin_source(type(chosen))
     return asked | ({"files": files} if files else {})
 
 
@@ -133,12 +133,14 @@ def _alone(folder: Path) -> Iterator[None]:
 def attack_all(run: Path, **options: Any) -> dict[str, Any]:
     """Every attack in turn, and attacks/all.json with the worst case of each prompt and seed.
 
-    Relearning changes weights, so it stands beside the worst case and does not count in it.
+    What changes weights stands beside the worst case and does not count in it.
     """
-    records = {name: attack(run, name, **options) for name in attack_names()}
+    records = {name: attack(run, name, **options) for name in ATTACKS.names()}
     worst: dict[tuple[str, str], dict[str, Any]] = {}
     for name, record in records.items():
-        for concept, part in record["per_concept"].items() if name != "relearn" else ():
+        if ATTACKS.get(name).changes_weights:
+            continue
+        for concept, part in record["per_concept"].items():
             for entry in part["cases"]:
                 key = concept, entry["case"]["name"]
                 row = worst.setdefault(
@@ -169,7 +171,7 @@ def _attack_one(chosen: Attack, scene: Scene, cases: list[Case], run: Path) -> d
     ended = outcomes(scene.folder)  # read before all meet in drawing, and only then added to
     before, plain = _undisturbed(scene, cases, run)
     # relearning is one event for all cases
-    size = len(cases) if isinstance(chosen, Relearn) else CHUNK
+    size = len(cases) if chosen.changes_weights else CHUNK
     pairs = list(zip(cases, plain.tolist(), strict=True))
     # cases are won beside one another, so a chunk goes by place and is attacked whole or not
     chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
@@ -188,26 +190,20 @@ def _attack_one(chosen: Attack, scene: Scene, cases: list[Case], run: Path) -> d
         raise SettingError("budget must leave time for at least one case; nothing was attacked.")
     is_cut = any([entry.pop("is_cut", False) for entry in entries])  # all must lose the word
     part = {
-        "scores": _scores(entries, has_control=not isinstance(chosen, Relearn)),
+        "scores": _scores(entries, has_control=not chosen.changes_weights),
         "baseline": {"pre_ASR": asdict(_as_risk(rate(before)))},
         "is_cut_by_budget": len(entries) < len(cases) or is_cut or scene.is_over,
         "criterion": scene.criterion.name,
         "prompts": len({case.prompt for case in cases}),
         "cases": entries,
     }
-    if isinstance(chosen, Relearn):
-        part["steps"] = max(entry["found"]["tries"] for entry in entries if entry["found"])
-        part["came_back"] = 2 * sum(entry["success"] for entry in entries) >= len(entries)
-        if launched().is_main_process:
-            part["random_steps"] = chosen.random_steps(scene, cases)
-            part["random_is_cut"] = part["random_steps"] is None and scene.is_over
-    return part
+    return part | (chosen.told(scene, cases, entries) if launched().is_main_process else {})
 
 
 def attack_cases(chosen: Attack, scene: Scene, chunk: Sequence[tuple[Case, bool]]) -> list[Outcome]:
     """Attack the cases that are not shown anyway, then as many random tries as each took."""
     hard = [case for case, pre in chunk if not pre]
-    if isinstance(chosen, Relearn):
+    if chosen.changes_weights:
         hard = [case for case, _ in chunk]
     found = dict(zip(hard, chosen.attack(scene, hard), strict=True)) if hard else {}
     first, any_try = _random_tries(chosen, scene, found)

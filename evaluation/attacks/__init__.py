@@ -1,40 +1,40 @@
-"""Attacks that try to bring an erased concept back, one file each, found by the file's stem."""
+"""Attacks that try to bring an erased concept back: plug-ins, one file each."""
 
-import importlib
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-from erasure.config import module_names, nearest
-from erasure.errors import SettingError
 from erasure_datasets.concept import Concept
 from evaluation.attacking.scene import Case, Found, Scene
 
 Place = tuple[tuple[str, str], int]  # (text before, text after), number of tokens between
 
 
-class Attack(Protocol):
-    """What every attack's dataclass offers; its module names the class as `ATTACK`.
+class Attack(ABC):
+    """What every attack's dataclass inherits.
 
-    `control` says where, and how many, random tokens stand for what the attack adds to a prompt.
-    `attack` tries to win each case; one result per case, in order.
+    One that `changes_weights` is a single event for all cases: it gets them together, also those
+    that are shown anyway, and stands beside the worst case of `attack all`.
     """
 
-    def control(self, prompt: str, concept: Concept) -> Place | None: ...
+    changes_weights: ClassVar[bool] = False
 
-    def attack(self, scene: Scene, cases: Sequence[Case]) -> list[Found]: ...
+    @abstractmethod
+    def attack(self, scene: Scene, cases: Sequence[Case]) -> list[Found]:
+        """Try to win each case; one result per case, in order."""
 
+    def control(self, prompt: str, concept: Concept) -> Place | None:  # noqa: ARG002
+        """Where, and how many, random tokens stand for what the attack adds to a prompt.
 
-def attack_names() -> list[str]:
-    """Every attack's name, found without importing any."""
-    return module_names(Path(__file__).parent)
+        None for an attack that adds no tokens.
+        """
+        return None
 
-
-def find_attack(name: str) -> type[Attack]:
-    """Import one attack's class; SettingError lists near names if there is none."""
-    word = name.replace("_", "-")
-    if word not in attack_names():
-        raise SettingError(
-            f"there is no attack {name!r}. {nearest(word, [*attack_names(), 'all'])}"
-        )
-    return importlib.import_module(f"evaluation.attacks.{word.replace('-', '_')}").ATTACK
+    def told(
+        self,
+        scene: Scene,  # noqa: ARG002
+        cases: Sequence[Case],  # noqa: ARG002
+        entries: Sequence[Mapping[str, Any]],  # noqa: ARG002
+    ) -> dict[str, Any]:
+        """What the record says of a concept beside its scores; `entries` are the ended cases."""
+        return {}

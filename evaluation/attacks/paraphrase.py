@@ -11,15 +11,18 @@ from pathlib import Path
 from erasure.config import check, setting
 from erasure.errors import SettingError
 from erasure.models.diffusion.slots import around
+from erasure.registry import ATTACKS
 from erasure_datasets.concept import Concept
 from erasure_datasets.errors import DataError
 from erasure_datasets.paraphrases import paraphrases
 from erasure_datasets.tables import read_column
 from evaluation.attacking.scene import Case, Found, Scene
+from evaluation.attacks import Attack
 
 
+@ATTACKS.register
 @dataclass(frozen=True)
-class Paraphrase:
+class Paraphrase(Attack):
     """Other words for the same thing."""
 
     count: int = setting(12, quick=3, help="paraphrases tried per prompt", at_least=1)
@@ -57,6 +60,3 @@ class Paraphrase:
             return read_column(Path(self.file))
         except DataError as error:
             raise SettingError(f"file: {error}") from error
-
-
-ATTACK = Paraphrase

@@ -10,22 +10,27 @@ Choices
 - The weights are those of `select`; they are put back afterwards.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from erasure.config import check, setting
+from erasure.registry import ATTACKS
 from erasure.training.fit import trainable
-from erasure_datasets.concept import Concept
 from evaluation.attacking.scene import Case, Found, Scene, Targets
+from evaluation.attacks import Attack
 
 
+@ATTACKS.register
 @dataclass(frozen=True)
-class Relearn:
+class Relearn(Attack):
     """Fine-tuning on a few images."""
+
+    changes_weights: ClassVar[bool] = True
 
     images: int = setting(8, help="pictures of the concept", at_least=1)
     steps: int = setting(100, quick=4, help="steps at most", at_least=1)
@@ -36,9 +41,6 @@ class Relearn:
 
     def __post_init__(self) -> None:
         check(self)
-
-    def control(self, prompt: str, concept: Concept) -> None:
-        """None: no tokens are added; random weights are the control."""
 
     def attack(self, scene: Scene, cases: Sequence[Case]) -> list[Found]:
         weights = scene.model.weights(self.select)
@@ -54,6 +56,18 @@ class Relearn:
             Found(success, step, case.prompt)
             for success, case in zip(won.tolist(), cases, strict=True)
         ]
+
+    def told(
+        self, scene: Scene, cases: Sequence[Case], entries: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """Steps it took, whether the concept came back, and the same of random weights."""
+        random_steps = self.random_steps(scene, cases)
+        return {
+            "steps": max(entry["found"]["tries"] for entry in entries if entry["found"]),
+            "came_back": 2 * sum(entry["success"] for entry in entries) >= len(entries),
+            "random_steps": random_steps,
+            "random_is_cut": random_steps is None and scene.is_over,
+        }
 
     def random_steps(self, scene: Scene, cases: Sequence[Case]) -> int | None:
         """The same count with the weights of `select` shuffled; None if it never got there."""
@@ -105,6 +119,3 @@ class Relearn:
                 if won.float().mean() >= 0.5:
                     break
         return won, step
-
-
-ATTACK = Relearn

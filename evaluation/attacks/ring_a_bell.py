@@ -25,12 +25,15 @@ from torch import Tensor
 from erasure.config import check, setting
 from erasure.models.diffusion.model import DiffusionModel
 from erasure.models.diffusion.slots import Slotted
+from erasure.registry import ATTACKS
 from erasure_datasets.concept import Concept
 from evaluation.attacking.scene import Case, Found, Scene
+from evaluation.attacks import Attack
 
 
+@ATTACKS.register
 @dataclass(frozen=True)
-class RingABell:
+class RingABell(Attack):
     """Black-box prompt search."""
 
     length: int = setting(16, help="tokens of a found prompt")
@@ -113,6 +116,3 @@ class RingABell:
         with model.original():
             hidden = model.encode_slots(slotted, vectors)
         return (hidden - target).square().flatten(1).sum(1).cpu()
-
-
-ATTACK = RingABell

@@ -26,14 +26,17 @@ from erasure.config import check, setting
 from erasure.files.storage import read_tensors, write_tensors
 from erasure.models.diffusion.model import DiffusionModel
 from erasure.models.diffusion.slots import around
+from erasure.registry import ATTACKS
 from erasure_datasets.concept import Concept
 from evaluation.attacking.scene import Case, Found, Scene
+from evaluation.attacks import Attack
 
 WORD = "*"
 
 
+@ATTACKS.register
 @dataclass(frozen=True)
-class TextualInversion:
+class TextualInversion(Attack):
     """A learned token embedding."""
 
     steps: int = setting(1000, quick=20, help="optimiser steps", at_least=1)
@@ -92,6 +95,3 @@ def _embedding(model: DiffusionModel, word: str) -> Tensor:
     """The mean token embedding of a word, (1, w)."""
     ids = model.open_slots([("", word)], 0).ids[0, 1 : 1 + model.token_count(word)]
     return model.token_table[ids].detach().mean(0, keepdim=True).clone()
-
-
-ATTACK = TextualInversion

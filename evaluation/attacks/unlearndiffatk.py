@@ -31,12 +31,15 @@ from torch import Tensor
 
 from erasure.config import check, setting
 from erasure.models.diffusion.slots import Placement, place
+from erasure.registry import ATTACKS
 from erasure_datasets.concept import Concept
 from evaluation.attacking.scene import Case, Found, Scene
+from evaluation.attacks import Attack
 
 
+@ATTACKS.register
 @dataclass(frozen=True)
-class UnlearnDiffAtk:
+class UnlearnDiffAtk(Attack):
     """Token search on the simplex."""
 
     tokens: int = setting(3, help="tokens to find (K: 3 for objects and styles, 5 for nudity)")
@@ -118,6 +121,3 @@ def onto_simplex(values: Float[Tensor, "... v"]) -> Float[Tensor, "... v"]:
     count = torch.arange(1, values.shape[-1] + 1, device=values.device)
     used = (ordered * count > excess).sum(-1, keepdim=True)
     return (values - excess.gather(-1, used - 1) / used).clamp_min(0)
-
-
-ATTACK = UnlearnDiffAtk

@@ -21,10 +21,10 @@ from erasure.errors import SettingError
 from erasure.models.diffusion.load import POCKET, read_presets
 from erasure.models.diffusion.model import DiffusionModel, Sampling
 from erasure.opening import open_run
+from erasure.registry import ATTACKS
 from erasure_datasets.concept import common_names
 from evaluation.attacking.attacking import Outcome, attack_cases
 from evaluation.attacking.scene import Scene, cases_of, is_pocket, sampling_of
-from evaluation.attacks import attack_names, find_attack
 from evaluation.criteria import find_criterion
 
 LONGEST, MOST_STEPS, MOST_SEEDS, MOST_RUNS, MOST_GUIDANCE = 300, 50, 6, 4, 20
@@ -140,7 +140,7 @@ class Studio:
         with self._lock, tempfile.TemporaryDirectory() as folder:
             model = self._open(name)
             chosen, _ = resolve(
-                find_attack(word), given={}, quick=True, presets=read_presets(model.folder, word)
+                ATTACKS.get(word), given={}, quick=True, presets=read_presets(model.folder, word)
             )
             scene = Scene(
                 model, found, find_criterion(self.criterion, model, found), Path(folder),
@@ -217,7 +217,7 @@ class Studio:
 
 def attacks() -> list[str]:
     """Every attack but relearning, which is about weights and wants a control of its own."""
-    return [name for name in attack_names() if name != "relearn"]
+    return [name for name in ATTACKS.names() if not ATTACKS.get(name).changes_weights]
 
 
 def _within(what: str, value: float, low: float, high: float) -> None:

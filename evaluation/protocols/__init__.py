@@ -1,14 +1,14 @@
-"""Protocols: what is drawn or asked, and how it is judged; one file each, found by its stem."""
+"""Protocols: what is drawn or asked, and how it is judged; plug-ins, one file each."""
 
-import importlib
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from erasure.config import Value, module_names, nearest
-from erasure.errors import SettingError
+from erasure.config import Value
 from erasure.models.diffusion.model import DiffusionModel, Sampling
+from erasure.registry import name_of
 
 
 @dataclass(frozen=True)
@@ -37,36 +37,20 @@ class Asked:
 Option = Literal["seeds", "subset", "reference", "settings"]
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """What a protocol's module defines as `PROTOCOL`.
+class Protocol(ABC):
+    """What every protocol's class inherits.
 
     `judges` says whether it is for runs of `erase`, un-erased models and images, or for runs of
-    `forget`. Options that are not among `takes` are refused. `evaluate` returns the record that it
-    writes into the folder's scores.
+    `forget`. Options that are not among `takes` are refused.
     """
 
-    name: str
-    judges: Literal["drawings", "classes"]
-    evaluate: Callable[[Asked], dict[str, Any]]
-    takes: frozenset[Option] = frozenset()
+    judges: ClassVar[Literal["drawings", "classes"]] = "drawings"
+    takes: ClassVar[frozenset[Option]] = frozenset()
 
+    @property
+    def name(self) -> str:
+        return name_of(type(self))
 
-def protocol_names() -> list[str]:
-    """Every protocol's name, found without importing any."""
-    return sorted({name for place in __path__ for name in module_names(Path(place))})
-
-
-def find_protocol(name: str) -> Protocol:
-    """Import one protocol; SettingError lists near names if there is none."""
-    word = name.replace("_", "-")
-    if word not in protocol_names():
-        raise SettingError(f"there is no protocol {name!r}. {nearest(word, protocol_names())}")
-    module = importlib.import_module(f"{__name__}.{word.replace('-', '_')}")
-    found = getattr(module, "PROTOCOL", None)
-    if not isinstance(found, Protocol) or found.name != word:
-        raise SettingError(
-            f"{module.__file__} must define PROTOCOL, an evaluation.protocols.Protocol named "
-            f"{word!r}; it has none."
-        )
-    return found
+    @abstractmethod
+    def evaluate(self, asked: Asked) -> dict[str, Any]:
+        """The record that it writes into the folder's scores."""

@@ -5,11 +5,11 @@ harmonic mean of the drop in Acc_f and Acc_r; MIA, the share of the forgotten tr
 confidence attack takes for never seen. Zhao et al. (CVPR 2024) and Fan et al. (ICLR 2024).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -21,10 +21,11 @@ from erasure.files.storage import write_json
 from erasure.forgetting import Data, load_parts
 from erasure.models.classifier.classifier import ViTModel
 from erasure.opening import open_vit
+from erasure.registry import PROTOCOLS
 from erasure.training.processes import own_device
 from erasure_datasets.classes import Labelled
 from evaluation.metrics.forgetting import accuracy, distance, h_mean, membership
-from evaluation.protocols import Protocol
+from evaluation.protocols import Asked, Option, Protocol
 from evaluation.score import Score
 
 NAME = "class-forgetting"
@@ -153,16 +154,14 @@ def confidence(model: ViTModel, part: Labelled) -> Tensor:
     return model.predict(part.images)[torch.arange(len(part)), part.labels]
 
 
-def protocol_of(name: str, evaluate: Callable[..., dict[str, Any]]) -> Protocol:
-    """What `erasure evaluate` is told of a protocol that judges runs which forget classes."""
-    return Protocol(
-        name,
-        "classes",
-        lambda asked: evaluate(
+@PROTOCOLS.register
+class ClassForgetting(Protocol):
+    """What a classifier still knows of the classes that it was to forget."""
+
+    judges: ClassVar[Literal["drawings", "classes"]] = "classes"
+    takes: ClassVar[frozenset[Option]] = frozenset({"reference"})
+
+    def evaluate(self, asked: Asked) -> dict[str, Any]:
+        return evaluate(
             asked.folder, classes=asked.concepts, reference=asked.reference, base=asked.base
-        ),
-        frozenset({"reference"}),
-    )
-
-
-PROTOCOL = protocol_of(NAME, evaluate)
+        )

@@ -7,11 +7,12 @@ Acc_f is of the last request's classes, Acc_o of all earlier ones, Acc_r of thos
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, ClassVar, Literal, NotRequired, TypedDict
 
 from erasure.files.records import checked_record
 from erasure.files.storage import read_lines, write_json
-from evaluation.protocols import class_forgetting
+from erasure.registry import PROTOCOLS
+from evaluation.protocols import Asked, Option, Protocol, class_forgetting
 
 NAME = "continual"
 REQUEST = re.compile(r"request (\d+)")
@@ -59,4 +60,14 @@ def curve(run: Path) -> list[dict[str, Any]]:
     return points
 
 
-PROTOCOL = class_forgetting.protocol_of(NAME, evaluate)
+@PROTOCOLS.register
+class Continual(Protocol):
+    """Class-forgetting after several requests, and on the way."""
+
+    judges: ClassVar[Literal["drawings", "classes"]] = "classes"
+    takes: ClassVar[frozenset[Option]] = frozenset({"reference"})
+
+    def evaluate(self, asked: Asked) -> dict[str, Any]:
+        return evaluate(
+            asked.folder, classes=asked.concepts, reference=asked.reference, base=asked.base
+        )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, UInt8
@@ -21,6 +21,7 @@ from erasure.files.records import read_record
 from erasure.files.storage import read_tensors
 from erasure.models.diffusion.load import ONE_STEP, POCKET
 from erasure.models.diffusion.model import DiffusionModel, Sampling
+from erasure.registry import PROTOCOLS
 from erasure.training.processes import own_device
 from erasure_datasets.canvas import PocketCanvas
 from erasure_datasets.concept import Concept
@@ -41,7 +42,7 @@ from evaluation.metrics.accuracy import Judged, Target, accuracy_scores
 from evaluation.metrics.clip_score import PocketClip, clip_scores
 from evaluation.metrics.fid import ClipFeatures, distances
 from evaluation.metrics.perceptual import sketch, unit_features
-from evaluation.protocols import Asked, Protocol
+from evaluation.protocols import Asked, Option, Protocol
 from evaluation.score import Score, mean
 from evaluation.scored import free_file, write_record
 
@@ -263,19 +264,25 @@ def _baseline(
     return labels, looks
 
 
-def _evaluate(asked: Asked) -> dict[str, Any]:
-    concepts = find_targets(asked.concepts)
-    seeds, subset = SEEDS if asked.seeds is None else asked.seeds, _count(asked.subset)
-    if asked.model is None:
-        if asked.images is None:
-            raise SettingError(f"the protocol {NAME} needs a model or images.")
-        return evaluate_images(
-            asked.images, asked.folder, concepts=concepts, seeds=seeds, subset=subset
-        )
-    return evaluate(
-        asked.model, asked.folder, concepts=concepts, seeds=seeds, subset=subset,
-        sampling=asked.sampling, is_own=asked.is_own,
-    )  # fmt: skip
+@PROTOCOLS.register
+class Pocket(Protocol):
+    """The suite's own protocol."""
+
+    takes: ClassVar[frozenset[Option]] = frozenset({"seeds", "subset"})
+
+    def evaluate(self, asked: Asked) -> dict[str, Any]:
+        concepts = find_targets(asked.concepts)
+        seeds, subset = SEEDS if asked.seeds is None else asked.seeds, _count(asked.subset)
+        if asked.model is None:
+            if asked.images is None:
+                raise SettingError(f"the protocol {NAME} needs a model or images.")
+            return evaluate_images(
+                asked.images, asked.folder, concepts=concepts, seeds=seeds, subset=subset
+            )
+        return evaluate(
+            asked.model, asked.folder, concepts=concepts, seeds=seeds, subset=subset,
+            sampling=asked.sampling, is_own=asked.is_own,
+        )  # fmt: skip
 
 
 def _count(subset: str | None) -> int | None:
@@ -286,6 +293,3 @@ def _count(subset: str | None) -> int | None:
     raise SettingError(
         f"subset must be a number of images for the protocol pocket; got {subset!r}."
     )
-
-
-PROTOCOL = Protocol(NAME, "drawings", _evaluate, frozenset({"seeds", "subset"}))

@@ -11,7 +11,7 @@ out, images of a target count for UA and CRA_target alone, and each image has no
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, ClassVar, NotRequired, TypedDict
 
 import torch
 
@@ -20,12 +20,13 @@ from erasure.config import resolve
 from erasure.errors import SettingError
 from erasure.files.records import read_record
 from erasure.models.diffusion.model import DiffusionModel, Sampling
+from erasure.registry import PROTOCOLS
 from erasure.training.processes import own_device
 from erasure_datasets.unlearncanvas import OBJECTS
 from evaluation.drawing.answer_set import find_answers, read_in_parts
 from evaluation.drawing.generate import draw, own_noise
 from evaluation.metrics.accuracy import Judged, Target, accuracy_scores
-from evaluation.protocols import Asked, Protocol
+from evaluation.protocols import Asked, Option, Protocol
 from evaluation.score import Score
 from evaluation.scored import JudgedShape, free_file, write_record
 from evaluation.unlearncanvas.noise import RunningNoise
@@ -245,23 +246,24 @@ def _cost(run: Path) -> dict[str, float]:
     return cost
 
 
-def _evaluate(asked: Asked) -> dict[str, Any]:
-    settings, _ = resolve(UnlearnCanvasSettings, given=asked.settings, quick=False, presets={})
-    seeds = SEEDS if asked.seeds is None else asked.seeds
-    if asked.model is None:
-        if asked.images is None:
-            raise SettingError(f"the protocol {NAME} needs a model or images.")
-        return evaluate_images(
-            asked.images, asked.folder, concepts=asked.concepts, settings=settings, seeds=seeds,
-            subset=asked.subset, reference=asked.reference,
+@PROTOCOLS.register
+class UnlearnCanvas(Protocol):
+    """The benchmark's protocol."""
+
+    takes: ClassVar[frozenset[Option]] = frozenset({"seeds", "subset", "reference", "settings"})
+
+    def evaluate(self, asked: Asked) -> dict[str, Any]:
+        settings, _ = resolve(UnlearnCanvasSettings, given=asked.settings, quick=False, presets={})
+        seeds = SEEDS if asked.seeds is None else asked.seeds
+        if asked.model is None:
+            if asked.images is None:
+                raise SettingError(f"the protocol {NAME} needs a model or images.")
+            return evaluate_images(
+                asked.images, asked.folder, concepts=asked.concepts, settings=settings, seeds=seeds,
+                subset=asked.subset, reference=asked.reference,
+            )  # fmt: skip
+        return evaluate(
+            asked.model, asked.folder, concepts=asked.concepts, settings=settings, seeds=seeds,
+            subset=asked.subset, sampling=asked.sampling, reference=asked.reference,
+            is_own=asked.is_own,
         )  # fmt: skip
-    return evaluate(
-        asked.model, asked.folder, concepts=asked.concepts, settings=settings, seeds=seeds,
-        subset=asked.subset, sampling=asked.sampling, reference=asked.reference,
-        is_own=asked.is_own,
-    )  # fmt: skip
-
-
-PROTOCOL = Protocol(
-    NAME, "drawings", _evaluate, frozenset({"seeds", "subset", "reference", "settings"})
-)

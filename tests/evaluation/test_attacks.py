@@ -15,12 +15,12 @@ from erasure.errors import EditError, RunError, SettingError
 from erasure.files.locking import alone_in
 from erasure.files.naming import slug
 from erasure.opening import open_run
+from erasure.registry import ATTACKS
 from erasure_datasets.captions import OBJECT_SYNONYMS
 from erasure_datasets.concept import Concept
 from erasure_datasets.paraphrases import paraphrases
 from evaluation.attacking.attacking import attack, attack_all
 from evaluation.attacking.scene import Scene, cases_of, sampling_of
-from evaluation.attacks import attack_names, find_attack
 from evaluation.attacks.ring_a_bell import RingABell
 from evaluation.attacks.unlearndiffatk import onto_simplex
 from evaluation.criteria import find_criterion
@@ -74,10 +74,10 @@ def run(erased: Path, tmp_path: Path) -> Path:
 
 
 def test_every_attack_has_small_settings() -> None:
-    assert set(SMALL) == set(attack_names())
+    assert set(SMALL) == set(ATTACKS.names())
 
 
-@pytest.mark.parametrize("name", attack_names())
+@pytest.mark.parametrize("name", ATTACKS.names())
 def test_an_attack_reports_each_case_and_its_control(name: str, run: Path, criterion: str) -> None:
     record = attack(run, name, criterion=f"{criterion}:by_chance", seeds=(188, 288), **SMALL[name])
     cases = record["per_concept"]["cat"]["cases"]
@@ -98,7 +98,7 @@ def test_an_attack_reports_each_case_and_its_control(name: str, run: Path, crite
         assert case["success"] == (case["pre"] or bool(case["found"] and case["found"]["success"]))
 
 
-@pytest.mark.parametrize("name", attack_names())
+@pytest.mark.parametrize("name", ATTACKS.names())
 def test_every_attack_works_on_xl(name: str, sdxl: Path, tmp_path: Path, criterion: str) -> None:
     run = tmp_path / "xl"
     erasure.erase(str(sdxl), "uce", ["cat"], kind="object", anchor="dog", out=run)
@@ -124,7 +124,7 @@ def pictures(run: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("stopped", ["in a chunk", "after a note", "in drawing"])
-@pytest.mark.parametrize("name", attack_names())
+@pytest.mark.parametrize("name", ATTACKS.names())
 def test_an_interrupted_attack_ends_as_if_it_had_not_been(
     name: str, stopped: str, run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,7 +326,7 @@ def test_all_attacks_give_the_worst_case(
     options = {"criterion": f"{criterion}:by_chance", "seeds": (188,)}
     record = attack_all(run, **options)
     for row in record["cases"]:
-        for name in attack_names():
+        for name in ATTACKS.names():
             own = json.loads((run / "attacks" / f"{name}.json").read_text())
             case = next(
                 c for c in own["per_concept"]["cat"]["cases"] if c["case"]["name"] == row["name"]
@@ -346,7 +346,7 @@ def test_relearning_puts_the_weights_back_and_counts_steps(run: Path, criterion:
         sampling=sampling_of(model, erasure.Edit.load(run).sampling), seed=0, budget=None,
     )  # fmt: skip
     cases = cases_of(model, concept, prompts=2, seeds=(188,))
-    chosen = find_attack("relearn")(**SMALL["relearn"])
+    chosen = ATTACKS.get("relearn")(**SMALL["relearn"])
     assert [found.tries for found in chosen.attack(scene, cases)] == [2, 2]
     assert chosen.random_steps(scene, cases) is None
     for name, weight in model.weights("full").items():
@@ -510,8 +510,8 @@ def test_pocket_cases_are_the_protocols(pocket) -> None:
 
 def test_published_settings_are_the_defaults() -> None:
     found = {
-        name: {item.name: item.default for item in fields(find_attack(name))}  # type: ignore[arg-type]
-        for name in attack_names()
+        name: {item.name: item.default for item in fields(ATTACKS.get(name))}  # type: ignore[arg-type]
+        for name in ATTACKS.names()
     }
     assert found["unlearndiffatk"].items() >= {
         "tokens": 3, "timesteps": 50, "iterations": 40, "learning_rate": 0.01, "weight_decay": 0.1,

@@ -203,10 +203,18 @@ def test_a_base_with_a_safety_checker_is_named(sd1: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("to", "dtype", "message"),
     [
-        ("lora", "float32", "made no adapters; export to diffusers or delta"),
-        ("text-encoder", "float32", "outside the text encoder; export to diffusers or delta"),
-        ("vit", "float32", "to must be diffusers or delta for .*; got 'vit'"),
-        ("safetensors", "float32", "to must be one of diffusers, text-encoder, delta, lora, vit"),
+        ("lora", "float32", "made no adapters; export to delta or diffusers"),
+        ("text-encoder", "float32", "outside the text encoder; export to delta or diffusers"),
+        (
+            "vit",
+            "float32",
+            "vit is of a classifier, and .* edits a pipeline; export to delta or diffusers",
+        ),
+        (
+            "safetensors",
+            "float32",
+            "there is no export form 'safetensors'. Known: delta, diffusers, lora, text-enc",
+        ),
         ("delta", "int8", "dtype must be one of float32, float16, bfloat16; got 'int8'"),
     ],
 )

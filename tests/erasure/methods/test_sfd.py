@@ -12,7 +12,7 @@ from torch import Tensor
 from erasure import distilling, score_identity
 from erasure.erasing import erase
 from erasure.errors import DivergedError, SettingError
-from erasure.exports.exporting import save_model
+from erasure.exports.saving import save_model
 from erasure.files.storage import read_lines
 from erasure.methods.diffusion.sfd import SFD
 from erasure.methods.shared.score_identity import Rules

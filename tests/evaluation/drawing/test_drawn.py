@@ -10,8 +10,8 @@ import torch
 
 import erasure
 from erasure.errors import RunError
-from erasure.exports.exporting import open_run
 from erasure.models.diffusion.load import load_model
+from erasure.opening import open_run
 from erasure_datasets.images import read_image
 from evaluation.drawing.drawn import claim_folder
 from evaluation.drawing.generate import Shot, draw

@@ -1,0 +1,52 @@
+"""A folder that plain diffusers opens."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from diffusers import DiffusionPipeline
+
+from erasure.edit import Edit
+from erasure.exports.forms import HERE, Form, code
+from erasure.exports.publishing import hub_id
+from erasure.exports.saving import save_model
+from erasure.models.diffusion.latent_diffusion import LatentDiffusion
+from erasure.models.diffusion.stable_diffusion import StableDiffusion
+from erasure.registry import EXPORTS
+
+
+@EXPORTS.register
+class Diffusers(Form):
+    """The whole pipeline."""
+
+    of: ClassVar[Literal["pipeline", "classifier", "edit"]] = "pipeline"
+
+    def write(self, edit: Edit, model: LatentDiffusion, folder: Path, dtype: torch.dtype) -> None:  # noqa: ARG002
+        save_model(model, folder, dtype)
+
+    def usage(self, edit: Edit, model: LatentDiffusion) -> list[str]:
+        kind = type(model.pipeline).__name__
+        without = ", safety_checker=None" if isinstance(model, StableDiffusion) else ""
+        text = f"from diffusers import {kind}\n\n"
+        text += f'pipeline = {kind}.from_pretrained("{HERE}"{without})'
+        if edit.sampling:
+            text += (
+                f'\npipeline("...", num_inference_steps={edit.sampling.steps}, '
+                f"guidance_scale={edit.sampling.guidance})  # it draws in so many calls"
+            )
+        missing = "The base's safety checker is not in this folder; take it from the base."
+        return [*([missing, ""] if _had_checker(model) else []), *code(text)]
+
+
+def _had_checker(model: LatentDiffusion) -> bool:
+    """Whether the base's model_index.json names a safety checker."""
+    source = str(model.folder) if model.folder else hub_id(model.name)
+    if source is None:
+        return False
+    revision = None if model.folder else model.name.partition("@")[2] or None
+    try:  # it was opened just now, so a Hub's is on this disk
+        index: Any = DiffusionPipeline.load_config(source, revision=revision, local_files_only=True)
+    except (OSError, ValueError):
+        return False
+    checker = index.get("safety_checker")
+    return isinstance(checker, list | tuple) and any(word is not None for word in checker)
