@@ -12,6 +12,8 @@ from erasure.errors import SettingError
 Value = str | int | float | bool
 SettingsT = TypeVar("SettingsT")
 Source = Literal["command line", "quick", "model preset", "default"]
+# of any number that declares no bound of its own: beyond it, a step overflows float32
+LARGEST = {float: 1e6, int: 10**9}
 
 
 def setting(
@@ -23,7 +25,10 @@ def setting(
     at_least: float | None = None,
     at_most: float | None = None,
 ) -> Any:
-    """A dataclass field with help text, an optional value for `--quick`, and its valid range."""
+    """A dataclass field with help text, an optional value for `--quick`, and its valid range.
+
+    Without `at_most`, numbers go up to `LARGEST` in size.
+    """
     limits = {"above": above, "at_least": at_least, "at_most": at_most}
     return field(default=default, metadata={"help": help, "quick": quick, **limits})
 
@@ -54,13 +59,30 @@ def _check_one(owner: str, item: Field[Any], hint: object, value: Value) -> None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if value != value:
             raise SettingError(f"{name} must be a number; got {value}.")
+        most = LARGEST[float if hint is float else int] if high is None else high
         for wrong, words_ in (
             (above is not None and value <= above, f"above {above}"),
             (low is not None and value < low, f"at least {low}"),
-            (high is not None and value > high, f"at most {high}"),
+            (value > most, f"at most {most:g}"),
+            (value < -most, f"at least {-most:g}"),
         ):
             if wrong:
                 raise SettingError(f"{name} must be {words_}; got {value}.")
+
+
+def refuse_without_effect(
+    method: type, word: str, values: Mapping[str, tuple[object, object]]
+) -> None:
+    """SettingError for a value other than its default that the method would pass over.
+
+    `values` has pairs (value, default). A method names such settings as `without_effect`.
+    """
+    for name in getattr(method, "without_effect", ()):
+        value, default = values.get(name, (None, None))
+        if value != default:
+            raise SettingError(
+                f"{name} has no effect on {word}, which does not use it; got {value}. Leave it out."
+            )
 
 
 def module_names(folder: Path) -> list[str]:

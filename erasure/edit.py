@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from erasure.errors import EditError
+from erasure.files.naming import checked_path
 from erasure.files.records import EditShape, read_record
 from erasure.files.storage import file_digest, read_tensors, write_json, write_tensors
 from erasure.models.diffusion.model import Sampling
@@ -97,7 +98,7 @@ class Edit:
     @classmethod
     def load(cls, folder: Path | str) -> Self:
         """Read a run's or a delta folder's edit; EditError names what is missing or damaged."""
-        folder = Path(folder)
+        folder = checked_path(folder, "run")
         file = folder / "edit.json"
         if not file.is_file():
             raise EditError(

@@ -3,13 +3,14 @@
 import hashlib
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from erasure.config import Source, Value, resolve
+from erasure.config import Source, Value, nearest, refuse_without_effect, resolve
 from erasure.edit import Edit
 from erasure.errors import ErasureError, ModelError, SettingError
+from erasure.files.naming import checked_path
 from erasure.files.storage import file_digest
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.load import load_model, read_presets
@@ -20,12 +21,14 @@ from erasure.opening import lasting_name, open_run
 from erasure.registry import METHODS, plugin_source
 from erasure.training.hardware import Hardware
 from erasure.training.run import Run
+from erasure.training.run_folder import refuse_inside
 from erasure_datasets.concept import (
     USER_KINDS,
     Catalogue,
     Concept,
     UnknownConceptError,
     mentions,
+    retain_prompts,
 )  # fmt: skip
 from erasure_datasets.errors import DataError
 
@@ -54,7 +57,7 @@ def find_concepts(
     concept is nothing that is erased with it: default anchors pass over such names, and given ones
     are refused. SettingError, too, for names that differ in case, "_", "-" or spaces alone.
     """
-    names = [names] if isinstance(names, str) else list(names)
+    names = _texts("concept", names)
     if not names:
         raise SettingError("concept must be given at least once.")
     twice = next((name for i, name in enumerate(names) if _is_among(name, names[:i])), None)
@@ -76,6 +79,38 @@ def find_concepts(
                 f"anchor of {concept.name} must be something that stays; got "
                 f"{concept.anchor!r}, and {lost} is to be erased."
             )
+        if concept.anchor and model.catalogue is not None:
+            _refuse_strange_anchor(concept, model.catalogue, model.name)
+    return found
+
+
+def _refuse_strange_anchor(concept: Concept, catalogue: Catalogue, name: str) -> None:
+    """SettingError for an anchor that is not in the model's list, or there as another kind."""
+    kinds = {"object": catalogue.objects, "style": catalogue.styles}
+    own = kinds.pop(concept.kind)
+    if concept.anchor in own:
+        return
+    if any(concept.anchor in names for names in kinds.values()):
+        raise SettingError(
+            f"anchor of {concept.name} must be of its own kind, {concept.kind}; "
+            f"got {concept.anchor!r}. Known: {', '.join(own)}."
+        )
+    raise SettingError(
+        f"anchor of {concept.name} must be one of {name}'s list, or empty for none; "
+        f"got {concept.anchor!r}. {nearest(concept.anchor, own)}"
+    )
+
+
+def _texts(what: str, given: object) -> list[str]:
+    """One text or several, as a list; SettingError for what is none."""
+    values = (
+        [given] if isinstance(given, (str, bytes)) or not isinstance(given, Iterable) else given
+    )
+    found = []
+    for value in values:
+        if not isinstance(value, str):
+            raise SettingError(f"{what} must be a text, or a list of texts; got {value!r}.")
+        found.append(value)
     return found
 
 
@@ -103,7 +138,7 @@ def _paired(
     what: str, given: str | Sequence[str] | None, names: Sequence[str]
 ) -> Sequence[str | None]:
     """One value per name: the only one for all, or each its own."""
-    values = [given] if isinstance(given, str) else list(given or [])
+    values = _texts(what, [] if given is None else given)
     if len(values) not in (0, 1, len(names)):
         raise SettingError(
             f"{what} must be given once, or once for each of the {len(names)} concepts in their "
@@ -148,8 +183,10 @@ def erase(
     method_class = METHODS.get("diffusion", method)
     shared = {item.name for item in fields(Hardware)} & settings.keys()
     hardware = Hardware(**{name: settings.pop(name) for name in shared})  # type: ignore[arg-type]
-    run = Run(Path(out), seed=seed, hardware=hardware, report_to=report_to)
-    place = Path(lasting_name(str(config))) if config else None
+    run = Run(checked_path(out, "out"), seed=seed, hardware=hardware, report_to=report_to)
+    asked = {item.name: (getattr(hardware, item.name), item.default) for item in fields(Hardware)}
+    refuse_without_effect(method_class, method, {**asked, "seed": (seed, 0)})
+    place = None if config is None else Path(lasting_name(str(config), "config"))
     loaded = _opened(model, place, revision, run)
     found = find_concepts(loaded, concepts, kind=kind, anchor=anchor)
     for concept in found:
@@ -168,6 +205,10 @@ def erase(
     }
 
     def make() -> Edit:
+        file = getattr(chosen, "retain_prompts", "")
+        if file:
+            kept = retain_prompts(found, loaded.catalogue, Path(file))
+            loaded.warn_beyond(kept, f"prompts of {file}")
         with hardware.at_work(loaded):
             return chosen.erase(loaded, found, run)
 
@@ -218,6 +259,7 @@ def kept_edit(
     RunError, and the folder stays as it is, if another process is at work in it or it holds
     another run.
     """
+    refuse_inside(run.folder)
     with run.alone():
         if run.begin(record):
             return Edit.load(run.folder), False
@@ -279,10 +321,13 @@ def inputs(settings: Mapping[str, object]) -> dict[str, str]:
     """A digest of each file or folder that a setting names; a folder's is of names and sizes."""
     found = {}
     for name in FILES & settings.keys():
-        place = Path(str(settings[name])).expanduser()
-        if settings[name] and place.is_file():
+        text = settings[name]
+        if not text or not isinstance(text, str):  # forget's images are a number
+            continue
+        place = checked_path(text, name).expanduser()
+        if place.is_file():
             found[name] = file_digest(place)
-        elif settings[name] and place.is_dir():
+        elif place.is_dir():
             files = (file for file in place.rglob("*") if file.is_file())
             listed = sorted((str(file.relative_to(place)), file.stat().st_size) for file in files)
             found[name] = hashlib.sha256(repr(listed).encode()).hexdigest()

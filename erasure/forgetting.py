@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from erasure.config import Value, resolve
+from erasure.config import Value, refuse_without_effect, resolve
 from erasure.edit import Edit
 from erasure.erasing import inputs, kept_edit, record_of
 from erasure.errors import ModelError, SettingError
+from erasure.files.naming import checked_path
 from erasure.files.records import RequestsShape, read_record
 from erasure.files.storage import write_json
 from erasure.models.classifier.classifier import ViTModel
@@ -96,12 +97,13 @@ def forget(
     Test accuracies after each request go to requests.json, and on a probe every `watch_every`
     steps into log.jsonl (0: never). ErasureError for anything the caller can mend.
     """
-    data = replace(data, source=lasting_name(data.source))
+    data = replace(data, source=lasting_name(data.source, "data"))
     method_class: Any = METHODS.get("classifier", method)
     if mixed_precision == "fp16":
         raise SettingError("mixed_precision must be no or bf16 for a classifier; got 'fp16'.")
+    refuse_without_effect(method_class, method, {"mixed_precision": (mixed_precision, "no")})
     hardware = Hardware(mixed_precision=mixed_precision)
-    run = Run(Path(out), seed=seed, hardware=hardware, report_to=report_to)
+    run = Run(checked_path(out, "out"), seed=seed, hardware=hardware, report_to=report_to)
     if isinstance(model, str):
         model = load_vit(lasting_name(model), device=run.device)
     loaded = model
@@ -180,7 +182,8 @@ def accuracies(
 
 def _checked(model: ViTModel, tasks: Sequence[Sequence[str]]) -> list[list[int]]:
     """Each task's class indices; SettingError for an empty, unknown or repeated class."""
-    if isinstance(tasks, str) or any(isinstance(task, str) for task in tasks):
+    lists = (list, tuple)
+    if not isinstance(tasks, lists) or not all(isinstance(task, lists) for task in tasks):
         raise SettingError('tasks must be lists of class names, as in [["cat", "dog"], ["bird"]].')
     classes = [model.asked(task) for task in tasks]
     if not all(classes) or not classes:

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import torch
 
 from erasure.edit import Edit
-from erasure.errors import EditError, ModelError
+from erasure.errors import EditError, ErasureError, ModelError, RunError, SettingError
+from erasure.files.naming import checked_path
 from erasure.files.records import read_record
 from erasure.models.classifier.classifier import ViTModel
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
@@ -40,7 +41,8 @@ def open_edit(
     """As `open_run`, with the edit, which is read once."""
     edit, record = Edit.load(run), run_record(run)
     name = _where(run, edit, base)
-    config = Path(record["config"]) if record.get("config") else None
+    config, where = record.get("config"), f"config in {run / 'config.json'}"
+    config = None if config is None else checked_path(config, where, error=RunError)
     revision = None if base is not None else edit.revision
     model = _loaded(lambda: load_model(name, config=config, revision=revision, device=device), run)
     if edit.sampling == ONE_STEP and isinstance(model, StableDiffusion) and not model.sampling:
@@ -91,9 +93,14 @@ def refuse_another_base(model: Editable, edit: Edit, name: str) -> None:
         )
 
 
-def lasting_name(model: str) -> str:
-    """A model's name that means the same in every working directory."""
-    place = Path(model).expanduser()
+def lasting_name(
+    model: str, what: str = "model", *, error: type[ErasureError] = SettingError
+) -> str:
+    """A model's name that means the same in every working directory.
+
+    `error` for an empty one, and for one that no file can have; `what` names it there.
+    """
+    place = checked_path(model, what, error=error).expanduser()
     is_built_in = model in BUILT_IN or model in CLASSIFIERS
     return str(place.resolve()) if not is_built_in and place.exists() else model
 
@@ -101,7 +108,8 @@ def lasting_name(model: str) -> str:
 def _where(run: Path, edit: Edit, base: Path | str | None) -> str:
     """The base's name or place: as given, as noted, or where a moved run keeps its own."""
     if base is not None:
-        return lasting_name(str(base))
+        return lasting_name(str(base), "base")
+    checked_path(edit.base, f"the base in {run / 'edit.json'}", error=EditError)
     inside = run / Path(edit.base).name  # a generator that the run itself distilled
     is_path = Path(edit.base).is_absolute()
     if is_path and not Path(edit.base).exists():

@@ -71,6 +71,8 @@ class Registry(Generic[FormT]):
 
     def get(self, name: str) -> type[FormT]:
         """Import and return one class; SettingError lists near names if there is none."""
+        if not isinstance(name, str):
+            raise SettingError(f"{self.noun} must be a name; got {name!r}.")
         word = name.replace("_", "-")
         if word not in self.names():
             known = [*self.names(), *self._more]

@@ -8,9 +8,11 @@ from typing import Any
 
 from erasure.edit import Edit
 from erasure.errors import RunError, SettingError
+from erasure.files.naming import checked_path
 from erasure.files.records import RequestsShape, read_record
 from erasure.files.storage import atomic, write_json
 from erasure.opening import run_record
+from erasure.training.run_folder import refuse_inside
 
 
 def undo(run: Path | str, out: Path | str, *, concepts: str | Sequence[str]) -> Path:
@@ -18,9 +20,10 @@ def undo(run: Path | str, out: Path | str, *, concepts: str | Sequence[str]) -> 
 
     EditError unless every name that a request took is given back with it.
     """
-    run, out = Path(run), Path(out)
+    run, out = checked_path(run, "run"), checked_path(out, "out")
     if out.exists():
         raise SettingError(f"out must be a new folder; {out} exists.")
+    refuse_inside(out)
     edit = Edit.load(run)
     names = [concepts] if isinstance(concepts, str) else list(concepts)
     known = {name.lower(): name for taken in edit.requests.values() for name in taken}

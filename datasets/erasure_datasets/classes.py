@@ -13,9 +13,9 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES
-from erasure_datasets.errors import DataError
+from erasure_datasets.errors import DataError, DataWarning
 from erasure_datasets.hub import decode_cell, open_set, stored_images
-from erasure_datasets.images import find_images, read_image
+from erasure_datasets.images import find_images, read_image, unread, warn_of_unread
 from erasure_datasets.rendered import rendered
 
 Part = Literal["train", "test"]
@@ -149,7 +149,7 @@ def _gathered(
     if not images:
         raise DataError(f"{source} holds no image of a known class ({_listed(labels)}).")
     if lacking:
-        warnings.warn(f"{source} has no images of {_listed(lacking)}", stacklevel=4)
+        warnings.warn(f"{source} has no images of {_listed(lacking)}", DataWarning, stacklevel=4)
     return Labelled(torch.stack(images), torch.tensor(numbers))
 
 
@@ -181,6 +181,8 @@ def _from_folder(
     place = folder / part if has_parts else folder
     inner = sorted(path for path in place.iterdir() if path.is_dir() and path.name[0] != ".")
     found = {path.name: files for path in inner if (files := find_images(path))}
+    others = [entry for path in inner for entry in unread(path, found.get(path.name, []))]
+    warn_of_unread(place, [*unread(place, inner), *others])
     matched = {place: name for name, place in match_labels(list(found), labels, str(place)).items()}
     images, numbers = [], []
     for label in sorted(matched):

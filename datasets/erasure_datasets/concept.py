@@ -29,17 +29,33 @@ VOWELS = frozenset("aeiouAEIOU")
 LONGEST = 1000  # characters of a name; the model's window is far shorter
 
 
+# letters by their category that show nothing all the same: fillers and variation selectors
+BLANK = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0\u180b\u180c\u180d") | frozenset(
+    map(chr, range(0xFE00, 0xFE10))
+)
+JOINERS = "\u200c\u200d"  # Persian, Indic scripts and emoji have them within a word
+
+
 def _check_name(setting: str, name: object) -> None:
-    """ValueError for a name that no prompt and no file could hold."""
+    """ValueError for a name that no prompt and no file could hold, or that reads as another."""
     if not isinstance(name, str):
         raise ValueError(f"{setting} must be a text; got {name!r}.")
     if not name.strip():
         raise ValueError(f"{setting} must not be empty.")
-    odd = next((letter for letter in name if unicodedata.category(letter) in ("Cc", "Cs")), None)
+    odd = next((letter for letter in name if _is_odd(letter)), None) or next(
+        (letter for letter in (name.strip()[0], name.strip()[-1]) if letter in JOINERS), None
+    )
     if odd is not None:
         raise ValueError(f"{setting} must be a plain line of text; {name!a} has {odd!a}.")
+    if all(letter.isspace() or letter in BLANK for letter in name):
+        raise ValueError(f"{setting} must have a letter that can be seen; got {name!a}.")
     if len(name) > LONGEST:
         raise ValueError(f"{setting} must have up to {LONGEST} characters; got {len(name)}.")
+
+
+def _is_odd(letter: str) -> bool:
+    """Whether it ends a line, steers a terminal, or is there and not seen."""
+    return letter not in JOINERS and unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 @dataclass(frozen=True)

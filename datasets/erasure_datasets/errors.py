@@ -3,3 +3,7 @@
 
 class DataError(ValueError):
     """A picture, table, folder or data set that cannot be read, or lacks what was asked of it."""
+
+
+class DataWarning(UserWarning):
+    """Data that is used otherwise than it may be meant, in one line."""

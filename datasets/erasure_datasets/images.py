@@ -2,6 +2,8 @@
 
 import io
 import struct
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +11,10 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from erasure_datasets.errors import DataError
+from erasure_datasets.errors import DataError, DataWarning
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SYSTEM = ("thumbs.db", "desktop.ini")  # what Windows leaves in folders of pictures
 # what Pillow's decoders raise on broken files
 UNREADABLE = (
     OSError, ValueError, SyntaxError, EOFError, struct.error, LookupError, TypeError,
@@ -36,6 +39,29 @@ def find_images(folder: Path) -> list[Path]:
         if file.suffix.lower() in ENDINGS and not file.name.startswith(".")
     ]
     return sorted(files, key=lambda file: (len(file.stem), file.name))
+
+
+def unread(folder: Path, read: Iterable[Path]) -> list[Path]:
+    """What else lies in a folder than these; not what is hidden, or a system's own."""
+    known = {*read}
+    return [
+        entry
+        for entry in sorted(folder.iterdir())
+        if entry not in known and entry.name[0] != "." and entry.name.lower() not in SYSTEM
+    ]
+
+
+def warn_of_unread(folder: Path, entries: Sequence[Path]) -> None:
+    """A warning, in one line, if there are any."""
+    if entries:
+        first = f"{entries[0].relative_to(folder)}{'/' if entries[0].is_dir() else ''}"
+        warnings.warn(
+            f"{folder} holds what is not read: {first}"
+            + (f" and {len(entries) - 1} more" if len(entries) > 1 else "")
+            + f". Pictures lie in the folder itself and end in {', '.join(ENDINGS)}.",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def read_image(file: Path, size: int | None = None) -> UInt8[Tensor, "3 h w"]:

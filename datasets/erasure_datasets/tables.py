@@ -28,11 +28,11 @@ def read_column(file: Path, names: Sequence[str] = PROMPT_NAMES) -> list[str]:
 
 
 def read_captions(file: Path) -> dict[str, str]:
-    """Captions by file name, of a .csv or of a .jsonl, in the layout of datasets' image folders.
+    """Captions by file name, of a .csv, .tsv or .jsonl, in the layout of datasets' image folders.
 
     TableError for a name that is there twice, and as in `read_column`.
     """
-    columns, rows = _read_lines(file) if file.suffix == ".jsonl" else _read(file)
+    columns, rows = _read_lines(file) if file.suffix.lower() == ".jsonl" else _read(file)
     name = _find(file, columns, ("file_name",))
     caption = _find(file, columns, ("text", "prompt", "caption"))
     found: dict[str, str] = {}

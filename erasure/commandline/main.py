@@ -4,9 +4,14 @@ A method's options come from its dataclass.
 """
 
 import importlib.metadata
+import os
 import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,8 +27,9 @@ from erasure.commandline.groups import (
 )  # fmt: skip
 from erasure.commandline.options import CONTEXT
 from erasure.errors import ErasureError, SettingError
+from erasure.files.naming import checked_path
 from erasure.registry import ATTACKS, CRITERIA, EXPORTS, PROTOCOLS, load_plugin
-from erasure_datasets.errors import DataError
+from erasure_datasets.errors import DataError, DataWarning
 
 INTERRUPTED = 130
 PLUGINS = {"attacks": ATTACKS, "protocols": PROTOCOLS, "criteria": CRITERIA, "exports": EXPORTS}
@@ -185,10 +191,13 @@ def list_(
         folder = (
             Path(__file__).parents[1] / "models" / "pocket"
             if model in ("pocket", "pocket-one-step")
-            else Path(model)
+            else checked_path(model, "model").expanduser()
         )
         if not (folder / "concepts.json").is_file():
-            raise SettingError(f"{model} has no list of concepts; any text can be erased from it.")
+            raise SettingError(
+                f"model must be pocket or a folder with a list of concepts (concepts.json); "
+                f"{model} is none. From a model without a list any text can be erased."
+            )
         lines = load("erasure_datasets.concept:Catalogue").load(folder / "concepts.json").targets()
     else:
         raise SettingError(
@@ -216,7 +225,11 @@ def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit code 2."""
     command = typer.main.get_command(app)
     try:
-        code = command.main(_load_plugins(sys.argv[1:]), standalone_mode=False)
+        _refuse_empty(sys.argv[1:])
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", DataWarning)
+            warnings.showwarning = partial(_show, warnings.showwarning)
+            code = command.main(_load_plugins(sys.argv[1:]), standalone_mode=False)
     except (ErasureError, DataError) as error:
         sys.exit(_complain(str(error)))
     except KeyboardInterrupt:
@@ -251,6 +264,29 @@ def _load_plugins(words: list[str]) -> list[str]:
         else:
             rest.append(word)
     return rest
+
+
+def _show(
+    plainly: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any,
+    **more: Any,
+) -> None:  # fmt: skip
+    """A warning about the user's data as one line, of one process; any other as Python has it."""
+    if not issubclass(category, DataWarning):
+        plainly(message, category, *place, **more)
+    elif os.environ.get("RANK", "0") == "0":
+        print("erasure: warning: " + " ".join(str(message).split()), file=sys.stderr)
+
+
+def _refuse_empty(words: list[str]) -> None:
+    """SettingError for an empty argument, as an unset variable of a shell gives; `--anchor` may be.
+
+    Most are paths, and an empty path would be the folder that one is in.
+    """
+    for before, word in pairwise(["", *words]):
+        option, sign, value = word.partition("=") if word.startswith("--") else (before, "=", word)
+        if sign and not value.strip() and option != "--anchor":
+            name = option if option.startswith("-") else f"what follows {option or 'erasure'}"
+            raise SettingError(f"{name} must not be empty.")
 
 
 def _meant(error: Exception) -> str:

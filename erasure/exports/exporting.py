@@ -9,9 +9,11 @@ from erasure.errors import EditError, SettingError
 from erasure.exports.cards import model_card
 from erasure.exports.forms import Form
 from erasure.exports.publishing import DTYPES, clean_configs
+from erasure.files.naming import checked_path
 from erasure.files.storage import atomic
 from erasure.opening import open_run, open_vit
 from erasure.registry import EXPORTS
+from erasure.training.run_folder import refuse_inside
 
 
 def export(
@@ -28,11 +30,12 @@ def export(
     bfloat16; SettingError for a value beyond its range, ModelError for one that is not finite.
     `base`: as for `open_run`.
     """
-    run, out, form = Path(run), Path(out), EXPORTS.get(to)()
+    run, out, form = checked_path(run, "run"), checked_path(out, "out"), EXPORTS.get(to)()
     if dtype not in DTYPES:
         raise SettingError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
     if os.path.lexists(out):
         raise SettingError(f"out must be a new folder; {out} exists.")
+    refuse_inside(out)
     edit = Edit.load(run)
     _refuse_form(run, edit, form)
     model: Any = None

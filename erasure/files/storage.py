@@ -27,7 +27,7 @@ def atomic(target: Path) -> Iterator[Path]:
     """Give a temporary sibling path; on success it replaces `target`, on failure it is removed.
 
     Works for files and folders. Failures to write become StorageError. What a killed process left
-    of the same target is removed.
+    of the same target is removed. What has the name is on the disk, for a power cut as well.
     """
     temporary = target.with_name(f".{target.name}.{HOST}-{os.getpid()}.tmp")
     try:
@@ -36,7 +36,9 @@ def atomic(target: Path) -> Iterator[Path]:
         yield temporary
         if temporary.is_dir() and target.exists():
             raise StorageError(f"{target} exists already; name another folder.")
+        _to_disk(temporary)
         temporary.replace(target)
+        _flush_names(target.parent)
     except (OSError, SafetensorError, UnicodeEncodeError) as error:
         reason = getattr(error, "strerror", None) or str(error).replace(str(temporary), str(target))
         raise StorageError(
@@ -44,6 +46,28 @@ def atomic(target: Path) -> Iterator[Path]:
         ) from error
     finally:
         _remove(temporary)
+
+
+def _to_disk(path: Path) -> None:
+    """Have a file, or all of a folder, on the disk and no longer in memory alone."""
+    if path.is_dir():
+        for inner in path.iterdir():
+            _to_disk(inner)
+        _flush_names(path)
+    elif not path.is_symlink():
+        with path.open("rb" if os.name == "posix" else "rb+") as stream:
+            os.fsync(stream.fileno())
+
+
+def _flush_names(folder: Path) -> None:
+    """Have a folder's names on the disk, where the system and its file system can."""
+    if os.name == "posix":
+        with suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 def sweep(folder: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
 import torch
@@ -106,8 +106,13 @@ class Hardware:
 
     @contextmanager
     def at_work(self, model: "LatentDiffusion") -> Iterator[None]:
-        """Within it the model computes as asked; DeviceError where memory is too small."""
+        """Within it the model computes as asked, and afterwards as before.
+
+        DeviceError where memory is too small.
+        """
         unet = model.pipeline.unet
+        call, was_plain = unet._compiled_call_impl, unet.conv_in.weight.is_contiguous()
+        attention = _attention(model)
         if self.enable_xformers_memory_efficient_attention:
             model.pipeline.enable_xformers_memory_efficient_attention()
         if self.channels_last:
@@ -124,6 +129,17 @@ class Hardware:
             raise DeviceError(f"{model.device} has too little memory ({said}). {HELPS}.") from error
         finally:
             cuda.allow_tf32 = before
+            unet._compiled_call_impl = call  # all that `compile` sets
+            if self.channels_last and was_plain:
+                unet.to(memory_format=torch.contiguous_format)
+            for part, processors in attention:
+                part.set_attn_processor(processors)
+
+
+def _attention(model: "LatentDiffusion") -> list[tuple[Any, dict[str, Any]]]:
+    """The parts of a pipeline whose attention can be exchanged, with what they have now."""
+    parts: list[Any] = list(model.pipeline.components.values())
+    return [(p, dict(p.attn_processors)) for p in parts if hasattr(p, "set_attn_processor")]
 
 
 def peak_memory(device: torch.device) -> int:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from erasure.errors import RunError
+from erasure.errors import RunError, SettingError
 from erasure.files.locking import LOCK
 
 VERSIONS = ("torch", "diffusers", "transformers", "accelerate", "erasure-toolkit")
@@ -28,6 +28,26 @@ SAME_RUN = (
     "allow_tf32",
     "processes",
 )
+
+
+# what a run writes, beside pages, under names of its own
+OWN = (
+    "attacks", "config.json", "edit.json", "edit.safetensors", "generator", "images", "log.jsonl",
+    "mask.safetensors", "requests.json", "scores", "state", LOCK,
+)  # fmt: skip
+
+
+def refuse_inside(out: Path) -> None:
+    """SettingError for a place that would be, or lie in, a part of some run's own."""
+    place = out.absolute().parent.resolve() / out.name
+    for folder in place.parents:
+        own = place.relative_to(folder).parts[0]
+        is_run = (folder / "edit.json").is_file() or (folder / "log.jsonl").is_file()
+        if is_run and (own in OWN or own.endswith(".tmp")):
+            raise SettingError(
+                f"out must be no part of a run; {own} in {folder} is that run's own. Name another "
+                f"place, as {folder / 'exports' / out.name}."
+            )
 
 
 def refuse_another(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from erasure_datasets.classes import load_classes, match_labels
-from erasure_datasets.errors import DataError
+from erasure_datasets.errors import DataError, DataWarning
 
 LABELS = ("red", "green", "blue")
 
@@ -148,3 +148,14 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
     (place / "cat" / "1.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"1\.png is empty"):
         loaded(place, ("cat",))
+
+
+def test_what_is_passed_over_in_class_folders_is_said(tmp_path: Path) -> None:
+    for name in LABELS:
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{i}.png")
+    (tmp_path / "red" / "2.heic").write_text("")
+    (tmp_path / "loose.png").write_text("")
+    with pytest.warns(DataWarning, match=r"holds what is not read: loose\.png and 1 more"):
+        load_classes(str(tmp_path), "train", LABELS, size=8, per_class=1)

@@ -115,15 +115,30 @@ def test_braces_are_only_text(catalogue: Catalogue, name: str) -> None:
     assert paraphrases(Concept(name, "style"), "x", None)[1] == f"{name} artwork"
 
 
+UNSEEN = ["\u200b", "\ufeff", "\u00ad", "\u200d", "\u3164", "\u2028", "\u115f\ufe0f"]
+AROUND = ["\ufeffcat", "cat\u200b", "c\u00adat", "\u200dcat", "cat\u200c ", "cat\u2029", "\x07cat"]
+
+
 @pytest.mark.parametrize(
-    "name", ["", " \t", "a\nb", "a\0", "\x1b[31m", "\ud800", "x" * 1001, 3, None, ["cat"]]
-)
+    "name",
+    [
+        "", " \t", "a\nb", "a\0", "\x1b[31m", "\ud800", "x" * 1001, 3, None, ["cat"],
+        *UNSEEN, *AROUND,
+    ],
+)  # fmt: skip
 def test_names_that_are_none(name: object) -> None:
     for wrong in ({"name": name, "anchor": ""}, {"name": "cat", "anchor": name or 3}):
         with pytest.raises(ValueError, match=r"Concept\.(name|anchor) must") as caught:
             Concept(kind="object", **wrong)  # type: ignore[arg-type]
         str(caught.value).encode()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["\u0646\u06cc\u0645\u200c\u0641\u0627\u0635\u0644\u0647", "\u2764\ufe0f", "é", "猫"]
+)
+def test_names_of_any_script(name: str) -> None:
+    assert Concept(name, "object").name == name
 
 
 @pytest.mark.parametrize(

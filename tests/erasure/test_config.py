@@ -1,10 +1,12 @@
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Literal, get_type_hints
 
 import pytest
 
 from erasure.config import check, nearest, resolve, setting
 from erasure.errors import SettingError
+from erasure.registry import METHODS, Kind
+from evaluation.attacks import attack_names, find_attack
 
 
 @dataclass(frozen=True)
@@ -13,6 +15,7 @@ class Toy:
     rate: float = setting(0.1, help="rate", above=0, at_most=1)
     mode: Literal["slow", "fast"] = setting("slow", help="mode")
     flag: bool = setting(False, help="flag")
+    weight: float = setting(1.0, help="without a bound of its own")
 
     def __post_init__(self) -> None:
         check(self)
@@ -27,6 +30,10 @@ class Toy:
         ({"rate": 0.0}, "Toy.rate must be above 0; got 0.0."),
         ({"rate": 2.0}, "Toy.rate must be at most 1; got 2.0."),
         ({"rate": float("nan")}, "Toy.rate must be a number; got nan."),
+        ({"weight": 1e38}, "Toy.weight must be at most 1e+06; got 1e+38."),
+        ({"weight": -1e38}, "Toy.weight must be at least -1e+06; got -1e+38."),
+        ({"weight": float("inf")}, "Toy.weight must be at most 1e+06; got inf."),
+        ({"steps": 10**12}, "Toy.steps must be at most 1e+09; got 1000000000000."),
         ({"mode": "medium"}, "Toy.mode must be one of slow, fast; got 'medium'."),
         ({"flag": 1}, "Toy.flag must be bool; got 1."),
     ],
@@ -35,6 +42,21 @@ def test_bad_values_are_named(values: dict, message: str) -> None:
     with pytest.raises(SettingError) as caught:
         Toy(**values)
     assert str(caught.value) == message
+
+
+def every_settings_class() -> list[type]:
+    kinds: tuple[Kind, ...] = ("diffusion", "vit")
+    methods = [METHODS.get(kind, name) for kind in kinds for name in METHODS.names(kind)]
+    return [*methods, *map(find_attack, attack_names())]
+
+
+@pytest.mark.parametrize("kind", every_settings_class())
+def test_no_number_overflows_a_step(kind: type) -> None:
+    hints = get_type_hints(kind)
+    for item in fields(kind):
+        if hints[item.name] in (float, int):
+            with pytest.raises(SettingError, match=rf"\.{item.name} must be at most"):
+                kind(**{item.name: hints[item.name](1e38)})
 
 
 def test_integers_are_fine_where_a_float_is_asked() -> None:
@@ -50,6 +72,7 @@ def test_precedence_and_sources() -> None:
         "rate": "command line",
         "mode": "model preset",
         "flag": "default",
+        "weight": "default",
     }
     settings, _ = resolve(Toy, given={}, quick=False, presets=presets)
     assert settings.steps == 7

@@ -14,6 +14,7 @@ from erasure.edit import Edit
 from erasure.erasing import erase, find_concepts
 from erasure.errors import EditError, ModelError, RunError, SettingError
 from erasure.files.storage import read_tensors, write_tensors
+from erasure.forgetting import forget
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.load import load_model
 from erasure.opening import open_run
@@ -58,6 +59,81 @@ LOST = [
 def test_a_given_anchor_must_stay(known: LatentDiffusion, names: list[str], more: dict) -> None:
     with pytest.raises(SettingError, match=r"anchor of .* must be something that stays"):
         find_concepts(known, names, **more)
+
+
+STRANGE = [
+    ("cat", "brid", r"pocket's list, or empty for none; got 'brid'. Did you mean bear or bird"),
+    ("cat", "zeppelin", r"got 'zeppelin'. Known: house, bear"),
+    ("cat", "Mosaic", r"of its own kind, object; got 'Mosaic'. Known: house"),
+    ("Mosaic", "dog", r"of its own kind, style; got 'dog'. Known: Photo"),
+]
+
+
+@pytest.mark.parametrize(("name", "anchor", "message"), STRANGE)
+def test_an_anchor_is_of_the_models_list(
+    known: LatentDiffusion, name: str, anchor: str, message: str
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        find_concepts(known, [name], anchor=anchor)
+    assert find_concepts(known, ["cat"], anchor="")[0].anchor == ""
+    assert find_concepts(known, ["Mosaic"], anchor="pop_art")[0].anchor == "Pop Art"
+
+
+@pytest.mark.parametrize("odd", [3, None, b"cat", ["cat", 3], [None]])
+def test_names_from_python_are_texts(free: LatentDiffusion, odd: object) -> None:
+    for wrong in ({"names": odd}, {"kind": odd or 0}, {"anchor": odd or 0}):
+        with pytest.raises(SettingError, match=r"^(concept|kind|anchor) must be a text, or a list"):
+            find_concepts(free, **{"names": ["cat", "dog"], "kind": "object", **wrong})
+
+
+@pytest.mark.parametrize("text", ["<|endoftext|>", "a <|startoftext|> owl"])
+def test_a_concept_is_no_mark_of_the_tokenizers(sd1: Path, tmp_path: Path, text: str) -> None:
+    for more in ({"concepts": [text]}, {"concepts": ["cat"], "anchor": text}):
+        with pytest.raises(SettingError, match=r"must be plain text .* holds '<\|"):
+            erase(str(sd1), "uce", kind="object", out=tmp_path / "run", **more)
+    assert not (tmp_path / "run").exists()
+
+
+BAD_BASES = ["x" * 5000, "/" + "x" * 5000, "a\0b", "/a\0b", "", "~nobody-of-this-name/sd"]
+
+
+@pytest.mark.parametrize("base", BAD_BASES)
+def test_a_record_with_a_path_that_cannot_be_is_one_line(
+    sd1: Path, tmp_path: Path, base: str
+) -> None:
+    run = tmp_path / "run"
+    erase(str(sd1), "uce", "church", out=run, **CHURCH)
+    record = json.loads((run / "edit.json").read_text())
+    (run / "edit.json").write_text(json.dumps({**record, "base": base}))
+    with pytest.raises(EditError, match=r"the base in .*edit.json must (be a path|not be empty)"):
+        open_run(run)
+    with pytest.raises(SettingError, match="base must"):
+        open_run(run, base=base)
+    (run / "edit.json").write_text(json.dumps(record))
+    config = json.loads((run / "config.json").read_text())
+    for odd in (base, 3):
+        (run / "config.json").write_text(json.dumps({**config, "config": odd}))
+        with pytest.raises(RunError, match=r"config in .*config.json must"):
+            open_run(run)
+
+
+@pytest.mark.parametrize("path", BAD_BASES)
+def test_paths_that_cannot_be_are_one_line(sd1: Path, tmp_path: Path, path: str) -> None:
+    out, church = tmp_path / "run", {"concepts": "church", **CHURCH}
+    for name, asked in {
+        "model": {"model": path, "out": out},
+        "out": {"model": str(sd1), "out": path},
+        "config": {"model": str(sd1), "out": out, "config": path},
+        **({"retain_prompts": {"model": sd1, "out": out, "retain_prompts": path}} if path else {}),
+    }.items():
+        with pytest.raises(SettingError, match=f"^{name} must"):
+            erase(method="uce", **asked, **church)  # type: ignore[arg-type]
+        assert not out.exists()
+
+
+def test_a_method_is_named(sd1: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="method must be a name; got 3"):
+        erase(str(sd1), 3, ["cat"], out=tmp_path / "run")  # type: ignore[arg-type]
 
 
 def test_kinds_and_anchors_go_with_their_concepts(free: LatentDiffusion) -> None:
@@ -178,7 +254,7 @@ def test_a_held_folder_is_not_touched(
     before = (run / "config.json").read_bytes()
     monkeypatch.setattr("sys.argv", ["another", "command"])
     with alone_in(run), pytest.raises(RunError, match="another process is at work"):
-        erase(listed, "uce", "cat", out=run, gradient_checkpointing=True)
+        erase(listed, "uce", "cat", out=run, checkpoint_seconds=3)
     assert (run / "config.json").read_bytes() == before
 
 
@@ -302,3 +378,19 @@ def test_a_base_that_answers_otherwise_is_another(
     (model / file).write_text(json.dumps({**record, key: value}))
     with pytest.raises(EditError, match="does not hold the weights that the edit was made on"):
         open_run(run)
+
+
+UNUSED = [
+    {"seed": 3}, {"mixed_precision": "bf16"}, {"gradient_checkpointing": True},
+    {"gradient_accumulation": 2}, {"channels_last": True}, {"compile": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("given", UNUSED)
+def test_what_a_method_does_not_use_is_refused(sd1: Path, tmp_path: Path, given: dict) -> None:
+    name = next(iter(given))
+    with pytest.raises(SettingError, match=f"^{name} has no effect on uce"):
+        erase(sd1, "uce", "church", out=tmp_path / "run", **given, **CHURCH)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(SettingError, match=r"^mixed_precision has no effect on ssd"):
+        forget("pocket-vit", "ssd", [["cat"]], out=tmp_path / "run", mixed_precision="bf16")

@@ -18,6 +18,7 @@ Choices
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ from erasure_datasets.classes import Labelled
 @dataclass(frozen=True)
 class SSD:
     """Selective Synaptic Dampening."""
+
+    without_effect: ClassVar = ("mixed_precision",)
 
     selection: float = setting(5.0, help="how many times I_f must exceed I_D (alpha)", above=0)
     dampening: float = setting(1.0, help="lambda", above=0)

@@ -32,7 +32,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -54,6 +54,11 @@ ENCODED_AT_ONCE = 64
 class UCE:
     """Unified concept editing."""
 
+    # nothing is drawn at random, learned, or asked of the UNet
+    without_effect: ClassVar = (
+        "seed", "mixed_precision", "gradient_checkpointing", "gradient_accumulation",
+        "use_8bit_adam", "enable_xformers_memory_efficient_attention", "channels_last", "compile",
+    )  # fmt: skip
     stay: float = setting(
         0.5, help="pull towards the present weights (lambda in the paper)", above=0
     )

@@ -2,20 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from erasure.errors import SettingError
+from erasure.files.naming import checked_path
+from erasure.methods.shared.caption_files import find_captions, refuse_named, warn_of_unnamed
 from erasure.methods.shared.paths import sampled
 from erasure.models.diffusion.model import DiffusionModel
 from erasure.training.run import Run
 from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, render
-from erasure_datasets.concept import Catalogue, Concept, mentions, retain_prompts
+from erasure_datasets.concept import Catalogue, Concept, retain_prompts
 from erasure_datasets.errors import DataError
-from erasure_datasets.images import find_images, read_image
-from erasure_datasets.tables import read_captions
+from erasure_datasets.images import find_images, read_image, unread, warn_of_unread
 
 ImageOf = Callable[[str, str, int], Tensor]  # (object, style, number) -> uint8 (3, h, w)
 
@@ -63,7 +65,7 @@ def _gathered(
         return _from_pairs(catalogue, model, concepts, plan, run, _canvas_image)
     if plan.images in ("auto", "generated"):
         return _generated(model, concepts, plan, run)
-    folder = Path(plan.images)
+    folder = checked_path(plan.images, "images")
     if not folder.is_dir():
         raise SettingError(
             f"images must be auto, generated or a folder; there is no folder {folder}."
@@ -119,11 +121,16 @@ def _canvas_image(name: str, style: str, number: int) -> Tensor:
 def _image_from(folder: Path, size: int) -> ImageOf:
     """Images of a folder in UnlearnCanvas' layout, {style}/{object}/{n}.jpg, taken in turn."""
 
-    def image(name: str, style: str, number: int) -> Tensor:
-        place = f"{style.replace(' ', '_')}/{name}"
+    @cache
+    def listed(place: str) -> list[Path]:
         files = find_images(folder / place)
         if not files:
             raise SettingError(f"images: {folder} has no {place}/*.jpg or *.png.")
+        warn_of_unread(folder / place, unread(folder / place, files))
+        return files
+
+    def image(name: str, style: str, number: int) -> Tensor:
+        files = listed(f"{style.replace(' ', '_')}/{name}")
         return read_image(files[number % len(files)], size)
 
     return image
@@ -135,6 +142,9 @@ def _from_two_folders(
     """`forget/` and `retain/`, with prompts from captions where there are any, else templates."""
     pairs = forget_prompts(concepts)
     kept = retain_prompts(concepts, model.catalogue, plan.retain_file)
+    parts = [folder / "forget", folder / "retain"]
+    others = [entry for entry in unread(folder, parts) if entry.stem.lower() != "metadata"]
+    warn_of_unread(folder, others)
     sets = []
     for name, default, count in (
         ("forget", pairs, plan.forget_count),
@@ -145,94 +155,19 @@ def _from_two_folders(
             raise SettingError(
                 f"images: {folder} must hold images in {name}/ (*.jpg or *.png); found none."
             )
-        captions = _captions(folder, name, files)
+        captions = find_captions(folder, name, files)
         files = files[:count]
         chosen = [default[i % len(default)] for i in range(len(files))]
         prompts = [captions[f] if captions else p for f, (p, _) in zip(files, chosen, strict=True)]
         if name == "retain" and captions:
-            _refuse_named(folder, prompts, concepts)
+            refuse_named(folder, prompts, concepts)
+        elif captions:
+            warn_of_unnamed({file: captions[file] for file in files}, concepts)
+        model.warn_beyond(prompts, f"captions of {folder / name}")
         images = torch.stack([read_image(file, model.resolution) for file in files])
         latents = torch.cat([model.to_latents(part) for part in images.split(model.images_at_once)])
         sets.append(Pictures(latents.cpu(), prompts, [anchor for _, anchor in chosen]))
     return sets[0], sets[1]
-
-
-def _refuse_named(folder: Path, captions: list[str], concepts: list[Concept]) -> None:
-    """SettingError for a picture to keep whose caption names what is to be forgotten."""
-    for caption in captions:
-        named = next((c.name for c in concepts if mentions(caption, c.name)), None)
-        if named is not None:
-            raise SettingError(
-                f"images: captions in {folder / 'retain'} must not name what is erased; "
-                f"{caption!r} names {named}."
-            )
-
-
-def _captions(folder: Path, name: str, files: list[Path]) -> dict[Path, str]:
-    """Every picture's caption, or none at all.
-
-    They stand in metadata.csv or metadata.jsonl (file_name, text), in this folder or the one above,
-    or in a .txt beside each picture. SettingError if there are several of these, or if a picture
-    has no caption or a caption no picture.
-    """
-    own = folder / name
-    places = [place / f"metadata.{kind}" for place in (own, folder) for kind in ("csv", "jsonl")]
-    tables = [file for file in places if file.exists()]
-    beside = [file for file in files if file.with_suffix(".txt").is_file()]
-    texts = [file for file in own.glob("*.txt") if not file.name.startswith(".")]
-    stems = {file.stem for file in files}
-    strays = [text.name for text in texts if text.stem not in stems]
-    if len(tables) + bool(beside) > 1:
-        several = [*map(str, tables), *(str(file.with_suffix(".txt")) for file in beside[:1])]
-        raise SettingError(f"images: captions must stand in one place; got {', '.join(several)}.")
-    where = str(tables[0] if tables else own)
-    if tables:
-        found, strays = _of_table(tables[0], name, {file.name: file for file in files}, folder)
-    elif beside or len(strays) > 1:  # a single one may be a note
-        found = {file: _sidecar(file.with_suffix(".txt")) for file in beside}
-    else:
-        return {}
-    if strays:
-        raise SettingError(
-            f"images: the captions of {where} must be of pictures in {own}; {strays[0]} is of none "
-            f"({len(strays)} are)."
-        )
-    if not found:
-        return {}  # a table above both folders may be of the other alone
-    bare = [file.name for file in files if file not in found]
-    if bare:
-        raise SettingError(
-            f"images: {where} must have a caption for every picture in {own}; "
-            f"{bare[0]} has none ({len(bare)} of {len(files)})."
-        )
-    return found
-
-
-def _of_table(
-    file: Path, name: str, known: dict[str, Path], folder: Path
-) -> tuple[dict[Path, str], list[str]]:
-    """(captions by picture, file names that are no picture of the folder `name`)."""
-    found, strays, is_above = dict[Path, str](), list[str](), file.parent == folder
-    for key, text in read_captions(file).items():
-        *parents, base = key.replace("\\", "/").removeprefix("./").split("/")
-        if is_above and parents in (["forget"], ["retain"]) and parents != [name]:
-            continue
-        is_here = parents == [name] or (not parents and not is_above)
-        if is_here and base in known and known[base] not in found:
-            found[known[base]] = text
-        else:
-            strays.append(key)
-    return found, strays
-
-
-def _sidecar(file: Path) -> str:
-    try:
-        text = file.read_text("utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingError(f"images: {file} cannot be read as a caption: {error}.") from error
-    if not text:
-        raise SettingError(f"images: {file} must hold a caption; it is empty.")
-    return text
 
 
 def _generated(

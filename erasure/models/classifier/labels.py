@@ -39,6 +39,8 @@ class Labels:
 
     def split(self, text: str) -> list[int]:
         """The classes of a text with commas; the longest stretch that is a label goes first."""
+        if not isinstance(text, str):
+            raise SettingError(f"class must be a text; got {text!r}.")
         parts, found = [part for part in text.split(",") if part.strip()], list[int]()
         while parts:
             taken = next((n for n in range(len(parts), 1, -1) if self._is_label(parts[:n])), 1)

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from erasure.errors import ModelError
+from erasure.files.naming import checked_path
 from erasure.files.records import read_record
 from erasure.files.storage import read_tensors, write_json
 from erasure.models.classifier.classifier import Library, ViTModel
@@ -38,7 +39,7 @@ def load_vit(
     """
     if name.startswith("timm:"):
         return _timm_by_name(name, device)
-    folder = BUILT_IN.get(name, Path(name))
+    folder = BUILT_IN.get(name) or checked_path(name, "model")
     if not folder.is_dir():
         if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
             raise ModelError(

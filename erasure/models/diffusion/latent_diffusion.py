@@ -21,7 +21,7 @@ from erasure.models.diffusion.checks import check_pipeline
 from erasure.models.diffusion.decoding import decoded, encoded
 from erasure.models.diffusion.model import Condition, DiffusionModel, SampledPath
 from erasure.models.diffusion.slots import Slotted, fill, repadded
-from erasure.models.diffusion.tokens import refuse_beyond, tokens_of, with_slots, words_of
+from erasure.models.diffusion.tokens import beyond, refuse_beyond, tokens_of, with_slots, words_of
 from erasure_datasets.concept import Catalogue
 
 ENCODED_AT_ONCE = 64
@@ -210,6 +210,9 @@ class LatentDiffusion(DiffusionModel):
 
     def check_window(self, prompts: Sequence[str]) -> None:
         refuse_beyond(self._text_window, self.pipeline.tokenizer, prompts, self.name)
+
+    def beyond_window(self, prompts: Sequence[str]) -> list[str]:
+        return beyond(self._text_window, self.pipeline.tokenizer, prompts)
 
     def open_slots(self, parts: Sequence[tuple[str, str]], count: int) -> Slotted:
         slotted = with_slots(

@@ -14,6 +14,7 @@ from diffusers import (
 from huggingface_hub import constants
 
 from erasure.errors import ModelError, SettingError
+from erasure.files.naming import checked_path
 from erasure.models.diffusion.beside import read_catalogue, read_presets, read_sampling
 from erasure.models.diffusion.checks import check_finite
 from erasure.models.diffusion.components import (
@@ -58,7 +59,7 @@ def load_model(
     folder with the components' config.json files. ModelError, in one line, for what is wrong;
     pickled checkpoints are refused.
     """
-    path = BUILT_IN.get(name, Path(name))
+    path = BUILT_IN.get(name) or checked_path(name, "model")
     if path.suffix in PICKLES:
         raise ModelError(
             f"{name} is a pickled checkpoint, which can run code; convert it to .safetensors first."

@@ -1,9 +1,11 @@
 """What every text-to-image diffusion model offers to methods, attacks and evaluation."""
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
+from textwrap import shorten
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -13,6 +15,7 @@ from erasure.models.diffusion.slots import Slotted
 from erasure.models.editable import Editable
 from erasure.models.select import SELECTIONS
 from erasure_datasets.concept import Catalogue
+from erasure_datasets.errors import DataWarning
 
 Condition = Float[Tensor, "b n d"]  # a row per token; what else a family needs, in rows after them
 
@@ -62,6 +65,21 @@ class DiffusionModel(Editable):
     @abstractmethod
     def check_window(self, prompts: Sequence[str]) -> None:
         """SettingError, with its tokens, for a prompt of which the text encoder reads a part."""
+
+    @abstractmethod
+    def beyond_window(self, prompts: Sequence[str]) -> list[str]:
+        """Those of the prompts of which the text encoder reads a part."""
+
+    def warn_beyond(self, prompts: Sequence[str], what: str) -> None:
+        """A warning, in one line, of prompts that the text encoder will cut; `what` they are."""
+        cut = self.beyond_window(prompts)
+        if cut:
+            warnings.warn(
+                f"{len(cut)} of the {what} are longer than the text encoder of {self.name} reads, "
+                f"and their ends will be left out; the first is {shorten(cut[0], 60)!r}.",
+                DataWarning,
+                stacklevel=3,
+            )
 
     @abstractmethod
     def token_count(self, text: str) -> int:

@@ -21,14 +21,29 @@ def tokens_of(tokenizer: Any, text: str) -> list[int]:
 
 
 def refuse_beyond(window: int, tokenizer: Any, prompts: Sequence[str], name: str) -> None:
-    """SettingError for the first prompt that does not fit into the window of the named model."""
+    """SettingError for the first prompt that does not fit into the window of the named model.
+
+    Nor may one hold the tokenizer's marks of start and end: the encoder reads on as if it ended.
+    """
+    marks = [tokenizer.bos_token, tokenizer.eos_token]
     for prompt in dict.fromkeys(prompts):
+        mark = next((mark for mark in marks if mark and mark in prompt), None)
+        if mark is not None:
+            raise SettingError(
+                f"prompts must be plain text for {name}; {shorten(prompt, 60)!r} holds {mark!r}, "
+                "which its tokenizer takes for a mark."
+            )
         count = len(tokens_of(tokenizer, prompt))
         if count > window - 2:
             raise SettingError(
                 f"prompts must have at most {window - 2} tokens for {name}, which reads no "
                 f"further; got {count} in {shorten(prompt, 60)!r}."
             )
+
+
+def beyond(window: int, tokenizer: Any, prompts: Sequence[str]) -> list[str]:
+    """The prompts that do not fit into the window."""
+    return [text for text in dict.fromkeys(prompts) if len(tokens_of(tokenizer, text)) > window - 2]
 
 
 def with_slots(

@@ -53,6 +53,14 @@ BAD = [
         "there is no folder /no/such/folder",
     ),
     (["erase", "uce"], "concept"),
+    (["erase", "uce", "--concept", "cat", "--anchor", "dgo"], "got 'dgo'. Did you mean dog?"),
+    (["list", "concepts", "--model", ""], "--model must not be empty."),
+    (["list", "concepts", "--model="], "--model must not be empty."),
+    (["export", "", "x"], "what follows export must not be empty."),
+    *[
+        (["erase", "salun", "--concept", "cat", f"--{name}", " "], f"--{name} must not be empty.")
+        for name in ("config", "model", "images", "mask", "retain-prompts", "revision", "out")
+    ],
 ]
 
 
@@ -350,3 +358,12 @@ finally:
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
     )
     assert done.stderr.strip().splitlines()[-1] == "[]", done.stderr
+
+
+@pytest.mark.parametrize("model", ["x" * 5000, "no-such", "."])
+def test_a_list_of_no_model_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, model: str
+) -> None:
+    code, _, err = call(monkeypatch, capsys, "list", "concepts", "--model", model)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("erasure: model must be")

@@ -21,6 +21,7 @@ from erasure.exports.exporting import export
 from erasure.models.classifier.load import load_vit
 from erasure.models.diffusion.load import load_model
 from erasure.opening import open_run
+from erasure.undoing import undo
 from erasure_datasets.concept import Concept
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -226,6 +227,22 @@ def test_what_does_not_fit_is_refused_with_what_does(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["state", "images/x", "scores/a/b", "attacks", ".x.tmp"])
+def test_nothing_goes_among_a_runs_own_files(run: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "link").symlink_to(run)
+    before = sorted(run.rglob("*"))
+    for folder in (run, tmp_path / "link"):
+        with pytest.raises(SettingError, match=r"out must be no part of a run; .*exports"):
+            export(run, folder / name, to="delta")
+        with pytest.raises(SettingError, match="out must be no part of a run"):
+            undo(run, folder / name, concepts="church")
+        with pytest.raises(SettingError, match="out must be no part of a run"):
+            erase("pocket", "uce", "cat", out=folder / name)
+    assert sorted(run.rglob("*")) == before
+    assert export(run, run / "exports" / "delta", to="delta").is_dir()
+    shutil.rmtree(run / "exports")
+
+
 def test_a_place_that_cannot_be_written_is_one_line(run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file" / "out", tmp_path / ("x" * 300)):
@@ -241,7 +258,7 @@ def test_a_request_without_an_adapter_is_refused(tmp_path: Path) -> None:
     run = adapters(tmp_path / "run", [["cat"]])
     edit = Edit.load(run)
     replace(edit, requests={**edit.requests, "1": ["dog"]}).save(run)
-    with pytest.raises(EditError, match=r"a request without an adapter, request\.1"):
+    with pytest.raises(EditError, match=r"has a request without an adapter, request\.1"):
         export(run, tmp_path / "out", to="lora")
     assert not (tmp_path / "out").exists()
 

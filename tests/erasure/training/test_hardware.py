@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -238,3 +239,30 @@ def test_python_callers_get_the_same_error(sd1: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(ESD, "erase", too_much)
     with pytest.raises(DeviceError, match="cpu has too little memory"):
         erase(str(sd1), "esd", ["cat"], kind="object", out=tmp_path / "run")
+
+
+def test_a_model_that_was_handed_over_computes_as_before(
+    sd1: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffusers.models.attention_processor import AttnProcessor
+
+    model = load_model(str(sd1))
+    parts = model.pipeline.unet, model.pipeline.vae
+    before = [dict(part.attn_processors) for part in parts]
+    hardware = Hardware(compile=True, channels_last=True)
+    object.__setattr__(hardware, "enable_xformers_memory_efficient_attention", True)
+    monkeypatch.setattr(
+        model.pipeline, "enable_xformers_memory_efficient_attention",
+        lambda: [part.set_attn_processor(AttnProcessor()) for part in parts],
+    )  # fmt: skip
+    for error in (None, KeyError):
+        with suppress(KeyError), hardware.at_work(model):
+            assert parts[0]._compiled_call_impl is not None
+            assert not parts[0].conv_in.weight.is_contiguous()
+            assert {type(p) for p in parts[0].attn_processors.values()} == {AttnProcessor}
+            if error:
+                raise error
+        assert parts[0]._compiled_call_impl is None
+        assert all(weight.is_contiguous() for weight in parts[0].parameters())
+        for part, own in zip(parts, before, strict=True):
+            assert all(part.attn_processors[name] is own[name] for name in own)

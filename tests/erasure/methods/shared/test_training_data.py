@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from erasure.methods.shared.training_data import Pictures, Plan, gather
 from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.training.run import Run
+from erasure_datasets.errors import DataWarning
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +103,95 @@ def test_pictures_and_captions_that_do_not_fit(
         (folder / name).write_text(text)
     with pytest.raises(SettingError, match=message):
         gathered(model, folder)
+
+
+BESIDE = [
+    ("forget/0.TXT", "forget/1.Txt"),
+    ("forget/0.caption", "forget/1.caption"),
+    ("forget/0.CAPTION", "forget/1.txt"),
+]
+
+
+@pytest.mark.parametrize("names", BESIDE)
+def test_captions_by_nearly_the_same_names(
+    model: StableDiffusion, folder: Path, names: tuple[str, str]
+) -> None:
+    for i, name in enumerate(names):
+        (folder / name).write_text(f"my cat {i}")
+    assert gathered(model, folder)[0].prompts == ["my cat 0", "my cat 1"]
+    (folder / "forget" / "0.txt").write_text("my cat again")
+    with pytest.raises(SettingError, match="must stand in one place"):
+        gathered(model, folder)
+
+
+@pytest.mark.parametrize("name", ["metadata.tsv", "Metadata.CSV", "metadata.JSONL"])
+def test_tables_by_nearly_the_same_names(model: StableDiffusion, folder: Path, name: str) -> None:
+    rows = [("0.png", "my cat, red"), ("1.png", "my cats")]
+    text = "file_name\ttext\n" + "".join(f"{file}\t{said}\n" for file, said in rows)
+    if name.endswith("JSONL"):
+        text = "".join(json.dumps({"file_name": f, "text": t}) + "\n" for f, t in rows)
+    (folder / "forget" / name).write_text(text)
+    assert gathered(model, folder)[0].prompts == ["my cat, red", "my cats"]
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "forget/metadata.parquet", "retain/METADATA"])
+def test_tables_that_are_not_read_are_refused(
+    model: StableDiffusion, folder: Path, name: str
+) -> None:
+    (folder / name).write_text("[]")
+    with pytest.raises(SettingError, match=r"must stand in metadata.csv, .*; got .*(?i:metadata)"):
+        gathered(model, folder)
+
+
+UNREAD = ["forget/2.heic", "retain/more/3.png", "2.png", "captions.csv", "forget/2.avif"]
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_is_passed_over_is_said(model: StableDiffusion, folder: Path, name: str) -> None:
+    (folder / "forget" / ".hidden.heic").write_text("")
+    (folder / "forget" / "Thumbs.db").write_text("")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)
+        gathered(model, folder)
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("")
+    first = "more/" if "more" in name else Path(name).name
+    with pytest.warns(DataWarning, match=rf"holds what is not read: {first}\. Pictures lie in"):
+        gathered(model, folder)
+
+
+def test_captions_that_do_not_name_the_concept_are_told(
+    model: StableDiffusion, folder: Path
+) -> None:
+    for i, text in enumerate(("My-Cats asleep", "a kitten")):
+        (folder / "forget" / f"{i}.txt").write_text(text)
+    with pytest.warns(DataWarning, match=r"1 of 2 captions .* my cat; .*'a kitten', of .*1\.png"):
+        gathered(model, folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)
+        gathered(model, folder, 1)
+
+
+def test_captions_that_are_cut_are_told(model: StableDiffusion, folder: Path) -> None:
+    for i in range(2):
+        (folder / "retain" / f"{i}.txt").write_text("a red house " * (1 + 20 * i))
+    with pytest.warns(DataWarning, match=r"1 of the captions of .*retain are longer than"):
+        gathered(model, folder)
+
+
+def test_prompts_to_keep_that_are_cut_are_one_line(
+    sd1: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "keep.csv").write_text("prompt\na dog\n" + "a red house " * 20 + "\n")
+    words = ["erase", "uce", "--concept", "cat", "--kind", "object", "--model", str(sd1)]
+    words += ["--retain-prompts", str(folder / "keep.csv"), "--out", str(folder / "run")]
+    monkeypatch.setattr(sys, "argv", ["erasure", *words])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    err = capsys.readouterr().err
+    assert (ended.value.code, err.count("\n")) == (0, 1)
+    assert err.startswith("erasure: warning: 1 of the prompts of ")
+    assert "the first is 'a red house a red" in err
 
 
 def test_erasing_every_pair_is_refused(listed: Path, tmp_path: Path) -> None:

@@ -1,0 +1,46 @@
+"""What is written is whole, and on the disk before it has its name."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from erasure.errors import StorageError
+from erasure.files.storage import atomic, write_json
+
+
+def test_results_are_on_the_disk_before_they_have_their_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed, real = list[tuple[str, bool]](), os.fsync
+
+    def fsync(handle: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{handle}")).name
+        flushed.append((name, (tmp_path / "out").exists()))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with atomic(tmp_path / "out") as temporary:
+        (temporary / "unet").mkdir(parents=True)
+        (temporary / "unet" / "config.json").write_text("{}")
+        (temporary / "unet" / "config.json").chmod(0o444)
+        (temporary / "README.md").write_text("x")
+    before = {name for name, is_there in flushed if not is_there}
+    assert {"unet", "config.json", "README.md"} <= before
+    assert flushed[-1] == (tmp_path.name, True)
+
+
+def test_what_the_disk_refuses_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_json(tmp_path / "a.json", 1)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        write_json(tmp_path / "a.json", 2)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "1\n"
