@@ -1,5 +1,6 @@
 """The result of an erasure: the tensors that changed, and a record of what they are."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -79,7 +80,7 @@ class Edit:
     def save(self, folder: Path) -> None:
         """Write edit.safetensors, then edit.json, whose presence says that the edit is whole."""
         file = folder / TENSORS
-        write_tensors(file, self.tensors)
+        write_tensors(file, self.tensors, self._told())
         record: dict[str, object] = {
             "form": self.form,
             "method": self.method,
@@ -110,7 +111,7 @@ class Edit:
             concepts = [Concept.from_json(dict(concept)) for concept in record["concepts"]]
         except (TypeError, ValueError) as error:
             raise EditError(f"{file} is not an edit record: {error}") from error
-        tensors, _ = read_tensors(folder / TENSORS)
+        tensors, noted = read_tensors(folder / TENSORS)
         digest = record.get("digest", "")
         if digest and digest != file_digest(folder / TENSORS):
             raise EditError(
@@ -124,7 +125,19 @@ class Edit:
             record.get("base_digest", ""), digest,
         )  # fmt: skip
         found._check(file)
+        for name, told in found._told().items():
+            if noted.get(name, told) != told:
+                raise EditError(
+                    f"{file} was changed by hand: its {name} are {told}, and "
+                    f"{folder / TENSORS} was written with {noted[name]}. Put them back."
+                )
         return found
+
+    def _told(self) -> dict[str, str]:
+        """What edit.safetensors says too, so that its meaning is not changed by another file."""
+        names = [concept.name for concept in self.concepts]
+        known = {"concepts": names, "requests": self.requests, "settings": self.settings}
+        return {name: json.dumps(value, sort_keys=True) for name, value in known.items()}
 
     def _check(self, file: Path) -> None:
         """EditError for adapters that their record does not describe."""

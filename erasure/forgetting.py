@@ -13,7 +13,7 @@ from torch import Tensor
 from erasure.config import Value, refuse_without_effect, resolve
 from erasure.edit import Edit
 from erasure.erasing import inputs, kept_edit, record_of
-from erasure.errors import ModelError, SettingError
+from erasure.errors import ModelError, RunError, SettingError
 from erasure.files.naming import checked_path
 from erasure.files.records import RequestsShape, read_record
 from erasure.files.storage import write_json
@@ -222,6 +222,9 @@ def _forget_all(
     if file.is_file():
         remedy = "remove it and run the command again"
         history = [dict(request) for request in read_record(file, RequestsShape, remedy=remedy)]
+        titles = [[model.title(c) for c in task] for task in tasks[: len(history)]]
+        if [request["classes"] for request in history] != titles:
+            raise RunError(f"{file} is of other requests; {remedy}.")
     adapters: dict[str, Tensor] = {}
     earlier: list[int] = []
     probe = test.of(range(len(model.labels)), PROBED_PER_CLASS)

@@ -1,15 +1,14 @@
 """Open what a run made: its model with the edit in it, on the base that the edit was made on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from erasure.edit import Edit
 from erasure.errors import EditError, ErasureError, ModelError, RunError, SettingError
 from erasure.files.naming import checked_path
-from erasure.files.records import read_record
 from erasure.models.classifier.classifier import ViTModel
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.load import BUILT_IN, load_model
@@ -17,6 +16,7 @@ from erasure.models.diffusion.one_step import ONE_STEP, OneStep
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.models.digest import digest_of
 from erasure.models.editable import Editable
+from erasure.training.run_folder import run_record
 
 CLASSIFIERS = ("pocket-vit", "pocket-style-vit")  # load_vit's; timm takes long to import
 ModelT = TypeVar("ModelT", bound=Editable)
@@ -76,12 +76,6 @@ def _loaded(load: Callable[[], ModelT], run: Path) -> ModelT:
         return load()
     except ModelError as error:
         raise ModelError(f"{error} {run} was made on it: --base says where it is now.") from error
-
-
-def run_record(run: Path) -> Mapping[str, Any]:
-    """What a run's config.json says; nothing, for a folder without one (a delta)."""
-    file = run / "config.json"
-    return read_record(file, dict[str, Any]) if file.is_file() else {}
 
 
 def refuse_another_base(model: Editable, edit: Edit, name: str) -> None:

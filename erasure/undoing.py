@@ -11,8 +11,7 @@ from erasure.errors import RunError, SettingError
 from erasure.files.naming import checked_path
 from erasure.files.records import RequestsShape, read_record
 from erasure.files.storage import atomic, write_json
-from erasure.opening import run_record
-from erasure.training.run_folder import refuse_inside
+from erasure.training.run_folder import refuse_inside, run_record
 
 
 def undo(run: Path | str, out: Path | str, *, concepts: str | Sequence[str]) -> Path:

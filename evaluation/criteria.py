@@ -78,12 +78,14 @@ class UserFunction:
             raise SettingError(f"criterion {self.name} failed: {_told(error)}.") from error
         wanted = f"criterion {self.name} must return one bool per image, ({len(images)},); "
         try:
-            answer = torch.as_tensor(given)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise SettingError(f"{wanted}got {type(given).__name__}.") from error
+            answer = torch.as_tensor(given).to("cpu", copy=True)  # a meta tensor holds nothing
+        except Exception as error:
+            raise SettingError(f"{wanted}got {type(given).__name__}: {_told(error)}.") from error
         if answer.shape != (len(images),) or answer.dtype != torch.bool:
             raise SettingError(f"{wanted}got {answer.dtype} {tuple(answer.shape)}.")
-        return answer.cpu()
+        if answer.layout != torch.strided:
+            raise SettingError(f"{wanted}got {answer.layout}.")
+        return answer
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 from erasure.config import Value
 from erasure.errors import SettingError
@@ -13,6 +13,7 @@ from erasure.models.diffusion.model import DiffusionModel
 from erasure.opening import open_edit
 from erasure.registry import PROTOCOLS
 from erasure.training.processes import own_device
+from erasure.training.run_folder import run_record
 from evaluation.attacking.scene import is_pocket
 from evaluation.drawing.pictures import before_and_after
 from evaluation.drawing.pocket_plan import NAME as POCKET
@@ -20,12 +21,6 @@ from evaluation.drawing.pocket_plan import find_targets
 from evaluation.protocols import Asked, Protocol
 
 ELSEWHERE = "unlearncanvas"  # the protocol of models that are not pocket's
-
-
-class RequestsShape(TypedDict):
-    """What tells a run that forgets classes from others, in its config.json."""
-
-    tasks: NotRequired[list[list[str]] | None]
 
 
 def evaluate(
@@ -57,7 +52,7 @@ def evaluate(
         )
     if seeds is not None and not seeds:
         raise SettingError("seeds must name at least one; got none.")
-    tasks = _tasks(run) if run else None
+    tasks = run_record(run).get("tasks") if run else None
     if tasks and found is None:
         found = _protocol("class-forgetting" if len(tasks) == 1 else "continual")
     if found and (found.judges == "classes") != bool(tasks):
@@ -145,12 +140,6 @@ def _refuse_place(out: Path) -> None:
         raise SettingError(
             f"out must be a new folder, or one of an earlier evaluation; {out} holds other things."
         )
-
-
-def _tasks(run: Path) -> list[list[str]] | None:
-    """The requests of a run that forgets classes; None for any other."""
-    file = run / "config.json"
-    return read_record(file, RequestsShape).get("tasks") if file.is_file() else None
 
 
 def read_scores(run: Path, protocol: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A number with its spread, count and direction."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -37,12 +38,17 @@ def rate(hits: Bool[Tensor, " n"]) -> Score:
     return Score(p, (p * (1 - p) / n) ** 0.5, n, low=low, high=high)
 
 
-def mean(values: Float[Tensor, " n"]) -> Score:
-    """Mean with its standard error; SettingError without images, as `rate`."""
+def mean(values: Float[Tensor, " n"], *, least: float = -math.inf, most: float = math.inf) -> Score:
+    """Mean with its standard error; SettingError without images, as `rate`.
+
+    No value lies beyond `least` and `most`, and so no mean: its interval, which +- 1.96 s.e. would
+    carry beyond them where few images or most at one end make it skew, ends there.
+    """
     _refuse_none(len(values))
     spread = float(values.std()) / len(values) ** 0.5 if len(values) > 1 else 0.0
     middle = float(values.mean())
-    return Score(middle, spread, len(values), low=middle - Z * spread, high=middle + Z * spread)
+    low, high = max(least, middle - Z * spread), min(most, middle + Z * spread)
+    return Score(middle, spread, len(values), low=low, high=high)
 
 
 def mean_of_rates(scores: list[Score], correlation: Float[Tensor, "k k"] | None = None) -> Score:
@@ -65,9 +71,14 @@ def mean_of_rates(scores: list[Score], correlation: Float[Tensor, "k k"] | None 
     return Score(float(values.mean()), spread, count, low=low, high=high)
 
 
-def interval(value: float, stderr: float, n: int, *, is_rate: bool) -> tuple[float, float]:
-    """The 95 % interval: Wilson's for a rate, which is honest at 0 and 1, else +- 1.96 s.e."""
-    return wilson(value, n) if is_rate else (value - Z * stderr, value + Z * stderr)
+def interval(
+    value: float, stderr: float, n: int, *, is_rate: bool, least: float = -math.inf
+) -> tuple[float, float]:
+    """The 95 % interval: Wilson's for a rate, which is honest at 0 and 1, else +- 1.96 s.e.
+
+    It ends at `least`, as in `mean`.
+    """
+    return wilson(value, n) if is_rate else (max(least, value - Z * stderr), value + Z * stderr)
 
 
 def wilson(p: float, n: float, z: float = Z) -> tuple[float, float]:

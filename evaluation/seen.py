@@ -6,22 +6,11 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from erasure.errors import RunError
-from erasure.files.records import ScoresShape
+from erasure.files.records import RequestShape, ScoresShape
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES
 from evaluation.protocols import pocket, unlearncanvas
 
 REMEDY = "remove it and make it again"
-
-
-class RequestShape(TypedDict):
-    """What was measured after one request."""
-
-    classes: list[str]
-    before: float
-    Acc_f: float
-    Acc_r: NotRequired[float]
-    Acc_o: NotRequired[float]
-    seconds: float
 
 
 class PointShape(TypedDict):

@@ -169,12 +169,20 @@ def _forget_command(name: str) -> Any:
             values["model"], name, [task for task in tasks if task], data=data,
             **{key: values[key] for key in same}, **given_settings(values, common),
         )  # fmt: skip
-        for request in json.loads((result.folder / "requests.json").read_text()):
-            shown = ", ".join(f"{k} {v:.3f}" for k, v in request.items() if k.startswith("Acc"))
-            say(f"{', '.join(request['classes'])}: {shown}, {request['seconds']:.0f} s")
+        records = importlib.import_module("erasure.files.records")
+        file = result.folder / "requests.json"
+        for request in records.read_record(file, records.RequestsShape):
+            shown = [f"{k} {v:.3f}" for k, v in request.items() if k.startswith("Acc")]
+            shown += [] if "Acc_f" in request else ["no test image of it, and so no Acc_f"]
+            say(f"{', '.join(request['classes'])}: {', '.join(shown)}, {_time(request)}")
 
     text = inspect.getdoc(inspect.getmodule(method))
     return built(name, command, [*common, *setting_options(method)], text)
+
+
+def _time(request: dict[str, Any]) -> str:
+    seconds = request.get("seconds")
+    return "time unknown" if seconds is None else f"{seconds:.0f} s"
 
 
 def _attack_command(name: str) -> Any:

@@ -5,15 +5,19 @@ ErasureError that names the file and the place. Numbers that are not finite are 
 """
 
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, Required, TypedDict, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from erasure.errors import ErasureError, RunError
 
 ShapeT = TypeVar("ShapeT")
 Value = str | int | float | bool
 BOM = b"\xef\xbb\xbf"
+ROUNDING = 1e-6  # of a mean in float32, by which it may lie outside its interval
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+NotNegative = Annotated[float, Meta(ge=0)]
 
 
 class ConceptShape(TypedDict):
@@ -49,15 +53,20 @@ class EditShape(TypedDict):
     digest: NotRequired[str]
 
 
-class ScoreShape(TypedDict):
-    """One score; rates are fractions in [0, 1]."""
+class ScoreShape(msgspec.Struct):
+    """One score; rates are fractions in [0, 1]. It only checks: a record's scores stay dicts."""
 
     value: float
-    stderr: NotRequired[float | None]
-    n: NotRequired[int | None]
-    higher_is_better: NotRequired[bool]
-    low: NotRequired[float | None]
-    high: NotRequired[float | None]
+    stderr: NotNegative | None = None
+    n: Count | None = None
+    higher_is_better: bool = True
+    low: float | None = None
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        low, high = (self.value if end is None else end for end in (self.low, self.high))
+        if not low - ROUNDING <= self.value <= high + ROUNDING:
+            raise ValueError(f"value {self.value:g} lies outside its interval {low:g} to {high:g}")
 
 
 class ScoresShape(TypedDict):
@@ -70,12 +79,27 @@ class ScoresShape(TypedDict):
     stamp: NotRequired[dict[str, Any]]
 
 
+class CaseShape(TypedDict):
+    """What an attack wants to be shown; the name is that of its picture's file."""
+
+    name: Annotated[str, Meta(pattern=r"^[^/\\\x00]+$")]
+    prompt: str
+
+
+class FoundShape(TypedDict):
+    """An attack's result on one case."""
+
+    success: bool
+    tries: Count
+    prompt: str
+
+
 class AttackedCaseShape(TypedDict):
     """One case of an attack."""
 
-    case: dict[str, Any]
+    case: CaseShape
     pre: bool
-    found: dict[str, Any] | None
+    found: FoundShape | None
     control: bool
     control_tries: bool
     success: bool
@@ -89,8 +113,10 @@ class AttackedConceptShape(TypedDict):
     is_cut_by_budget: bool
     criterion: str
     cases: list[AttackedCaseShape]
-    steps: NotRequired[int]
-    random_steps: NotRequired[int | None]
+    steps: NotRequired[Count]
+    random_steps: NotRequired[Count | None]
+    random_is_cut: NotRequired[bool]
+    came_back: NotRequired[bool]
 
 
 class AttackShape(TypedDict):
@@ -101,7 +127,7 @@ class AttackShape(TypedDict):
     scores: dict[str, ScoreShape]
     baseline: NotRequired[dict[str, ScoreShape]]
     per_concept: NotRequired[dict[str, AttackedConceptShape]]
-    seconds: NotRequired[float]
+    seconds: NotRequired[NotNegative]
     asked: NotRequired[dict[str, Any]]
     stamp: NotRequired[dict[str, Any]]
 
@@ -127,12 +153,35 @@ class DataShape(TypedDict):
     missing: list[str]
 
 
-class ForgettingShape(TypedDict):
-    """config.json of a run that forgets classes."""
+class ConfigShape(TypedDict, total=False):
+    """config.json of any run; the last three are written at its end."""
 
+    command: str
+    method: str
+    model: str
+    revision: str | None
+    base_digest: str
+    concepts: list[ConceptShape]
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    sources: dict[str, str]
+    seed: int
+    processes: Count
+    config: str | None
+    quick: bool
     tasks: list[list[str]]
     data: DataShape
-    seconds: NotRequired[float | None]
+    versions: dict[str, str]
+    device: str
+    seconds: NotNegative | None
+    peak_memory_gb: NotNegative | None
+
+
+class ForgettingShape(ConfigShape):
+    """config.json of a run that forgets classes."""
+
+    tasks: Required[list[list[str]]]
+    data: Required[DataShape]
 
 
 RequestsShape = list[RequestShape]

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 
 from erasure.errors import RunError, SettingError
 from erasure.files.locking import alone_in
-from erasure.files.records import read_record
 from erasure.files.storage import append_line, write_json
 from erasure.training.hardware import Hardware, peak_memory
 from erasure.training.optimisers import Stepper
 from erasure.training.processes import is_cpu_group, launched
 from erasure.training.progress import Bar, live_bar
-from erasure.training.run_folder import clear, holds_files, refuse_another, versions
+from erasure.training.run_folder import clear, holds_files, refuse_another, run_record, versions
 from erasure.training.state import read_state, seconds_of, shorten_log, write_state
 from erasure.training.trackers import refuse_tracker
 
@@ -121,7 +120,7 @@ class Run:
         new = json.loads(json.dumps(dict(record)))
         if file.is_file():
             remedy = "remove the folder or name another --out"
-            old = read_record(file, dict[str, Any], remedy=remedy)
+            old = run_record(self.folder, remedy=remedy)
             refuse_another(self.folder, old, new)
             is_finished = (self.folder / "edit.json").is_file()
             self.accelerator.wait_for_everyone()  # all have read
@@ -155,14 +154,14 @@ class Run:
 
     def finish(self) -> None:
         """Add seconds and peak memory to config.json and drop the resuming state."""
-        self._tidy(read_record(self.folder / "config.json", dict[str, Any]) if self.is_main else {})
+        self._tidy(run_record(self.folder) if self.is_main else {})
         if self.is_main and self._trackers:
             self.accelerator.end_training()
 
     def _tidy(self, record: dict[str, Any]) -> None:
         if not self.is_main:
             return
-        if "seconds" not in record:
+        if record.get("seconds") is None:
             known = map(seconds_of, (self.folder / "state").glob("*.safetensors"))
             self._earlier_seconds = max([self._earlier_seconds, *known])
             record["seconds"] = round(self._seconds(), 2)

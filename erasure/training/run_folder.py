@@ -9,6 +9,7 @@ from typing import Any
 
 from erasure.errors import RunError, SettingError
 from erasure.files.locking import LOCK
+from erasure.files.records import ConfigShape, read_record
 
 VERSIONS = ("torch", "diffusers", "transformers", "accelerate", "erasure-toolkit")
 LONGEST = 200  # letters of a value in a message
@@ -48,6 +49,15 @@ def refuse_inside(out: Path) -> None:
                 f"out must be no part of a run; {own} in {folder} is that run's own. Name another "
                 f"place, as {folder / 'exports' / out.name}."
             )
+
+
+def run_record(folder: Path, *, remedy: str = "") -> dict[str, Any]:
+    """What a run's config.json says; nothing, for a folder without one (a delta).
+
+    RunError unless it has the shape of one; `remedy` as of `read_record`.
+    """
+    file = folder / "config.json"
+    return {**read_record(file, ConfigShape, remedy=remedy)} if file.is_file() else {}
 
 
 def refuse_another(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:

@@ -30,6 +30,7 @@ class Paraphrase(Attack):
 
     def __post_init__(self) -> None:
         check(self)
+        self._read()  # a bad file is said before anything is written
 
     def control(self, prompt: str, concept: Concept) -> tuple[tuple[str, str], int]:
         return around(prompt, concept.name), 2  # about as long as a synonym
@@ -54,9 +55,11 @@ class Paraphrase(Attack):
         return found
 
     def _texts(self, scene: Scene, case: Case) -> list[str]:
-        if not self.file:
-            return paraphrases(scene.concept, case.prompt, scene.model.catalogue)
+        return self._read() or paraphrases(scene.concept, case.prompt, scene.model.catalogue)
+
+    def _read(self) -> list[str]:
+        """The file's prompts, at least one; none without a file."""
         try:
-            return read_column(Path(self.file))
+            return read_column(Path(self.file)) if self.file else []
         except DataError as error:
             raise SettingError(f"file: {error}") from error

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from erasure.errors import RunError
 from erasure.files.records import read_record
@@ -52,10 +51,8 @@ def how_drawn(
 def claim_folder(place: Path, asked: Mapping[str, Any]) -> None:
     """Note how a folder's images are drawn; RunError if it holds images drawn otherwise.
 
-    Images that nothing is noted of are taken for the run's own if they have the size that is asked
-    for and none is older than its edit: a run had but one edit and one way to draw. Without an
-    edit beside them nothing tells who drew them, and they are refused. All processes of a launch
-    must call this; they meet in it.
+    The note is written before the first image, so that images without one, or with half of one,
+    may be anybody's: they are refused. All processes of a launch must call this; they meet in it.
     """
     file = place / CLAIM
     remedy = "remove the folder, or ask for the same again"
@@ -66,7 +63,11 @@ def claim_folder(place: Path, asked: Mapping[str, Any]) -> None:
                 f"{place} holds images of {_another(key)} ({held[key]}, not {value}); {remedy}."
             )
     if asked.keys() - held.keys():
-        _refuse_strangers(place, asked)
+        if find_images(place):
+            raise RunError(
+                f"{place} holds images and no full {CLAIM} on how they were drawn; remove the "
+                "folder, and they are drawn again."
+            )
         if launched().is_main_process:
             write_json(file, held | {**asked})
     launched().wait_for_everyone()
@@ -84,24 +85,6 @@ def _run_of(place: Path) -> Path:
 
 def _another(key: str) -> str:
     return {"weights": "another base model", "edit": "another edit"}.get(key, f"another {key}")
-
-
-def _refuse_strangers(place: Path, asked: Mapping[str, Any]) -> None:
-    """RunError if images that nothing is noted of cannot be the run's own."""
-    run, images = _run_of(place), find_images(place)
-    if not images:
-        return
-    why = "" if (run / "edit.safetensors").is_file() else "no edit beside them says whose they are"
-    if old := next((image for image in images if is_older(image, run)), None):
-        why = f"{old.name} is older than the run's edit"
-    with Image.open(images[0]) as first:
-        if "resolution" in asked and first.size != (asked["resolution"],) * 2:
-            why = f"{images[0].name} has {first.size[0]}x{first.size[1]} pixels"
-    if why:
-        raise RunError(
-            f"{place} holds images and no full {CLAIM} on how they were drawn, and {why}; remove "
-            "the folder, and they are drawn again."
-        )
 
 
 def _is_edited(model: DiffusionModel) -> bool:

@@ -44,4 +44,5 @@ def membership(
 
 def distance(said: Float[Tensor, "n classes"], other: Float[Tensor, "n classes"]) -> Score:
     """Total variation of two models' probabilities, averaged over images; in [0, 1]."""
-    return replace(mean((said - other).abs().sum(1) / 2), higher_is_better=False)
+    moved = (said - other).abs().sum(1) / 2
+    return replace(mean(moved, least=0, most=1), higher_is_better=False)

@@ -5,7 +5,7 @@ harmonic mean of the drop in Acc_f and Acc_r; MIA, the share of the forgotten tr
 confidence attack takes for never seen. Zhao et al. (CVPR 2024) and Fan et al. (ICLR 2024).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from erasure.edit import Edit
-from erasure.errors import SettingError
+from erasure.erasing import inputs
+from erasure.errors import RunError, SettingError
 from erasure.files.records import ForgettingShape, RequestsShape, read_record
 from erasure.files.storage import write_json
 from erasure.forgetting import Data, load_parts
@@ -57,6 +58,8 @@ def scored(
     requests = read_record(run / "requests.json", RequestsShape, remedy=REMEDY)
     given = dict(config["data"])
     data = Data(**{**given, "missing": tuple(given["missing"])})  # type: ignore[arg-type]
+    _refuse_other_requests(run, edit, config["tasks"], [told["classes"] for told in requests])
+    _refuse_other_images(run, data, config.get("inputs", {}))
     model = open_vit(run, device=device, edited=False, base=base)
     other = _reference(reference, edit, model)
     train, test = load_parts(model, data)
@@ -81,12 +84,56 @@ def scored(
             if c in seen
         },
         "baseline": {key: asdict(value) for key, value in before.items()},
+        "left_out": _left_out(model, scores, now, earlier),
         "without_images": [model.title(c) for c in range(len(model.labels)) if c not in seen],
         "requests": requests,
         "weights_touched": sum(sizes[weight] for weight in touched) / sum(sizes.values()),
         "seconds": config.get("seconds"),
         "stamp": stamp(name, given, model, len(test), reference),
     }
+
+
+def _refuse_other_requests(
+    run: Path, edit: Edit, tasks: list[list[str]], measured: list[list[str]]
+) -> None:
+    """RunError unless the run's files agree on what was forgotten, request by request."""
+    names = [concept.name for concept in edit.concepts]
+    asked = list(edit.requests.values()) if edit.form == "lora" else tasks
+    flat = [name for task in tasks for name in task]
+    for file, told, known in (
+        ("edit.json", names, flat), ("edit.json", asked, tasks), ("requests.json", measured, tasks),
+    ):  # fmt: skip
+        if told != known:
+            raise RunError(
+                f"{run / file} says that {told} were forgotten, and config.json {known}; "
+                "put back what was changed by hand."
+            )
+
+
+def _refuse_other_images(run: Path, data: Data, noted: Mapping[str, str]) -> None:
+    """RunError if the folder of images is not as the run found it."""
+    if any(digest != noted.get(name, digest) for name, digest in inputs(asdict(data)).items()):
+        raise RunError(
+            f"{data.source} does not hold the images that {run} was made with: files have come, "
+            "gone or changed since. Put them back as they were to judge it."
+        )
+
+
+def _left_out(
+    model: ViTModel, scores: Mapping[str, Score], now: list[int], earlier: list[int]
+) -> dict[str, str]:
+    """Why each score that is missing is."""
+    titles = {"Acc_f": now, **({"Acc_o": earlier} if earlier else {})}
+    wanted = {
+        name: f"no test image of {', '.join(map(model.title, classes))}"
+        for name, classes in titles.items()
+    }
+    wanted |= {
+        "Acc_r": "no test image of a kept class",
+        "H": "it needs Acc_f and Acc_r",
+        "MIA": "it needs training images of both kinds and test images of kept classes",
+    }
+    return {name: why for name, why in wanted.items() if name not in scores}
 
 
 def _parts(

@@ -107,7 +107,7 @@ def distance(looks: Looks, before: Looks, kept: Sequence[Key]) -> Score:
     """Mean perceptual distance of kept images to those that the un-erased model draws instead."""
     first, second = (torch.stack([part[key] for key in kept]) for part in (looks, before))
     change = (first[:, -SKETCH:] - second[:, -SKETCH:]).square().sum(1)
-    return replace(mean(change), higher_is_better=False)
+    return replace(mean(change, least=0), higher_is_better=False)
 
 
 def score(
@@ -129,7 +129,7 @@ def score(
     judged = Judged(indices // len(styles), indices % len(styles), seen[:, 0], seen[:, 1])
     scores, per_concept = accuracy_scores(judged, targets)
     if kept := without(labels, concepts):
-        scores["CLIP"] = mean(torch.tensor([labels[key][2] for key in kept]))
+        scores["CLIP"] = mean(torch.tensor([labels[key][2] for key in kept]), least=-1, most=1)
     return scores, per_concept
 
 

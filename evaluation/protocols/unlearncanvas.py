@@ -11,7 +11,7 @@ out, images of a target count for UA and CRA_target alone, and each image has no
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, NotRequired, TypedDict
+from typing import Any, ClassVar
 
 import torch
 
@@ -22,6 +22,7 @@ from erasure.files.records import read_record
 from erasure.models.diffusion.model import DiffusionModel, Sampling
 from erasure.registry import PROTOCOLS
 from erasure.training.processes import own_device
+from erasure.training.run_folder import run_record
 from erasure_datasets.unlearncanvas import OBJECTS
 from evaluation.drawing.answer_set import find_answers, read_in_parts
 from evaluation.drawing.generate import draw, own_noise
@@ -38,13 +39,6 @@ NAME = "unlearncanvas"
 SCHEDULER = "DDIMScheduler"
 IN_MEMORY = 256  # images that are drawn before they are judged and let go
 Labels = dict[Key, tuple[int, int]]  # object and theme that the judges saw
-
-
-class CostShape(TypedDict):
-    """What a run's config.json says of its cost."""
-
-    seconds: NotRequired[float | None]
-    peak_memory_gb: NotRequired[float | None]
 
 
 def score(
@@ -234,13 +228,9 @@ def _record(
 
 def _cost(run: Path) -> dict[str, float]:
     """What the erasure took: seconds, peak memory, and the disk that its edit needs, in GB."""
-    config, edit = run / "config.json", run / "edit.safetensors"
-    cost: dict[str, float] = {}
-    if config.is_file():
-        told = read_record(config, CostShape)
-        for key in ("seconds", "peak_memory_gb"):
-            if (value := told.get(key)) is not None:
-                cost[key] = value
+    told, edit = run_record(run), run / "edit.safetensors"
+    known = {key: told.get(key) for key in ("seconds", "peak_memory_gb")}
+    cost = {key: value for key, value in known.items() if value is not None}
     if edit.is_file():
         cost["storage_gb"] = round(edit.stat().st_size / 1e9, 4)
     return cost

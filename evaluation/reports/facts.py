@@ -1,5 +1,6 @@
 """What there is to say about one run, read from its folder, as plain JSON."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 from erasure.edit import Edit
 from erasure.errors import EditError, ModelError, RunError
 from erasure.files.naming import slug
-from erasure.files.records import AttackShape, read_record
+from erasure.files.records import ROUNDING, AttackShape, read_record
 from erasure.opening import open_run, open_vit
+from erasure.training.run_folder import run_record
 from erasure_datasets.concept import Concept
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES
 from evaluation.protocols import pocket
@@ -17,6 +19,7 @@ from evaluation.score import interval
 from evaluation.seen import REMEDY, JudgedShape, seen
 
 RATES = ("UA", "UA_own", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o", "Acc", "MIA")
+DISTANCES = ("FID", "perceptual", "distance")  # never below 0; KID may be
 SHOWN = 8  # pictures in a row, and attacked cases
 
 
@@ -33,8 +36,7 @@ def facts(run: Path) -> dict[str, Any]:
 
 
 def _facts(run: Path) -> dict[str, Any]:
-    edit, file = Edit.load(run), run / "config.json"
-    config = read_record(file, dict[str, Any], remedy=REMEDY) if file.is_file() else {}
+    edit, config = Edit.load(run), run_record(run)
     sources = config.get("sources", {})
     tensors, parts, unopened = [], [], ""
     try:
@@ -209,14 +211,16 @@ def _with_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
         is_rate = name in RATES or name.endswith("ASR")
         stderr, n = score.get("stderr"), score.get("n")
         low, high = score.get("low"), score.get("high")
+        if name in DISTANCES and score["value"] < -ROUNDING:
+            raise RunError(f"{name} must not be below 0; a record says {score['value']:g}.")
         if is_rate and not 0 <= score["value"] <= 1:
             raise RunError(f"{name} must be a rate in 0 to 1; a record says {score['value']:g}.")
-        if (n is not None and n < 0) or (stderr is not None and stderr < 0):
-            raise RunError(f"{name} must have no negative n or stderr; a record has.")
         if low is None or high is None:
             low = high = None
         if low is None and ((is_rate and n) or stderr):
-            low, high = interval(score["value"], stderr or 0.0, n or 1, is_rate=is_rate)
+            least = 0.0 if name in DISTANCES else -math.inf
+            value, spread = score["value"], stderr or 0.0
+            low, high = interval(value, spread, n or 1, is_rate=is_rate, least=least)
         unit = "percent" if is_rate or name == "H" else "number"
         found[name] = {**score, "n": n, "low": low, "high": high, "unit": unit}
     return found

@@ -125,7 +125,7 @@ class _Seen:
 
     @property
     def scores(self) -> dict[str, Score]:
-        return {"CLIP": mean(torch.cat(self.cosines))} if self.cosines else {}
+        return {"CLIP": mean(torch.cat(self.cosines), least=-1, most=1)} if self.cosines else {}
 
 
 def quality(
@@ -153,7 +153,7 @@ def quality(
             wanted.append(eyes.features(same).cpu())
     scores, baseline = drawn.scores, known.scores
     if moved:
-        scores["perceptual"] = replace(mean(torch.cat(moved)), higher_is_better=False)
+        scores["perceptual"] = replace(mean(torch.cat(moved), least=0), higher_is_better=False)
     seeds, numbers = torch.tensor([*kept]).T
     seen = torch.cat(drawn.features)
     if wanted:

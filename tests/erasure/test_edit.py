@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from erasure.edit import Edit
 from erasure.erasing import erase
 from erasure.errors import EditError
 from erasure.exports.exporting import export
+from erasure.files.storage import read_tensors, write_tensors
 from erasure.models.diffusion.load import load_model
 from erasure.opening import open_run
 
@@ -33,6 +35,27 @@ def test_config_records_where_values_came_from(run: Path) -> None:
     assert record["seconds"] > 0
     assert record["peak_memory_gb"] > 0
     assert torch.__version__.startswith(record["versions"]["torch"])
+
+
+def test_a_record_that_names_other_things_than_its_tensors_is_refused(
+    run: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    file = copy / "edit.json"
+    good = json.loads(file.read_text())
+    for name, value in (
+        ("concepts", [{**good["concepts"][0], "name": "dog"}]),
+        ("requests", {"0": ["dog"]}),
+        ("settings", {**good["settings"], "stay": 0.25}),
+    ):
+        file.write_text(json.dumps({**good, name: value}))
+        with pytest.raises(EditError, match=f"changed by hand: its {name} are") as told:
+            Edit.load(copy)
+        assert "\n" not in str(told.value)
+    tensors, _ = read_tensors(copy / "edit.safetensors")
+    write_tensors(copy / "edit.safetensors", tensors)  # as older versions wrote it
+    file.write_text(json.dumps({**good, "digest": ""}))
+    assert Edit.load(copy).concepts[0].name == "cat"
 
 
 def test_it_does_not_go_into_a_model_of_another_shape(run: Path, pocket: object) -> None:

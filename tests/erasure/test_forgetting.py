@@ -15,9 +15,10 @@ from peft import PeftModel
 from torch.nn import functional as F
 from vits import LABELS, image_folder, timm_folder, transformers_folder, vit_base_folder
 
+from erasure.commandline.main import main
 from erasure.config import Value
 from erasure.edit import Edit
-from erasure.errors import EditError, ErasureError, SettingError
+from erasure.errors import EditError, ErasureError, RunError, SettingError
 from erasure.exports.exporting import export
 from erasure.files.storage import read_lines
 from erasure.forgetting import Data, Forgotten, Request, forget, load_parts
@@ -33,6 +34,7 @@ from erasure.training.fit import fit
 from erasure.training.run import Run
 from erasure.undoing import undo
 from evaluation.evaluating import evaluate
+from evaluation.reports.reporting import report
 
 TINY: dict[str, dict[str, Value]] = {
     "gs-lora": {"epochs": 4, "batch_size": 8, "learning_rate": 0.05, "group_warmup": 1,
@@ -227,13 +229,19 @@ def test_two_classes_of_one_name_and_commas(place: Path) -> None:
     assert [request["classes"] for request in history] == [["crane #2"], [names[1]]]
 
 
-def test_a_class_without_test_images_has_no_figure(place: Path) -> None:
+def without_red(place: Path) -> Path:
+    """The images in two parts, of which the test part has none of red."""
     test = place / "images2"
     for part in ("train", "test"):
         for label in LABELS:
             (test / part).mkdir(parents=True, exist_ok=True)
             if (part, label) != ("test", "red"):
                 (test / part / label).symlink_to(place / "images" / label)
+    return test
+
+
+def test_a_class_without_test_images_has_no_figure(place: Path) -> None:
+    test = without_red(place)
     forget(
         str(place / "model"), "ssd", [["red"]], out=place / "run", watch_every=0,
         data=Data(source=str(test), images=2, test_images=2), **TINY["ssd"],
@@ -243,6 +251,36 @@ def test_a_class_without_test_images_has_no_figure(place: Path) -> None:
     scores = evaluate(place / "run")
     assert {"Acc_f", "H", "MIA"} & scores["scores"].keys() <= {"MIA"}
     assert scores["without_images"] == ["red"]
+    assert scores["left_out"]["Acc_f"] == "no test image of red"
+    assert scores["left_out"]["H"] == "it needs Acc_f and Acc_r"
+    assert "Acc_o" not in scores["left_out"]
+    report([place / "run"], place / "report.html")  # Acc_f is not in its request, either
+
+
+def test_a_class_without_test_images_is_said_by_both_commands(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, data = str(place / "run"), str(without_red(place))
+    words = f"--class red --images 2 --test-images 2 --selection 1 --batch-size 4 --data {data}"
+    forgetting = f"forget ssd {words} --model {place / 'model'} --out {run}"
+    for command, told in (
+        (forgetting, "no test image of it, and so no Acc_f"),
+        (f"evaluate {run}", "Acc_f is left out: no test image of red"),
+    ):
+        monkeypatch.setattr("sys.argv", ["erasure", *command.split()])
+        with pytest.raises(SystemExit, match="0"):
+            main()
+        assert told in capsys.readouterr().out
+
+
+def test_measured_requests_of_others_are_no_start(place: Path) -> None:
+    (place / "ssd").mkdir()
+    run_one("ssd", place, [["red"]])
+    (place / "ssd" / "edit.json").unlink()
+    file = place / "ssd" / "requests.json"
+    file.write_text(file.read_text().replace("red", "blue"))
+    with pytest.raises(RunError, match="is of other requests"):
+        run_one("ssd", place, [["red"]])
 
 
 def test_a_penalty_in_vain_is_refused() -> None:

@@ -545,3 +545,16 @@ def test_a_one_step_generator_is_attacked_at_its_own_timestep(
         record = attack(run, name, criterion=f"{criterion}:by_chance", prompts=2, **SMALL[name])
         assert record["stamp"]["steps"] == 1
         assert record["stamp"]["guidance"] == 1.0
+
+
+@pytest.mark.parametrize("text", [None, "", "words\na cat\n"])
+def test_a_bad_file_of_paraphrases_leaves_no_folder(
+    text: str | None, run: Path, criterion: str, tmp_path: Path
+) -> None:
+    file, copy = tmp_path / "mine.csv", Path(shutil.copytree(run, tmp_path / "copy"))
+    if text is not None:
+        file.write_text(text)
+    before = sorted(copy.rglob("*"))
+    with pytest.raises(SettingError, match="file: "):
+        attack(copy, "paraphrase", criterion=f"{criterion}:by_chance", file=str(file))
+    assert sorted(copy.rglob("*")) == before

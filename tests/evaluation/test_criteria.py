@@ -46,6 +46,9 @@ def test_a_file_replaces_no_module_and_answers_as_it_likes(
     assert first(IMAGES).tolist() == [True] * 3
 
 
+TORCH = "import torch\ndef f(images): return torch.zeros"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -64,6 +67,13 @@ def test_a_file_replaces_no_module_and_answers_as_it_likes(
         ("def f(images): return [True]", r"got torch.bool \(1,\)"),
         ("def f(images): return images > 0", r"got torch.bool \(3, 3, 8, 8\)"),
         ("def f(images): return [1, 0, 1]", r"got torch.int64 \(3,\)"),
+        (
+            f"{TORCH}(3, dtype=torch.bool, device='meta')",
+            r"\(3,\); got Tensor: NotImplementedError",
+        ),
+        (f"{TORCH}(3, dtype=torch.bool).to_sparse()", "got torch.sparse_coo"),
+        (f"{TORCH}(3) / 0", r"got torch.float32 \(3,\)"),
+        ("def f(images): return [10**400] * 3", "got list: "),
         ("def f(images): return True", r"got torch.bool \(\)"),
     ],
 )

@@ -12,6 +12,8 @@ from erasure.errors import ErasureError, RunError, SettingError
 from erasure.forgetting import Data, forget
 from evaluation.evaluating import evaluate
 from evaluation.metrics.forgetting import accuracy, distance, h_mean, membership
+from evaluation.reports.facts import _with_intervals
+from evaluation.score import mean
 
 
 def test_figures_by_hand() -> None:
@@ -25,6 +27,20 @@ def test_figures_by_hand() -> None:
     assert distance(said, said.flip(1)).value == pytest.approx((0.8 + 0.6 + 0.2 + 0.4) / 4)
     members, others = torch.tensor([0.9, 0.8, 0.95]), torch.tensor([0.5, 0.6, 0.85])
     assert membership(members, others, torch.tensor([0.1, 0.79, 0.99, 0.8])).value == 0.5
+
+
+def test_no_interval_leaves_its_range() -> None:
+    one = torch.tensor([1.0, 0.0])
+    moved = distance(torch.stack([one, one, one, one]), torch.stack([one, one, one, one.flip(0)]))
+    assert moved.value == 0.25
+    assert (moved.low, moved.high) == (0.0, pytest.approx(0.25 + 1.96 * 0.25))
+    cosines = mean(torch.tensor([1.0, 1.0, 0.7]), least=-1, most=1)
+    assert cosines.high == 1.0
+    told = {"value": 0.01, "stderr": 0.01, "n": 4}
+    assert _with_intervals({"perceptual": told})["perceptual"]["low"] == 0.0
+    assert _with_intervals({"KID": told})["KID"]["low"] < 0.0
+    with pytest.raises(RunError, match="FID must not be below 0"):
+        _with_intervals({"FID": {"value": -1.0}})
 
 
 def test_membership_is_the_threshold_of_every_candidate() -> None:
@@ -99,6 +115,34 @@ def test_a_config_that_is_none(changes: dict, two: Path) -> None:
     (two / "config.json").write_text(json.dumps({**record, **changes}))
     with pytest.raises(ErasureError):
         evaluate(two)
+
+
+def test_other_images_than_the_run_was_made_with_are_refused(two: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images" / "red"
+    first = sorted(images.iterdir())[0]
+    kept = first.read_bytes()
+    first.write_bytes(kept + b"more")
+    with pytest.raises(RunError, match=r"images does not hold the images that .*two was made with"):
+        evaluate(two)
+    assert not (two / "scores").exists()
+    first.write_bytes(kept)
+    evaluate(two)
+
+
+def test_requests_that_were_swapped_by_hand_are_refused(two: Path) -> None:
+    for name, key in (("requests.json", "classes"), ("config.json", "tasks")):
+        file = two / name
+        kept = json.loads(file.read_text())
+        if key == "tasks":
+            swapped: object = {**kept, "tasks": kept["tasks"][::-1]}
+        else:
+            swapped = [{**a, key: b[key]} for a, b in zip(kept, kept[::-1], strict=True)]
+        file.write_text(json.dumps(swapped))
+        with pytest.raises(RunError, match="put back what was changed by hand"):
+            evaluate(two)
+        assert not (two / "scores").exists()
+        file.write_text(json.dumps(kept))
+    evaluate(two)
 
 
 def test_classes_asked_for_by_part_and_number(two: Path) -> None:

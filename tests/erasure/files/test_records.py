@@ -20,6 +20,11 @@ BAD = {
     "not finite": b'{"protocol": "p", "scores": {"UA": {"value": NaN}}}',
     "surrogate": b'{"protocol": "\\ud800", "scores": {}}',
     "no key": b'{"protocol": "p"}',
+    "above its interval": b'{"protocol": "p", "scores": {"UA": {"value": 0.5, "high": 0.4}}}',
+    "below its interval": b'{"protocol": "p", "scores": {"UA": {"value": 0.5, "low": 0.6}}}',
+    "no interval": b'{"protocol": "p", "scores": {"UA": {"value": 0.5, "low": 1, "high": 0}}}',
+    "infinite end": b'{"protocol": "p", "scores": {"UA": {"value": 0.5, "high": 1e999}}}',
+    "fewer than none": b'{"protocol": "p", "scores": {"UA": {"value": 0.5, "n": -1}}}',
     "another type": b'{"protocol": "p", "scores": {"UA": {"value": "high"}}}',
 }
 

@@ -25,6 +25,7 @@ from erasure.files.storage import (
 from erasure.training.fit import fit
 from erasure.training.run import Run
 
+DATA = {"source": "x", "images": 1, "test_images": 1, "shots": 0, "missing": []}
 RECORD = {"command": "test", "method": "toy"}
 
 
@@ -109,11 +110,20 @@ def test_a_damaged_record_of_a_run_is_one_line(tmp_path: Path, content: bytes) -
     assert (tmp_path / "config.json").read_bytes() == content
 
 
-@pytest.mark.parametrize("key", ["tasks", "data", "config", "base_digest", "inputs"])
-def test_what_makes_another_run(tmp_path: Path, key: str) -> None:
-    Run(tmp_path).begin({**RECORD, key: {"a": ["one", "two"]}})
+@pytest.mark.parametrize(
+    ("key", "old", "new"),
+    [
+        ("tasks", [["a"]], [["a"], ["b"]]),
+        ("data", {**DATA, "source": "one"}, {**DATA, "source": "two"}),
+        ("config", "one", "two"),
+        ("base_digest", "one", "two"),
+        ("inputs", {"a": "one"}, {"a": "two"}),
+    ],
+)
+def test_what_makes_another_run(tmp_path: Path, key: str, old: object, new: object) -> None:
+    Run(tmp_path).begin({**RECORD, key: old})
     with pytest.raises(RunError, match=f"its {key}"):
-        Run(tmp_path).begin({**RECORD, key: {"a": ["one"]}})
+        Run(tmp_path).begin({**RECORD, key: new})
 
 
 def test_a_resumed_run_tells_its_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from erasure.erasing import erase
 from erasure.errors import EditError, ErasureError, RunError, SettingError
 from erasure.forgetting import Data, forget
 from erasure.models.diffusion.load import load_model
+from erasure.training.run_folder import run_record
 from erasure_datasets.unlearncanvas import THEMES
 from evaluation.evaluating import evaluate
 from evaluation.reports import page as page_module
@@ -281,6 +282,16 @@ def test_no_path_of_this_machine_is_in_a_report(runs: list[Path], tmp_path: Path
     assert "erasure erase uce --out cat --images=photos" in (tmp_path / "report.html").read_text()
 
 
+TEXTS = ("command", "config", "versions", "sources", "device", "concepts", "data", "tasks")
+NAMELESS = {
+    "criterion": "x", "is_cut_by_budget": False, "scores": {}, "baseline": {},
+    "cases": [
+        {"case": {}, "pre": False, "found": None, "control": False, "control_tries": False,
+         "success": False}
+    ],
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("place", "change", "message"),
     [
@@ -292,7 +303,12 @@ def test_no_path_of_this_machine_is_in_a_report(runs: list[Path], tmp_path: Path
         ("scores/pocket.json", {"requests": [{}]}, "is not readable"),
         ("attacks/paraphrase.json", {"per_concept": {"cat": {"criterion": "x"}}}, "not readable"),
         ("attacks/paraphrase.json", {"per_concept": []}, "is not readable"),
+        ("attacks/paraphrase.json", {"per_concept": {"cat": NAMELESS}}, "not readable"),
         ("config.json", None, "is not readable"),
+        *(("config.json", {key: 3}, "is not readable") for key in TEXTS),
+        ("config.json", {"seconds": "long"}, "is not readable"),
+        ("config.json", {"seconds": -1.0}, "is not readable"),
+        ("config.json", {"seed": "x"}, "is not readable"),
     ],
 )
 def test_damaged_records_are_one_line(
@@ -306,6 +322,15 @@ def test_damaged_records_are_one_line(
     with pytest.raises(RunError, match=message):
         report([run], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_config_keeps_what_its_shape_does_not_name(runs: list[Path], tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs[1], run)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({**config, "mine": [3], "seconds": None}))
+    report([run], tmp_path / "report.html")
+    assert run_record(run)["mine"] == [3]
 
 
 def test_a_broken_picture_and_a_run_that_goes_away_are_one_line(
