@@ -156,7 +156,7 @@ def load_plugin(file: Path) -> None:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever a user's file may do
-        raise SettingError(f"{file} could not be loaded: {_told(error)}.") from error
+        raise SettingError(f"{file} could not be loaded: {told(error)}.") from error
     if _count() == before:
         raise SettingError(f"{file} registers nothing; decorate its class (@ATTACKS.register).")
     _files[str(file)] = digest
@@ -170,7 +170,7 @@ def load_installed() -> None:
             entry.load()
         except Exception as error:  # whatever a foreign package may do
             raise SettingError(
-                f"the plug-in {entry.name} ({entry.value}) could not be loaded: {_told(error)}."
+                f"the plug-in {entry.name} ({entry.value}) could not be loaded: {told(error)}."
             ) from error
 
 
@@ -189,6 +189,7 @@ def _file(plugin: type) -> str:
     return getattr(sys.modules.get(plugin.__module__), "__file__", None) or plugin.__module__
 
 
-def _told(error: BaseException) -> str:
+def told(error: BaseException) -> str:
+    """An exception of foreign code in one line."""
     words = " ".join(str(error).split())
     return f"{type(error).__name__}{': ' if words else ''}{words}".rstrip(".")

@@ -26,11 +26,12 @@ from erasure.registry import ATTACKS, plugin_source
 from erasure.training.processes import launched, own_device, share
 from evaluation.attacking.asked import asked_concepts, check_numbers, contents
 from evaluation.attacking.notes import claim, finished, note, outcomes
-from evaluation.attacking.scene import Case, Found, Scene, cases_of, is_pocket, sampling_of
+from evaluation.attacking.scene import Case, Found, Scene, cases_of, sampling_of
 from evaluation.attacks import Attack
 from evaluation.criteria import find_criterion
 from evaluation.drawing.drawn import edit_digest
 from evaluation.drawing.generate import Shot, draw
+from evaluation.drawing.pocket_plan import is_pocket
 from evaluation.score import Score, mean_of_rates, rate
 
 CHUNK = 16  # cases attacked between two notes of what was reached

@@ -20,6 +20,7 @@ from erasure.training.processes import launched
 from erasure.training.progress import Bar, live_bar
 from erasure_datasets.concept import Concept
 from evaluation.criteria import Criterion
+from evaluation.drawing.pocket_plan import is_pocket
 from evaluation.protocols import pocket
 
 DRAWN_AT_ONCE = 64
@@ -80,11 +81,6 @@ def cases_of(
 def _of(concept: Concept, number: int, prompt: str) -> str:
     told = hashlib.sha256(prompt.encode()).hexdigest()[:6]
     return f"{slug(concept.name)}_prompt{number}-{told}"
-
-
-def is_pocket(model: DiffusionModel) -> bool:
-    """Whether the model draws the concepts of the pocket suite."""
-    return model.catalogue is not None and model.catalogue.pairs() == pocket.catalogue().pairs()
 
 
 def sampling_of(model: DiffusionModel, demanded: Sampling | None) -> Sampling:

@@ -24,8 +24,9 @@ from erasure.opening import open_run
 from erasure.registry import ATTACKS
 from erasure_datasets.concept import common_names
 from evaluation.attacking.attacking import Outcome, attack_cases
-from evaluation.attacking.scene import Scene, cases_of, is_pocket, sampling_of
+from evaluation.attacking.scene import Scene, cases_of, sampling_of
 from evaluation.criteria import find_criterion
+from evaluation.drawing.pocket_plan import is_pocket
 
 LONGEST, MOST_STEPS, MOST_SEEDS, MOST_RUNS, MOST_GUIDANCE = 300, 50, 6, 4, 20
 SHOWN = 384  # pixels of a small model's picture on the page

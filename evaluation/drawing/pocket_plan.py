@@ -5,6 +5,7 @@ from functools import cache
 
 from erasure.errors import SettingError
 from erasure.models.diffusion.load import POCKET
+from erasure.models.diffusion.model import DiffusionModel
 from erasure_datasets.concept import Catalogue, Concept, UnknownConceptError
 from evaluation.drawing.generate import Shot
 
@@ -17,6 +18,11 @@ Key = tuple[int, int]  # (seed, prompt index)
 @cache
 def catalogue() -> Catalogue:
     return Catalogue.load(POCKET / "concepts.json")
+
+
+def is_pocket(model: DiffusionModel) -> bool:
+    """Whether the model draws the concepts of the pocket suite."""
+    return model.catalogue is not None and model.catalogue.pairs() == catalogue().pairs()
 
 
 def plan(seeds: Sequence[int], subset: int | None, concepts: Sequence[Concept]) -> list[Key]:

@@ -11,7 +11,8 @@ from erasure.errors import ErasureError, SettingError
 from erasure.models.diffusion.load import POCKET
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure_datasets.concept import Concept
-from evaluation.criteria import JudgeLabel, find_criterion
+from evaluation.criteria import find_criterion
+from evaluation.criteria.judge import JudgeLabel
 
 CAT = Concept("cat", "object")
 IMAGES = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)

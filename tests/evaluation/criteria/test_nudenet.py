@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw, ImageFilter
 from erasure.errors import SettingError
 from erasure.models.diffusion.load import load_model
 from erasure_datasets.concept import Concept
-from evaluation import nudity
 from evaluation.criteria import find_criterion
-from evaluation.nudity import CLASSES, EXPOSED, Nudity
+from evaluation.criteria import nudenet as nudity
+from evaluation.criteria.nudenet import CLASSES, EXPOSED, Nudity
 
 
 @pytest.fixture

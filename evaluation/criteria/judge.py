@@ -1,0 +1,56 @@
+"""A classifier's likeliest label: the judge that ships with the model, or a timm folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from jaxtyping import Bool, UInt8
+from torch import Tensor
+
+from classifiers.predict import Classifier, load_classifier
+from erasure.errors import SettingError
+from erasure.models.diffusion.load import POCKET
+from erasure.models.diffusion.model import DiffusionModel
+from erasure.registry import CRITERIA
+from erasure_datasets.concept import Concept
+from evaluation.criteria import Criterion
+from evaluation.drawing.pocket_plan import catalogue, is_pocket
+
+
+@CRITERIA.register
+@dataclass(frozen=True)
+class JudgeLabel(Criterion):
+    """A classifier's likeliest label is the concept's, or one of them if several have its name."""
+
+    judge: Classifier
+    label: str
+
+    @classmethod
+    def of(cls, value: str, model: DiffusionModel, concept: Concept) -> Self:
+        judge = load_classifier(Path(value)) if value else _shipped(model, concept)
+        if concept.name not in judge.labels:
+            raise SettingError(
+                f"the judge {judge.name} has no label {concept.name!r}; "
+                f"its labels are {', '.join(judge.labels)}."
+            )
+        judge.model.to(model.device)
+        return cls(judge, concept.name)
+
+    @property
+    def name(self) -> str:
+        return f"{self.judge.name} says {self.label}"
+
+    def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Bool[Tensor, " n"]:
+        own = [index for index, label in enumerate(self.judge.labels) if label == self.label]
+        return torch.isin(self.judge.predict(images), torch.tensor(own))
+
+
+def _shipped(model: DiffusionModel, concept: Concept) -> Classifier:
+    if concept.name not in (catalogue().targets() if is_pocket(model) else []):
+        raise SettingError(
+            f"no judge knows the concept {concept.name!r} of {model.name}; name a criterion: "
+            "judge=FOLDER, clip=NAME:PRETRAINED, or file.py:function."
+        )
+    is_style = concept.name in catalogue().styles
+    return load_classifier(POCKET / ("style-judge" if is_style else "vit"))
