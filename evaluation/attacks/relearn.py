@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erasure.config import check, setting
-from erasure.training.fit import trainable
+from erasure.training.learner import trainable
 from erasure_datasets.concept import Concept
 from evaluation.attacking.scene import Case, Found, Scene, Targets
 
