@@ -1,61 +1,33 @@
-"""The one optimisation loop; methods call it with a loss."""
+"""The one optimisation loop; methods call it with what learns."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from erasure.training.masters import Masters
-from erasure.training.optimisers import ADAM, Optimiser
+from erasure.training.learner import Learner
 from erasure.training.run import Run
 from erasure.training.stepping import Stepping
 
 
-@contextmanager
-def trainable(weights: Mapping[str, nn.Parameter]) -> Iterator[None]:
-    """Within it, these weights ask for gradients; afterwards they hold none."""
-    for parameter in weights.values():
-        parameter.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for parameter in weights.values():
-            parameter.requires_grad_(False)
-            parameter.grad = None
-
-
 def fit(
-    loss: Callable[[int], dict[str, Tensor]], weights: Mapping[str, nn.Parameter], *, steps: int,
-    learning_rate: float, run: Run, stage: str = "fit", masks: Mapping[str, Tensor] | None = None,
-    carried: Mapping[str, Tensor] | None = None, by: Optimiser = ADAM, clip: float | None = None,
-    start: Mapping[str, Tensor] | None = None, before: Callable[[], None] | None = None,
+    learners: Learner | Mapping[str, Learner], *, steps: int, run: Run, stage: str = "fit",
+    carried: Mapping[str, Tensor] | None = None,
 ) -> None:  # fmt: skip
-    """Minimise the sum of the loss's terms over `weights`, resuming an interrupted run.
+    """Move each learner's weights down the sum of its loss's terms, resuming an interrupted run.
 
-    `loss(step)` gives named scalar terms, means over `run.part` of the batch, and is asked for each
-    of the run's `pieces`; `before` is called ahead of each step. `masks` (bool, one per weight) say
-    what may move. `carried` are tensors that `loss` changes in place from step to step; they resume
-    as well. `clip` bounds every element of the gradients. `start` has the float32 values of weights
-    that are in less; in the end they are float32 again. DivergedError if a loss or gradient is not
-    finite; the state before that step is kept and named.
+    Of several, by name, each has a turn in every step, in order, and only then do its weights ask
+    for gradients; `trainable` lends them to another's turn. Their terms, named apart, share a line
+    of the log. `carried` are tensors that a loss changes in place from step to step; they resume as
+    well. DivergedError, with the learner's name, if a loss or gradient is not finite; the state
+    before that step is kept and named.
     """
-    masters = Masters(weights, masks, start)
-    stepping = Stepping(masters, by, learning_rate, run, stage, carried=carried or {}, clip=clip)
-
-    def parts(step: int) -> Iterator[dict[str, Tensor]]:
-        for _ in run.pieces():
-            with stepping.precision():
-                terms = loss(step)
-            yield terms
-
+    named = {"learner": learners} if isinstance(learners, Learner) else learners
+    stepping = Stepping(named, run, stage, carried=carried or {})
     try:
         first, note = stepping.restore(), ""
-        with trainable(weights), run.progress(stage, steps, first) as bar:
+        with run.progress(stage, steps, first) as bar:
             for step in range(first, steps):
-                if before is not None:
-                    with stepping.precision():
-                        before()
-                stepping.take(step, parts(step), learning_rate * by.rate(step, steps))
+                stepping.take(step, steps)
                 is_due = run.is_due
                 if is_due or stepping.is_due or step + 1 == steps:
                     note = stepping.read()
@@ -64,4 +36,4 @@ def fit(
                 if is_due or (step + 1 == steps):
                     stepping.keep(step + 1)
     finally:
-        masters.close()
+        stepping.close()

@@ -2,7 +2,7 @@
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -145,3 +145,24 @@ class Optimiser:
 
 
 ADAM = Optimiser()
+
+
+def slots_of(optimiser: Stepper) -> dict[str, Tensor]:
+    """What an optimiser has noted of each weight; nothing before its first step."""
+    return {
+        f"{number}.{slot}": torch.as_tensor(value)
+        for number, slots in optimiser.state_dict()["state"].items()
+        for slot, value in slots.items()
+        if value is not None
+    }
+
+
+def put_slots(optimiser: Stepper, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `slots_of` gave."""
+    state: dict[int, dict[str, Any]] = {}
+    for name, value in tensors.items():
+        number, _, slot = name.partition(".")
+        # a count that was no tensor, as bitsandbytes keeps it
+        is_count = value.ndim == 0 and value.dtype == torch.int64
+        state.setdefault(int(number), {})[slot] = value.item() if is_count else value
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": state})

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from erasure.errors import RunError, SettingError
 from erasure.files.locking import alone_in
-from erasure.files.storage import append_line, write_json
+from erasure.files.storage import append_line, write_json, write_tensors
 from erasure.training.hardware import Hardware, peak_memory
-from erasure.training.optimisers import Stepper
 from erasure.training.processes import is_cpu_group, launched
 from erasure.training.progress import Bar, live_bar
 from erasure.training.run_folder import clear, holds_files, refuse_another, run_record, versions
-from erasure.training.state import read_state, seconds_of, shorten_log, write_state
+from erasure.training.state import read_state, seconds_of, shorten_log
 from erasure.training.trackers import refuse_tracker
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 WRITING_SHARE = 50  # seconds of work for each second that a state takes to write
 
 
@@ -45,9 +45,7 @@ class Run:
         )
         refuse_tracker(report_to)
         on_cpus = hardware.device == "cpu"
-        launched(
-            on_cpus=on_cpus
-        )  # must come before Accelerator(), whose own time-out is ten minutes
+        launched(on_cpus=on_cpus)  # before Accelerator(), whose own time-out is ten minutes
         self.accelerator = Accelerator(
             cpu=is_cpu_group(on_cpus=on_cpus),
             log_with=report_to,
@@ -95,6 +93,12 @@ class Run:
         """A fresh CPU generator for one stage, fixed by the run's seed and the stage's name."""
         digest = hashlib.sha256(f"{self.seed}:{stage}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+    def module(self, name: str, build: Callable[[], ModuleT]) -> ModuleT:
+        """A method's own network, in float32, fixed by the seed and its name; never exported."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.set_state(self.generator_for(name).get_state())
+            return build().to(self.device).requires_grad_(False)
 
     def autocast(self) -> AbstractContextManager[object]:
         # accelerate's own precision is one per process, and a second run may want another
@@ -248,9 +252,8 @@ class Run:
         return live_bar(stage, total, start, quiet=not self.is_main)
 
     def save_state(
-        self, stage: str, step: int, weights: Mapping[str, nn.Parameter], optimiser: Stepper,
-        carried: Mapping[str, Tensor] | None = None, *, is_diverged: bool = False,
-    ) -> Path:  # fmt: skip
+        self, stage: str, step: int, tensors: Mapping[str, Tensor], *, is_diverged: bool = False
+    ) -> Path:
         """Write everything needed to go on from `step` in the same bits.
 
         Of a run that `is_diverged` it is for looking at alone; `restore` refuses it.
@@ -259,7 +262,7 @@ class Run:
         if self.is_main:
             facts = {"step": str(step), "seconds": f"{self._seconds():.1f}"}
             facts |= {"diverged": "yes"} if is_diverged else {}
-            write_state(file, facts, weights, optimiser, carried or {}, self.generator)
+            write_tensors(file, {**tensors, "generator": self.generator.get_state()}, facts)
         self._saved = time.monotonic()
         self._writing = self._saved - start
         return file
@@ -280,20 +283,15 @@ class Run:
         wait = max(self.checkpoint_seconds, WRITING_SHARE * self._writing)
         return time.monotonic() - self._saved >= wait
 
-    def restore(
-        self, stage: str, weights: Mapping[str, nn.Parameter], optimiser: Stepper,
-        carried: Mapping[str, Tensor] | None = None,
-    ) -> int:  # fmt: skip
-        """Load a stage's state, if there is one; the step to go on from, 0 for a fresh start."""
-        if not self.knows(stage):
-            if self.is_main:
-                shorten_log(self.folder / "log.jsonl", stage, 0)
-            return 0
-        facts = read_state(
-            self._state_file(stage), weights, optimiser, carried or {}, self.generator
-        )
-        self.accelerator.wait_for_everyone()
-        self._earlier_seconds = float(facts["seconds"])
+    def restore(self, stage: str, wanted: Mapping[str, Tensor]) -> tuple[int, dict[str, Tensor]]:
+        """The step to go on from and a stage's state, with all of `wanted`, if there is one."""
+        facts, tensors = {"step": "0"}, dict[str, Tensor]()
+        if self.knows(stage):
+            wanted = {**wanted, "generator": self.generator.get_state()}
+            tensors, facts = read_state(self._state_file(stage), wanted)
+            self.generator.set_state(tensors["generator"])
+            self.accelerator.wait_for_everyone()
+            self._earlier_seconds = float(facts["seconds"])
         if self.is_main:
             shorten_log(self.folder / "log.jsonl", stage, int(facts["step"]))
-        return int(facts["step"])
+        return int(facts["step"]), tensors

@@ -1,101 +1,67 @@
-"""Optimiser steps that do not wait for the device, with their log and their saved state."""
+"""Steps of one or several learners that do not wait for the device, their log and saved state."""
 
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from erasure.errors import DivergedError
-from erasure.training.masters import Masters
-from erasure.training.optimisers import Optimiser
-from erasure.training.processes import average
+from erasure.training.learner import Descent, Learner, trainable, within
 from erasure.training.run import Run
 
 READ_EVERY = 10
-LOWEST_SCALE = 2.0**-10
 
 
 class Stepping:
-    """Steps of one optimiser over masters.
+    """Steps in which every learner has its turn, in order.
 
-    A fused Adam can call a step off on the device. With it, losses are read and checked every
-    `READ_EVERY` steps; once a loss or gradient was not finite no step is taken any more, so that
-    the state stays as it was before. Any other optimiser, and fp16, whose scale the host sets,
-    check every step.
+    Where all of them may wait, losses are read and checked every `READ_EVERY` steps; once a loss
+    or gradient was not finite none takes a step any more, so that the state stays as it was
+    before. Else every turn is checked.
     """
 
     def __init__(
-        self, masters: Masters, by: Optimiser, learning_rate: float, run: Run, stage: str, *,
-        carried: Mapping[str, Tensor], clip: float | None, is_fused: bool | None = None,
+        self, learners: Mapping[str, Learner], run: Run, stage: str, *,
+        carried: Mapping[str, Tensor], is_fused: bool | None = None,
     ) -> None:  # fmt: skip
-        self.masters, self.run, self.stage, self.clip = masters, run, stage, clip
-        self.carried, in_8_bits = dict(carried), run.hardware.use_8bit_adam
-        if is_fused is None:
-            is_fused = run.device.type == "cuda" and by.kind.startswith("adam") and not in_8_bits
-        parameters = list(masters.moving.values())
-        self.optimiser = by.over(parameters, learning_rate, in_8_bits=in_8_bits, is_fused=is_fused)
-        self.scaler = torch.amp.GradScaler(run.device.type, enabled=run.low is torch.float16)
-        self._may_wait = is_fused and not self.scaler.is_enabled()
+        self.descents = {who: Descent(one, run, is_fused=is_fused) for who, one in learners.items()}
+        self.run, self.stage, self.carried = run, stage, carried
+        descents = list(self.descents.values())
+        self._may_wait = all(descent.may_wait for descent in descents)
         self._pending: list[tuple[int, list[str], Tensor]] = []
-        self._first_bad = torch.full((), -1.0, device=parameters[0].device)
-        if self.scaler.is_enabled():
-            self.carried["scaler"] = torch.tensor([self.scaler.get_scale(), 0.0])
+        self._first_bad = torch.full((), -1.0, device=descents[0].device)  # a turn's number
 
-    def precision(self) -> AbstractContextManager[object]:
-        """What the loss is computed under."""
-        return nullcontext() if self.masters.are_low else self.run.autocast()
-
+    @torch.no_grad()
     def restore(self) -> int:
         """Go back to an interrupted run's state; the step to go on from."""
-        first = self.run.restore(self.stage, self.masters.moving, self.optimiser, self.carried)
-        if self.scaler.is_enabled():
-            scale, tracker = self.carried["scaler"].tolist()
-            state = {"scale": scale, "_growth_tracker": int(tracker)}
-            self.scaler.load_state_dict({**self.scaler.state_dict(), **state})
-        self.masters.give_back()
-        return first
+        step, state = self.run.restore(self.stage, self._state())
+        if state:
+            for name, value in self.carried.items():
+                value.copy_(state[f"carried.{name}"])
+            for who, descent in self.descents.items():
+                descent.restore(within(state, who))
+        return step
 
-    def take(self, step: int, parts: Iterable[Mapping[str, Tensor]], learning_rate: float) -> None:
-        """One step down the sum of the terms, averaged over the parts that a batch is taken in.
+    def take(self, step: int, steps: int) -> None:
+        """One step, of so many, of each learner. DivergedError, perhaps some steps late."""
+        names, values = list[str](), list[Tensor]()
+        for place, descent in enumerate(self.descents.values()):
+            with trainable(descent.learner.weights):
+                own, found = descent.backward(step)
+                self._check(step * len(self.descents) + place, descent, found)
+                descent.step(descent.learner.by.rate(step, steps))
+            names, values = names + own, [*values, found]
+        self._pending.append((step, names, torch.cat(values)))
 
-        Each part is done with before the next is asked for. DivergedError, perhaps some steps late.
-        """
-        self.optimiser.zero_grad()
-        names, count = list[str](), self.run.hardware.gradient_accumulation
-        values = torch.zeros((), device=self._first_bad.device)
-        for terms in parts:
-            names, stacked = list(terms), torch.stack(list(terms.values())) / count
-            self.scaler.scale(stacked.sum()).backward()
-            values = values + stacked.detach().float()
-        self.masters.take_gradients()
-        average([values, *self.masters.gradients])
-        if self.scaler.is_enabled():
-            self.scaler.unscale_(self.optimiser)  # type: ignore[arg-type]
-        self._check(step, values.sum())
-        if self.clip is not None:
-            nn.utils.clip_grad_value_(list(self.masters.moving.values()), self.clip)
-        for group in self.optimiser.param_groups:
-            group["lr"] = learning_rate
-        self.scaler.step(self.optimiser)  # type: ignore[arg-type]
-        self.scaler.update()
-        self.masters.give_back()
-        self._pending.append((step, names, values))
-
-    def _check(self, step: int, total: Tensor) -> None:
-        gradients = self.masters.gradients
-        largest = total.abs()
-        if gradients and not self.scaler.is_enabled():  # a scaler expects infinite ones
-            norm = nn.utils.get_total_norm(gradients, float("inf"))
-            largest = torch.stack([largest, norm.to(largest)]).max()
-        is_bad = ~torch.isfinite(largest)
+    def _check(self, turn: int, descent: Descent, values: Tensor) -> None:
+        is_bad = descent.is_bad(values)
         if self._may_wait:
             is_first = is_bad & (self._first_bad < 0)
-            self._first_bad = torch.where(is_first, float(step), self._first_bad)
-            self.optimiser.found_inf = (self._first_bad >= 0).float()  # type: ignore[attr-defined]
-        elif is_bad or (self.scaler.is_enabled() and self.scaler.get_scale() < LOWEST_SCALE):
-            raise self._diverged(step, total.item())
+            self._first_bad = torch.where(is_first, float(turn), self._first_bad)
+            descent.call_off(self._first_bad >= 0)
+        elif is_bad:
+            raise self._diverged(turn, values.sum().item())
 
     @property
     def is_due(self) -> bool:
@@ -110,27 +76,34 @@ class Stepping:
         for step, names, _ in self._pending:
             values = dict(zip(names, numbers, strict=False))
             numbers, loss = numbers[len(names) :], sum(values.values())
-            if step == first_bad:
-                raise self._diverged(step, loss)
+            if step == first_bad // len(self.descents):
+                raise self._diverged(int(first_bad), loss)
             self.run.log(self.stage, step, values)
         self._pending.clear()
         return f"loss {loss:.4f}"
 
     def keep(self, step: int, *, is_diverged: bool = False) -> Path:
         """Write the state from before `step`."""
-        if self.scaler.is_enabled():
-            state = self.scaler.state_dict()
-            self.carried["scaler"].copy_(torch.tensor([state["scale"], state["_growth_tracker"]]))
-        return self.run.save_state(
-            self.stage, step, self.masters.moving, self.optimiser, self.carried,
-            is_diverged=is_diverged,
-        )  # fmt: skip
+        return self.run.save_state(self.stage, step, self._state(), is_diverged=is_diverged)
 
-    def _diverged(self, step: int, loss: float) -> DivergedError:
+    def close(self) -> None:
+        """Make every learner's weights float32 again."""
+        for descent in self.descents.values():
+            descent.masters.close()
+
+    def _state(self) -> dict[str, Tensor]:
+        state = {f"carried.{name}": value for name, value in self.carried.items()}
+        for who, descent in self.descents.items():
+            state |= {f"{who}.{name}": value for name, value in descent.state().items()}
+        return state
+
+    def _diverged(self, turn: int, loss: float) -> DivergedError:
         # what is carried, and the generator, may be ahead of the weights: nothing to go on from
+        step, place = divmod(turn, len(self.descents))
+        who = f" ({list(self.descents)[place]})" if len(self.descents) > 1 else ""
         file = self.keep(step, is_diverged=True)
         return DivergedError(
-            f"a loss or gradient of {self.stage} became NaN or infinite at step {step} "
+            f"a loss or gradient of {self.stage}{who} became NaN or infinite at step {step} "
             f"(loss {loss:.4g}); the weights from before it are kept in {file}. "
             "Lower learning_rate and use another --out."
         )

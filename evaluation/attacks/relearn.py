@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.registry import ATTACKS
-from erasure.training.fit import trainable
+from erasure.training.learner import trainable
 from evaluation.attacking.scene import Case, Found, Scene, Targets
 from evaluation.attacks import Attack
 

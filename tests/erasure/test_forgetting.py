@@ -31,6 +31,7 @@ from erasure.models.classifier.load import load_vit
 from erasure.models.lora import Adapter
 from erasure.registry import METHODS
 from erasure.training.fit import fit
+from erasure.training.learner import Learner
 from erasure.training.run import Run
 from erasure.undoing import undo
 from evaluation.evaluating import evaluate
@@ -343,9 +344,9 @@ def test_the_last_step_of_retraining_counts(place: Path) -> None:
     """One step: the average is of the weights before and after it, by the shares 9/10 and 9/11."""
     kept: list[dict[str, torch.Tensor]] = []
 
-    def noting(loss: object, weights: dict, **settings: object) -> None:
-        fit(loss, weights, **settings)  # type: ignore[arg-type]
-        kept.append({name: weight.detach().clone() for name, weight in weights.items()})
+    def noting(learner: Learner, **settings: object) -> None:
+        fit(learner, **settings)  # type: ignore[arg-type]
+        kept.append({name: weight.detach().clone() for name, weight in learner.weights.items()})
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("erasure.methods.classifier.retrain.fit", noting)

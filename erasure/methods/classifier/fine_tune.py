@@ -27,6 +27,7 @@ from erasure.models.classifier.classifier import ViTModel
 from erasure.registry import METHODS
 from erasure.training.batches import labelled
 from erasure.training.fit import fit
+from erasure.training.learner import Learner
 from erasure.training.optimisers import Optimiser
 from erasure.training.run import Run
 
@@ -69,11 +70,9 @@ class FineTune:
                 terms["l1"] = gamma * size
             return terms
 
-        fit(
-            loss, weights, steps=steps, learning_rate=self.learning_rate, run=run,
-            stage=request.stage,
-            by=Optimiser("sgd", momentum=self.momentum, weight_decay=self.weight_decay),
-        )  # fmt: skip
+        by = Optimiser("sgd", momentum=self.momentum, weight_decay=self.weight_decay)
+        learner = Learner(loss, weights, self.learning_rate, by)
+        fit(learner, steps=steps, run=run, stage=request.stage)
 
 
 def penalty(gamma: float, epoch: float, epochs: int, without: int) -> float:

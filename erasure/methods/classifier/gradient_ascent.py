@@ -23,6 +23,7 @@ from erasure.models.classifier.classifier import ViTModel
 from erasure.registry import METHODS
 from erasure.training.batches import labelled
 from erasure.training.fit import fit
+from erasure.training.learner import Learner
 from erasure.training.optimisers import Optimiser
 from erasure.training.run import Run
 
@@ -52,8 +53,8 @@ class GradientAscent:
             logits = model.forward(x)[1]
             return {"forget": -F.cross_entropy(logits, right)}
 
+        by = Optimiser("sgd", momentum=self.momentum, weight_decay=self.weight_decay)
         fit(
-            loss, weights, steps=request.steps(self.epochs, self.batch_size, part),
-            learning_rate=self.learning_rate, run=run, stage=request.stage,
-            by=Optimiser("sgd", momentum=self.momentum, weight_decay=self.weight_decay),
+            Learner(loss, weights, self.learning_rate, by), run=run, stage=request.stage,
+            steps=request.steps(self.epochs, self.batch_size, part),
         )  # fmt: skip

@@ -48,6 +48,7 @@ from erasure.models.lora import Adapter, linears, merge, moving_groups
 from erasure.registry import METHODS
 from erasure.training.batches import augmented, labelled
 from erasure.training.fit import fit
+from erasure.training.learner import Learner
 from erasure.training.optimisers import Optimiser
 from erasure.training.run import Run
 
@@ -129,10 +130,10 @@ class GSLoRA:
             return terms
 
         with adapter.on(model, layers):
+            by = Optimiser("adamw", weight_decay=self.weight_decay, cosine=True)
             fit(
-                loss, weights, steps=steps, learning_rate=self.learning_rate, run=run,
+                Learner(loss, weights, self.learning_rate, by), steps=steps, run=run,
                 stage=request.stage, carried={f"mean.{n}": matrix for n, matrix in mean.items()},
-                by=Optimiser("adamw", weight_decay=self.weight_decay, cosine=True),
             )  # fmt: skip
         _follow(mean, weights, share if self.average_from < self.epochs else 1)
         kept, moved = moving_groups(model, mean, groups, adapter.scale, self.zero_below)

@@ -26,6 +26,7 @@ from erasure.models.classifier.classifier import ViTModel
 from erasure.registry import METHODS
 from erasure.training.batches import labelled
 from erasure.training.fit import fit
+from erasure.training.learner import Learner
 from erasure.training.optimisers import Optimiser
 from erasure.training.run import Run
 
@@ -72,10 +73,11 @@ def relabel(
             "retain": settings.retain_weight * F.cross_entropy(logits[len(wrong) :], y_r),
         }
 
+    by = Optimiser("sgd", momentum=settings.momentum, weight_decay=settings.weight_decay)
     fit(
-        loss, weights, steps=request.steps(settings.epochs, settings.batch_size, request.retain),
-        learning_rate=settings.learning_rate, run=run, stage=request.stage, masks=masks,
-        by=Optimiser("sgd", momentum=settings.momentum, weight_decay=settings.weight_decay),
+        Learner(loss, weights, settings.learning_rate, by, masks=masks), run=run,
+        steps=request.steps(settings.epochs, settings.batch_size, request.retain),
+        stage=request.stage,
     )  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from erasure.models.classifier.classifier import ViTModel, reinitialise
 from erasure.registry import METHODS
 from erasure.training.batches import augmented, labelled
 from erasure.training.fit import fit
+from erasure.training.learner import Learner
 from erasure.training.optimisers import Optimiser
 from erasure.training.run import Run
 
@@ -62,10 +63,10 @@ class Retrain:
             logits = model.forward(augmented(x, run))[1]
             return {"retain": F.cross_entropy(logits, right, label_smoothing=0.05)}
 
+        by = Optimiser("muon", weight_decay=0.01, cosine=True)
         fit(
-            loss, weights, steps=self.steps, learning_rate=self.learning_rate, run=run,
+            Learner(loss, weights, self.learning_rate, by), steps=self.steps, run=run,
             stage=request.stage, carried={f"mean.{name}": value for name, value in average.items()},
-            by=Optimiser("muon", weight_decay=0.01, cosine=True),
         )  # fmt: skip
         follow(self.steps)
         with torch.no_grad():

@@ -31,7 +31,7 @@ from erasure.methods.classifier.random_label import RandomLabel, relabel
 from erasure.methods.shared.saliency import largest
 from erasure.models.classifier.classifier import ViTModel
 from erasure.registry import METHODS
-from erasure.training.fit import trainable
+from erasure.training.learner import trainable
 from erasure.training.run import Run
 
 

@@ -28,7 +28,7 @@ from erasure.config import check, setting
 from erasure.forgetting import Request
 from erasure.models.classifier.classifier import ViTModel
 from erasure.registry import METHODS
-from erasure.training.fit import trainable
+from erasure.training.learner import trainable
 from erasure.training.run import Run
 from erasure_datasets.classes import Labelled
 

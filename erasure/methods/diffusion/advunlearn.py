@@ -59,6 +59,7 @@ from erasure.models.diffusion.model import DiffusionModel
 from erasure.models.diffusion.slots import Placement, Slotted, place
 from erasure.registry import METHODS
 from erasure.training.fit import fit
+from erasure.training.learner import Learner
 from erasure.training.processes import process_count
 from erasure.training.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
@@ -149,8 +150,8 @@ class AdvUnlearn:
 
         with model.memorised(texts_of(rows, kept), encoders_rest=False):
             fit(
-                loss, weights, steps=self.steps, learning_rate=self.learning_rate, run=run,
-                carried={"latest": latest}, start=model.originals,
+                Learner(loss, weights, self.learning_rate, start=model.originals),
+                steps=self.steps, run=run, carried={"latest": latest},
             )  # fmt: skip
         return Edit.between(model, concepts, "advunlearn", asdict(self))
 

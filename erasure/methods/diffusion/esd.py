@@ -51,6 +51,7 @@ from erasure.methods.shared.paths import (
 from erasure.models.diffusion.model import DiffusionModel
 from erasure.registry import METHODS
 from erasure.training.fit import fit
+from erasure.training.learner import Learner
 from erasure.training.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
 
@@ -115,8 +116,8 @@ class ESD:
             return terms
 
         fit(
-            loss, weights, steps=self.steps, learning_rate=self.learning_rate, run=run,
-            start=model.originals,
+            Learner(loss, weights, self.learning_rate, start=model.originals), steps=self.steps,
+            run=run,
         )  # fmt: skip
 
     def _paths(

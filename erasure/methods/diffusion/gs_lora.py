@@ -54,6 +54,7 @@ from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.lora import Adapter, linears, merge, moving_groups
 from erasure.registry import METHODS
 from erasure.training.fit import fit
+from erasure.training.learner import Learner
 from erasure.training.run import Run
 from erasure_datasets.concept import Concept, mentions, retain_prompts
 
@@ -139,11 +140,11 @@ class GSLoRA:
             return terms
 
         with adapter.on(model, layers), model.memorised(texts_of(rows, kept)):
+            weights = adapter.weights()
             fit(
-                loss, adapter.weights(), steps=self.steps, learning_rate=self.learning_rate,
-                run=run, stage=f"request {number}", start=run.lowered(adapter.weights()),
+                Learner(loss, weights, self.learning_rate, start=run.lowered(weights)),
+                steps=self.steps, run=run, stage=f"request {number}",
             )  # fmt: skip
-        weights = adapter.weights()
         busy, moved = moving_groups(model, weights, groups, adapter.scale, self.zero_below)
         run.log(f"groups {number}", self.steps, {f"block {i}": m for i, m in enumerate(moved)})
         merge(model, busy, adapter.scale)

@@ -39,7 +39,8 @@ from erasure.methods.shared.saliency import largest
 from erasure.methods.shared.training_data import Pictures, Plan, gather
 from erasure.models.diffusion.model import DiffusionModel, guided
 from erasure.registry import METHODS
-from erasure.training.fit import fit, trainable
+from erasure.training.fit import fit
+from erasure.training.learner import Learner, trainable
 from erasure.training.processes import average, own_range
 from erasure.training.run import Run
 from erasure_datasets.concept import Concept
@@ -121,8 +122,8 @@ class SalUn:
             return {"erase": erase, "retain": self.retain_weight * kept}
 
         fit(
-            loss, weights, steps=self.steps, learning_rate=self.learning_rate, run=run, masks=masks,
-            start=model.originals,
+            Learner(loss, weights, self.learning_rate, masks=masks, start=model.originals),
+            steps=self.steps, run=run,
         )  # fmt: skip
 
     def saliency(self, model: DiffusionModel, forget: Pictures, run: Run) -> dict[str, Tensor]:

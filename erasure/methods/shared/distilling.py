@@ -19,6 +19,7 @@ from erasure.methods.shared.score_identity import Draw, Rules, duel, fake_score
 from erasure.models.diffusion.one_step import OneStep
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.training.fit import fit
+from erasure.training.learner import Learner
 from erasure.training.run import Run
 
 WARM_UP_PASSES, WARM_UP_RATE, TEACHER_STEPS = 8, 1e-4, 20
@@ -71,6 +72,6 @@ def _regress(
 
     weights = generator.weights("full")
     fit(
-        loss, weights, start=run.lowered(weights), steps=-(-WARM_UP_PASSES * pairs // batch_size),
-        learning_rate=WARM_UP_RATE, run=run, stage="regress",
+        Learner(loss, weights, WARM_UP_RATE, start=run.lowered(weights)),
+        steps=-(-WARM_UP_PASSES * pairs // batch_size), run=run, stage="regress",
     )  # fmt: skip

@@ -12,21 +12,20 @@ with z_t = sqrt(abar_t) x_g + sqrt(1 - abar_t) eps on what the generator draws, 
 psi the fake score. Gradients reach x_g through both scores, which are held fixed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from erasure.models.diffusion.model import Condition, DiffusionModel, guided
 from erasure.models.diffusion.one_step import OneStep, pipeline_with
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
-from erasure.training.fit import fit, trainable
-from erasure.training.masters import Masters
+from erasure.training.fit import fit
+from erasure.training.learner import Learner, trainable
 from erasure.training.optimisers import Optimiser
-from erasure.training.processes import average
 from erasure.training.run import Run
 
 
@@ -102,35 +101,6 @@ def generator_loss(
     )
 
 
-class FakeLearner:
-    """The fake score's weights and the optimiser that moves them; `carried` is all of its state."""
-
-    def __init__(self, fake: DiffusionModel, learning_rate: float, clip: float, run: Run) -> None:
-        self.weights, self.clip = fake.weights("full"), clip
-        self.masters = Masters(self.weights, start=run.lowered(self.weights))
-        moving = self.masters.moving
-        self.optimiser = torch.optim.Adam(
-            list(moving.values()), lr=learning_rate, betas=(0.0, 0.999)
-        )
-        self.carried = {f"fake.{name}": parameter.data for name, parameter in moving.items()}
-        slots = _open_state(self.optimiser, moving)
-        self.carried |= {f"adam.{name}": slot for name, slot in slots}
-
-    def step(self) -> Tensor:
-        """One step down the gradients that the weights hold: 1, or NaN if one was not finite.
-
-        To multiply a loss with, so that nothing waits for the device: a clip would hide infinity.
-        """
-        self.masters.take_gradients()
-        average(self.masters.gradients)
-        largest = nn.utils.get_total_norm(self.masters.gradients, float("inf"))
-        nn.utils.clip_grad_value_(list(self.masters.moving.values()), self.clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad()
-        self.masters.give_back()
-        return torch.where(torch.isfinite(largest), 1.0, float("nan"))
-
-
 def duel(
     teacher: DiffusionModel, generator: OneStep, fake: DiffusionModel,
     draw: Callable[[], Draw], rules: Rules, *, steps: int, learning_rate: float,
@@ -138,45 +108,48 @@ def duel(
 ) -> None:  # fmt: skip
     """Train the fake score and the generator in turn, `steps` times, from the same drawings."""
     weights = generator.weights("full")
-    learner = FakeLearner(fake, fake_learning_rate, rules.clip, run)
-    parts = run.hardware.gradient_accumulation
-    drawings: list[tuple[Draw, Tensor, Tensor, Tensor]] = []  # one for each part of the batch
+    in_parts = run.hardware.gradient_accumulation > 1
+    drawings: list[tuple[Draw, Tensor, Tensor]] = []  # one for each part of the batch
 
-    def learn_fake() -> None:
-        """Draw, and let the fake score take its step on the drawings."""
-        learner.masters.give_back()  # they may have been restored
-        with trainable(learner.weights):
-            for _ in run.pieces():
-                asked = draw()
-                z, _ = _random_point((len(asked.drawn), *generator.latent_shape), rules, run)
-                with torch.set_grad_enabled(parts == 1):  # else it would hold every part's graph
-                    drawn = generator.one_call(z, asked.drawn)
-                noise, t = _random_point(drawn.shape, rules, run)
-                chances = run.part(torch.rand(run.whole(len(drawn)), generator=run.generator))
-                dropped = run.send((chances < rules.dropout).nonzero()[:, 0])
-                learnt = _without_prompt(generator, drawn.detach(), z, asked, dropped)
-                known = asked.fake.index_copy(0, dropped, asked.empty[dropped])
-                z_t = teacher.add_noise(learnt, noise, t)
-                predicted = guided(fake, z_t, t, known, asked.empty, rules.fake_guidance)
-                mistake = (asked.fake_weight * fake_loss(predicted, noise)).mean()
-                (mistake / parts).backward()
-                drawings.append((asked, z, drawn, mistake.detach()))
-            is_finite = learner.step()
-        drawings[:] = [(asked, z, drawn, m * is_finite) for asked, z, drawn, m in drawings]
+    def learn_fake(_step: int) -> dict[str, Tensor]:
+        asked = draw()
+        z, _ = _random_point((len(asked.drawn), *generator.latent_shape), rules, run)
+        # its graph is kept for the generator's turn, but not one for every part
+        with torch.no_grad() if in_parts else trainable(weights):
+            drawn = generator.one_call(z, asked.drawn)
+        drawings.append((asked, z, drawn))
+        noise, t = _random_point(drawn.shape, rules, run)
+        chances = run.part(torch.rand(run.whole(len(drawn)), generator=run.generator))
+        dropped = run.send((chances < rules.dropout).nonzero()[:, 0])
+        learnt = _without_prompt(generator, drawn.detach(), z, asked, dropped)
+        known = asked.fake.index_copy(0, dropped, asked.empty[dropped])
+        z_t = teacher.add_noise(learnt, noise, t)
+        predicted = guided(fake, z_t, t, known, asked.empty, rules.fake_guidance)
+        return {"fake": (asked.fake_weight * fake_loss(predicted, noise)).mean()}
 
-    def loss(_step: int) -> dict[str, Tensor]:
-        asked, z, drawn, mistake = drawings.pop(0)
-        if not drawn.requires_grad:
+    def learn_generator(_step: int) -> dict[str, Tensor]:
+        asked, z, drawn = drawings.pop(0)
+        if in_parts:
             drawn = generator.one_call(z, asked.drawn)
         noise, t = _random_point(drawn.shape, rules, run)
         losses = generator_loss(teacher, fake, drawn, noise, t, asked, rules)
-        return {"identity": (asked.weight * losses).mean(), "fake": mistake}
+        return {"identity": (asked.weight * losses).mean()}
 
     fit(
-        loss, weights, steps=steps, learning_rate=learning_rate, by=Optimiser(betas=(0.0, 0.999)),
-        clip=rules.clip, run=run, stage=stage, carried=learner.carried, start=run.lowered(weights),
-        before=learn_fake,
+        {
+            "fake": _learner(learn_fake, fake, fake_learning_rate, rules, run),
+            "generator": _learner(learn_generator, generator, learning_rate, rules, run),
+        },
+        steps=steps, run=run, stage=stage,
     )  # fmt: skip
+
+
+def _learner(
+    loss: Callable[[int], dict[str, Tensor]], model: DiffusionModel, rate: float, rules: Rules,
+    run: Run,
+) -> Learner:  # fmt: skip
+    weights, by = model.weights("full"), Optimiser(betas=(0.0, 0.999))
+    return Learner(loss, weights, rate, by, rules.clip, start=run.lowered(weights))
 
 
 @torch.no_grad()
@@ -196,16 +169,3 @@ def _random_point(shape: Sequence[int], rules: Rules, run: Run) -> tuple[Tensor,
     noise = run.shard(torch.randn((count, *shape[1:]), generator=run.generator))
     t = torch.randint(rules.first, rules.last, (count,), generator=run.generator)
     return noise, run.shard(t)
-
-
-def _open_state(
-    optimiser: torch.optim.Optimizer, weights: Mapping[str, nn.Parameter]
-) -> list[tuple[str, Tensor]]:
-    """Adam's slots, made before its first step, so that they can be restored in place."""
-    slots = []
-    for name, parameter in weights.items():
-        state = optimiser.state[parameter]
-        state["step"] = torch.zeros(())
-        state["exp_avg"], state["exp_avg_sq"] = (torch.zeros_like(parameter) for _ in range(2))
-        slots += [(f"{name}.{slot}", value) for slot, value in state.items()]
-    return slots

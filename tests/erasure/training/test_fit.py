@@ -1,17 +1,21 @@
-import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from erasure.errors import DivergedError
+from erasure.files.storage import read_lines, read_tensors
 from erasure.training.fit import fit
+from erasure.training.hardware import Hardware
+from erasure.training.learner import Learner, trainable
+from erasure.training.optimisers import Optimiser
 from erasure.training.run import Run
 
 
-def new_run(folder: Path) -> Run:
-    run = Run(folder)
+def new_run(folder: Path, *, parts: int = 1) -> Run:
+    run = Run(folder, hardware=Hardware(device="cpu", gradient_accumulation=parts))
     run.begin({"command": "test", "method": "toy"})
     return run
 
@@ -19,16 +23,10 @@ def new_run(folder: Path) -> Run:
 def test_it_minimises_logs_and_freezes(tmp_path: Path) -> None:
     weight = nn.Parameter(torch.tensor([3.0, -2.0]), requires_grad=False)
     run = new_run(tmp_path / "run")
-    fit(
-        lambda _step: {"erase": weight.square().sum()},
-        {"w": weight},
-        steps=200,
-        learning_rate=0.1,
-        run=run,
-    )
+    fit(Learner(lambda _: {"erase": weight.square().sum()}, {"w": weight}, 0.1), steps=200, run=run)
     assert weight.abs().max() < 0.05
     assert not weight.requires_grad
-    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    lines = read_lines(tmp_path / "run" / "log.jsonl")
     assert [line["step"] for line in lines] == list(range(200))
     assert lines[0]["erase"] == 13.0
 
@@ -37,14 +35,10 @@ def test_masked_weights_keep_their_bits(tmp_path: Path) -> None:
     weight = nn.Parameter(torch.tensor([3.0, -2.0, 1.0]))
     mask = torch.tensor([True, False, True])
     run = new_run(tmp_path / "run")
-    fit(
-        lambda _step: {"erase": weight.square().sum()},
-        {"w": weight},
-        steps=5,
-        learning_rate=0.1,
-        run=run,
-        masks={"w": mask},
+    learner = Learner(
+        lambda _: {"erase": weight.square().sum()}, {"w": weight}, 0.1, masks={"w": mask}
     )
+    fit(learner, steps=5, run=run)
     assert weight[1] == -2.0
     assert weight[0] != 3.0
 
@@ -60,21 +54,16 @@ def test_a_loss_that_diverges_keeps_the_last_good_state(tmp_path: Path, bad: flo
         return {"erase": weight.square().sum() * (bad if step == 3 else 1.0)}
 
     with pytest.raises(DivergedError, match=r"NaN or infinite at step 3.*state.fit\.safetensors"):
-        fit(loss, {"w": weight}, steps=9, learning_rate=0.1, run=run)
+        fit(Learner(loss, {"w": weight}, 0.1), steps=9, run=run)
     assert weight.item() == seen[-1]
     assert (tmp_path / "run" / "state" / "fit.safetensors").is_file()
 
 
 def test_infinite_gradients_are_met_too(tmp_path: Path) -> None:
     weight = nn.Parameter(torch.tensor([0.0]))
+    learner = Learner(lambda _: {"erase": weight.sqrt().sum()}, {"w": weight}, 0.1)
     with pytest.raises(DivergedError):
-        fit(
-            lambda _step: {"erase": weight.sqrt().sum()},
-            {"w": weight},
-            steps=1,
-            learning_rate=0.1,
-            run=new_run(tmp_path / "r"),
-        )
+        fit(learner, steps=1, run=new_run(tmp_path / "r"))
 
 
 def test_shards_are_the_whole_in_one_process(tmp_path: Path) -> None:
@@ -91,3 +80,87 @@ def test_stage_generators_do_not_depend_on_each_other(tmp_path: Path) -> None:
     assert not torch.equal(
         first, torch.randn(3, generator=Run(tmp_path, seed=4).generator_for("a"))
     )
+
+
+def duel(
+    run: Run, *, steps: int = 8, die_at: int | None = None, bad: float = 1.0
+) -> SimpleNamespace:
+    """A maker learns to draw what a critic, a new module, rates high; from one drawing per step."""
+    start = torch.linspace(-1, 1, 4)
+    found = SimpleNamespace(maker=nn.Parameter(start.clone(), requires_grad=False), drawings=[])
+    critic = run.module("critic", lambda: nn.Linear(4, 1))
+    found.critic = dict(critic.named_parameters())
+    mask = torch.tensor([[True, False, True, True]])
+
+    def criticise(step: int) -> dict[str, Tensor]:
+        if step == die_at:
+            raise KeyboardInterrupt
+        z = run.shard(torch.randn((4, 4), generator=run.generator))
+        with trainable({"w": found.maker}):
+            found.drawings.append(z * found.maker)
+        assert not found.maker.requires_grad
+        return {"critic": (critic(found.drawings[-1].detach()) - critic(z) + 1).square().mean()}
+
+    def make(_step: int) -> dict[str, Tensor]:
+        assert not any(weight.requires_grad for weight in critic.parameters())
+        return {"maker": -bad * critic(found.drawings.pop(0)).mean()}
+
+    learners = {
+        "critic": Learner(criticise, found.critic, 0.1, clip=0.2, masks={"weight": mask}),
+        "maker": Learner(make, {"w": found.maker}, 0.05, Optimiser("adamw", cosine=True)),
+    }
+    fit(learners, steps=steps, run=run)
+    assert not found.drawings
+    return found
+
+
+def test_each_learner_has_its_turn_mask_and_line_in_the_log(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    found, fresh = duel(run), run.module("critic", lambda: nn.Linear(4, 1))
+    moved = (found.critic["weight"] != fresh.weight)[0].tolist()
+    assert moved == [True, False, True, True]
+    assert (found.maker != torch.linspace(-1, 1, 4)).all()
+    lines = read_lines(tmp_path / "run" / "log.jsonl")
+    assert [line["step"] for line in lines] == list(range(8))
+    assert {"critic", "maker"} <= lines[0].keys()
+
+
+def test_learners_resume_by_name_in_the_same_bits(tmp_path: Path) -> None:
+    whole = duel(new_run(tmp_path / "whole"))
+    killed = new_run(tmp_path / "killed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "is_due", True)
+        with pytest.raises(KeyboardInterrupt):
+            duel(killed, die_at=5)
+    kept, facts = read_tensors(tmp_path / "killed" / "state" / "fit.safetensors")
+    assert facts["step"] == "5"
+    assert {"critic.weight.bias", "critic.optimiser.0.exp_avg", "maker.weight.w"} <= kept.keys()
+    resumed = duel(new_run(tmp_path / "killed"))
+    assert torch.equal(resumed.maker, whole.maker)
+    for name, weight in whole.critic.items():
+        assert torch.equal(resumed.critic[name], weight)
+
+
+def test_learners_take_a_batch_in_parts(tmp_path: Path) -> None:
+    whole, parts = (duel(new_run(tmp_path / str(n), parts=n)) for n in (1, 2))
+    assert torch.allclose(whole.maker, parts.maker, atol=1e-5)  # another order of sums
+    assert torch.allclose(whole.critic["weight"], parts.critic["weight"], atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_the_learner_that_diverges_is_named(tmp_path: Path, bad: float) -> None:
+    with pytest.raises(DivergedError, match=r"of fit \(maker\) became NaN or infinite at step 0"):
+        duel(new_run(tmp_path / "run"), bad=bad)
+
+
+def test_a_clip_bounds_one_learner_alone(tmp_path: Path) -> None:
+    """Plain descent: the way is the rate times the bounded slope."""
+    a, b = (nn.Parameter(torch.tensor([3.0, 0.1])) for _ in range(2))
+    plain = Optimiser("sgd")
+    learners = {
+        "a": Learner(lambda _: {"a": a.square().sum()}, {"w": a}, 0.5, plain, clip=1.0),
+        "b": Learner(lambda _: {"b": b.square().sum()}, {"w": b}, 0.5, plain),
+    }
+    fit(learners, steps=1, run=new_run(tmp_path / "run"))
+    assert torch.allclose(a, torch.tensor([2.5, 0.0]))
+    assert torch.allclose(b, torch.zeros(2))

@@ -23,6 +23,7 @@ from erasure.files.storage import (
     write_tensors,
 )
 from erasure.training.fit import fit
+from erasure.training.learner import Learner
 from erasure.training.run import Run
 
 DATA = {"source": "x", "images": 1, "test_images": 1, "shots": 0, "missing": []}
@@ -40,7 +41,7 @@ def trained(folder: Path, steps: int, *, die_at: int | None = None) -> Run:
             raise KeyboardInterrupt
         return {"erase": weight.square().sum()}
 
-    fit(loss, {"w": weight}, steps=steps, learning_rate=0.1, run=run)
+    fit(Learner(loss, {"w": weight}, 0.1), steps=steps, run=run)
     return run
 
 
@@ -64,7 +65,7 @@ def test_what_a_probe_saw_before_the_state_stays(tmp_path: Path) -> None:
                 raise KeyboardInterrupt
             return {"erase": weight.square().sum()}
 
-        fit(loss, {"w": weight}, steps=4, learning_rate=0.1, run=run)
+        fit(Learner(loss, {"w": weight}, 0.1), steps=4, run=run)
 
     with pytest.raises(KeyboardInterrupt):
         go(die=True)
@@ -91,8 +92,8 @@ def test_a_state_of_another_shape_is_refused(tmp_path: Path) -> None:
     trained(tmp_path, 3)
     run, weight = Run(tmp_path), nn.Parameter(torch.zeros(2))
     run.begin(RECORD)
-    with pytest.raises(RunError, match=r"no state of this run \(weight\.w\)"):
-        fit(lambda _: {"a": weight.sum()}, {"w": weight}, steps=4, learning_rate=0.1, run=run)
+    with pytest.raises(RunError, match=r"no state of this run \(learner\.weight\.w\)"):
+        fit(Learner(lambda _: {"a": weight.sum()}, {"w": weight}, 0.1), steps=4, run=run)
 
 
 def test_a_state_that_takes_long_is_written_seldom(tmp_path: Path) -> None:
@@ -190,3 +191,16 @@ def test_what_json_does_not_have_is_not_written(tmp_path: Path, value: object) -
         write_json(file, {"a": value})
     assert os.listdir(tmp_path) == ["a.json"]
     assert json.loads(file.read_text()) == {"a": 1}
+
+
+def test_a_module_of_a_method_is_fixed_by_seed_and_name(tmp_path: Path) -> None:
+    def built(name: str, seed: int = 0) -> torch.Tensor:
+        return Run(tmp_path, seed=seed).module(name, lambda: nn.Linear(3, 3)).weight
+
+    before = torch.get_rng_state()
+    first = built("critic")
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(first, built("critic"))
+    assert not torch.equal(first, built("other"))
+    assert not torch.equal(first, built("critic", seed=1))
+    assert not first.requires_grad
