@@ -4,10 +4,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor
+from jaxtyping import Float, Int, Real, UInt8
+from torch import Tensor, nn
 
 from erasure.models.diffusion.slots import Slotted
 from erasure.models.editable import Editable
@@ -15,6 +16,8 @@ from erasure.models.select import SELECTIONS
 from erasure_datasets.concept import Catalogue
 
 Condition = Float[Tensor, "b n d"]  # a row per token; what else a family needs, in rows after them
+Times = Real[Tensor, " b"]  # in [0, model.timesteps), whole numbers where a family knows no others
+Level = Float[Tensor, "b 1 1 1"]
 
 
 @dataclass(frozen=True)
@@ -28,19 +31,22 @@ class Sampling:
 
 @dataclass(frozen=True)
 class SampledPath:
-    """Latents before each timestep and the finished ones, and the noise predicted at each.
+    """Latents before each timestep and the finished ones, and what is predicted at each.
 
-    `asked` is predicted under the condition, `none` under the empty prompt.
+    `asked` is predicted under the condition, `none` under the empty prompt, by models that are
+    asked for it.
     """
 
     latents: Float[Tensor, "s b c h w"]
     finished: Float[Tensor, "b c h w"]
-    timesteps: Int[Tensor, " s"]
+    timesteps: Real[Tensor, " s"]
     asked: Float[Tensor, "s b c h w"]
-    none: Float[Tensor, "s b c h w"]
+    none: Float[Tensor, "s b c h w"] | None
 
     def cpu(self) -> "SampledPath":
-        return SampledPath(*(getattr(self, item.name).cpu() for item in fields(self)))
+        given = [getattr(self, item.name) for item in fields(self)]
+        parts: Any = [part if part is None else part.cpu() for part in given]
+        return SampledPath(*parts)
 
 
 class DiffusionModel(Editable):
@@ -48,12 +54,18 @@ class DiffusionModel(Editable):
 
     selections = SELECTIONS
     catalogue: Catalogue | None
-    alphas_cumprod: Float[Tensor, " timesteps"]
     sampling: Sampling | None = None
+    backbone_name: ClassVar[str]  # what the names of the backbone's weights begin with
+    timesteps: int  # how many there are in training
+
+    @property
+    @abstractmethod
+    def backbone(self) -> nn.Module:
+        """The network that is asked at every timestep: a UNet or a transformer."""
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Condition:
-        """What the UNet is told of each prompt; "" is the unconditional one."""
+        """What the network is told of each prompt; "" is the unconditional one."""
 
     @abstractmethod
     def states(self, condition: Condition) -> Float[Tensor, "b n d"]:
@@ -104,10 +116,34 @@ class DiffusionModel(Editable):
         """The text of these tokens."""
 
     @abstractmethod
-    def predict(
-        self, z_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], condition: Condition
+    def levels(self, t: Times) -> tuple[Level, Level]:
+        """(signal, spread) at t, to multiply latents and noise with."""
+
+    @abstractmethod
+    def target(
+        self, z0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Times
     ) -> Float[Tensor, "b c h w"]:
-        """The noise in z_t; a v-prediction is converted."""
+        """What `predict` is compared with in training, at z_t = add_noise(z0, noise, t)."""
+
+    @abstractmethod
+    def predict(
+        self, z_t: Float[Tensor, "b c h w"], t: Times, condition: Condition
+    ) -> Float[Tensor, "b c h w"]:
+        """The model's estimate of `target` from z_t."""
+
+    @abstractmethod
+    def denoised(
+        self, z_t: Float[Tensor, "b c h w"], prediction: Float[Tensor, "b c h w"], t: Times
+    ) -> Float[Tensor, "b c h w"]:
+        """The z0 that a prediction at z_t means; z0 itself, if it is `target`."""
+
+    @abstractmethod
+    def random_times(self, count: int, generator: torch.Generator) -> Times:
+        """Training times as the family draws them, on the CPU."""
+
+    @abstractmethod
+    def descent(self, steps: int) -> tuple[Real[Tensor, " s"], Float[Tensor, "2 s"]]:
+        """Descending times of `steps` sampling steps, and (signal, spread) where each arrives."""
 
     @abstractmethod
     def to_latents(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
@@ -117,7 +153,7 @@ class DiffusionModel(Editable):
     def sample_path(
         self, condition: Condition, *, steps: int, guidance: float, noise: Float[Tensor, "b c h w"]
     ) -> SampledPath:
-        """Guided DDIM over `steps` descending timesteps, from this noise."""
+        """Guided sampling without fresh noise over `steps` descending times, from this noise."""
 
     @abstractmethod
     def generate(
@@ -143,7 +179,7 @@ class DiffusionModel(Editable):
 
     @abstractmethod
     def gradient_checkpointing(self, on: bool) -> AbstractContextManager[None]:
-        """Within it, UNet and text encoders keep few activations for backward passes, if `on`."""
+        """Within it, networks keep few activations for backward passes, if `on`."""
 
     @abstractmethod
     def memorised(
@@ -172,25 +208,21 @@ class DiffusionModel(Editable):
         return max(1, min(16, 16 * 64 * 64 // (height * width)))
 
     def add_noise(
-        self, z0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]
+        self, z0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Times
     ) -> Float[Tensor, "b c h w"]:
-        """sqrt(alpha_bar) z0 + sqrt(1 - alpha_bar) noise."""
+        """signal * z0 + spread * noise, by the `levels` at t."""
         signal, spread = self.levels(t)
         return signal * z0 + spread * noise
 
-    def levels(
-        self, t: Int[Tensor, " b"]
-    ) -> tuple[Float[Tensor, "b 1 1 1"], Float[Tensor, "b 1 1 1"]]:
-        """(sqrt(alpha_bar), sqrt(1 - alpha_bar)) at t, shaped to multiply latents."""
-        alpha_bar = self.alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1)
-        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-
 
 def guided(
-    model: DiffusionModel, z_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"],
+    model: DiffusionModel, z_t: Float[Tensor, "b c h w"], t: Times,
     condition: Condition, empty: Condition, guidance: float,
 ) -> Float[Tensor, "b c h w"]:  # fmt: skip
-    """eps(empty) + guidance (eps(condition) - eps(empty)), in one call; guidance 1 skips empty."""
+    """With p for predict: p(empty) + guidance (p(condition) - p(empty)), in one call.
+
+    Guidance 1 skips the empty prompt.
+    """
     if guidance == 1:
         return model.predict(z_t, t, condition)
     twice = model.predict(torch.cat([z_t, z_t]), torch.cat([t, t]), torch.cat([condition, empty]))
