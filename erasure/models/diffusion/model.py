@@ -1,15 +1,16 @@
 """What every text-to-image diffusion model offers to methods, attacks and evaluation."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int, Real, UInt8
+from jaxtyping import Bool, Float, Int, Real, UInt8
 from torch import Tensor, nn
 
+from erasure.errors import DivergedError, SettingError
 from erasure.models.diffusion.slots import Slotted
 from erasure.models.editable import Editable
 from erasure.models.select import SELECTIONS
@@ -18,6 +19,7 @@ from erasure_datasets.concept import Catalogue
 Condition = Float[Tensor, "b n d"]  # a row per token; what else a family needs, in rows after them
 Times = Real[Tensor, " b"]  # in [0, model.timesteps), whole numbers where a family knows no others
 Level = Float[Tensor, "b 1 1 1"]
+Nudge = Callable[[Float[Tensor, "b c h w"], Times, Float[Tensor, "b c h w"]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,14 @@ class SampledPath:
         given = [getattr(self, item.name) for item in fields(self)]
         parts: Any = [part if part is None else part.cpu() for part in given]
         return SampledPath(*parts)
+
+
+@dataclass(frozen=True)
+class Known:
+    """Finished latents, of which a part is kept while the rest is drawn."""
+
+    z0: Float[Tensor, "b c h w"]
+    is_kept: Bool[Tensor, "b 1 h w"]
 
 
 class DiffusionModel(Editable):
@@ -213,6 +223,49 @@ class DiffusionModel(Editable):
         """signal * z0 + spread * noise, by the `levels` at t."""
         signal, spread = self.levels(t)
         return signal * z0 + spread * noise
+
+    def continue_path(
+        self, z: Float[Tensor, "b c h w"], condition: Condition, *, steps: int, first: int = 0,
+        guidance: float, eta: float = 0.0, churn: float = 1.0, known: Known | None = None,
+        nudge: Nudge | None = None, generator: torch.Generator,
+    ) -> Float[Tensor, "b c h w"]:  # fmt: skip
+        """Finished latents, from those that stand before step `first` of `steps`; gradients pass.
+
+        z <- signal z0 + sqrt|spread^2 - sigma^2| noise + churn sigma n: guided DDIM (Song et al.
+        2021, https://arxiv.org/abs/2010.02502, eq. 12), with z0 and noise as predicted and fresh n.
+        `eta` is sigma's share of what it is in the reversed diffusion; above 1 the root stays
+        defined. `known` latents are noised, with one noise, and put in place before every step.
+        `nudge(z_t, t, z0)` gives the z0 to go on with: z0 + spread^2 / signal * the gradient of
+        log p(y | z_t) is a classifier's guidance. DivergedError if the end is not finite, as where
+        noise is predicted and step 0 has no signal.
+        """
+        if not 0 <= first < steps:
+            raise SettingError(f"first must be from 0 to {steps - 1}, the last step; got {first}.")
+        times, arrivals = self.descent(steps)
+        empty = self.encode([""]).expand_as(condition) if guidance != 1 else condition
+        fixed = _normal(z, generator) if known else z
+        for number in range(first, steps):
+            t = times[number].expand(len(z))
+            signal, spread = self.levels(t)
+            if known:
+                z = torch.where(known.is_kept, self.add_noise(known.z0, fixed, t), z)
+            z0 = self.denoised(z, guided(self, z, t, condition, empty, guidance), t)
+            if nudge:
+                z0 = nudge(z, t, z0)
+            noise = (z - signal * z0) / spread
+            signal_after, after = arrivals[:, number]
+            passed = spread**2 - (signal / signal_after * after) ** 2
+            sigma = eta * after / spread * passed.clamp(min=0).sqrt()
+            z = signal_after * z0 + (after**2 - sigma**2).abs().sqrt() * noise
+            if eta:
+                z = z + churn * sigma * _normal(z, generator)
+        if not bool(z.isfinite().all()):
+            raise DivergedError(f"the path of {self.name} from step {first} is not finite.")
+        return z if known is None else torch.where(known.is_kept, known.z0, z)
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
 
 
 def guided(
