@@ -46,7 +46,7 @@ def open_edit(
     revision = None if base is not None else edit.revision
     model = _loaded(lambda: load_model(name, config=config, revision=revision, device=device), run)
     if edit.sampling == ONE_STEP and isinstance(model, StableDiffusion) and not model.sampling:
-        model = OneStep.on(model, model.pipeline.unet, name=model.name)  # from a bare UNet
+        model = OneStep.on(model, model.backbone, name=model.name)  # from a bare UNet
     refuse_another_base(model, edit, name)
     if edited:
         edit.apply(model)

@@ -62,7 +62,7 @@ def half_path(
 
 
 def random_point(model: DiffusionModel, count: int) -> tuple[Tensor, Tensor]:
-    t = torch.randint(len(model.alphas_cumprod), (count,), device=model.device)
+    t = torch.randint(model.timesteps, (count,), device=model.device)
     return torch.randn(count, *model.latent_shape, device=model.device), t
 
 
@@ -165,7 +165,7 @@ def advunlearn(model: DiffusionModel, concept: Concept, s: Settings) -> Parts:
 
 def sfd(model: Any, concept: Concept, s: Settings) -> Parts:
     """Forget and retain halves one after the other, each drawn anew for either network."""
-    generator = OneStep.on(model, deepcopy(model.pipeline.unet), name="naive")
+    generator = OneStep.on(model, deepcopy(model.backbone), name="naive")
     fake, prompts = fake_score(model), (concept.prompts()[0], "a tree")
     optimiser = optimiser_of(generator.weights("full"), s.learning_rate)
     fake_weights = fake.weights("full")
@@ -210,7 +210,7 @@ def gs_lora(model: Any, concept: Concept, s: Settings) -> Parts:
     """peft's layers beside a frozen second UNet; nobody published this one for diffusion."""
     frozen = twin(model)
     names = [name.removeprefix("unet.") for group in model.groups(s.place) for name in group]
-    model.pipeline.unet.add_adapter(
+    model.backbone.add_adapter(
         LoraConfig(r=s.rank, lora_alpha=s.alpha, target_modules=names, init_lora_weights="gaussian")
     )
     weights = {n: p for n, p in model.parameters().items() if ".lora_" in n}

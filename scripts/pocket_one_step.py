@@ -65,11 +65,11 @@ def train(
     torch.manual_seed(0)
     model = load_model("pocket", device=device)
     prompts = Prompts(model)
-    unet = deepcopy(model.pipeline.unet)
+    unet = deepcopy(model.backbone)
     if resume:
-        unet = load_model("pocket-one-step", device=device).pipeline.unet
+        unet = load_model("pocket-one-step", device=device).backbone
     generator = OneStep.on(model, unet, name="pocket-one-step")
-    for network in (model.pipeline.unet, generator.pipeline.unet):
+    for network in (model.backbone, generator.backbone):
         network.to(memory_format=torch.channels_last)
     started, facts = time.monotonic(), {}
     if not resume:
@@ -81,7 +81,7 @@ def train(
     facts |= {"duel_steps": duel(model, generator, prompts, rest, learning_rate / 5)}
     save(generator, "one-step")
     final = SUITE / "one-step" / "unet"
-    deepcopy(generator.pipeline.unet).half().save_pretrained(final)
+    deepcopy(generator.backbone).half().save_pretrained(final)
     record("one-step", {"minutes": minutes, **facts})
 
 
@@ -116,7 +116,7 @@ def regress(
     generator: OneStep, pairs: tuple[Tensor, Tensor, Tensor], minutes: float, learning_rate: float
 ) -> dict[str, object]:
     """mean (x_g - x_teacher)^2 over the pairs; the average of the weights is what stays."""
-    unet, budget, losses = generator.pipeline.unet, Budget(minutes), []
+    unet, budget, losses = generator.backbone, Budget(minutes), []
     unet.requires_grad_(True).train()
     optimiser, average = MuonAdam(unet, learning_rate, ADAM_ONLY), Average(unet)
     for step in budget.steps():
@@ -141,13 +141,11 @@ def duel(
 ) -> int:  # fmt: skip
     """Fake score and generator in turn; the average of the generator's weights stays."""
     fake = fake_score(model)
-    fake.pipeline.unet.to(memory_format=torch.channels_last).requires_grad_(True)
-    unet, rng, budget = generator.pipeline.unet, torch.Generator().manual_seed(7), Budget(minutes)
+    fake.backbone.to(memory_format=torch.channels_last).requires_grad_(True)
+    unet, rng, budget = generator.backbone, torch.Generator().manual_seed(7), Budget(minutes)
     unet.requires_grad_(True)
     average = Average(unet, 0.99)
-    players = [
-        MuonAdam(network, learning_rate, ADAM_ONLY) for network in (fake.pipeline.unet, unet)
-    ]
+    players = [MuonAdam(network, learning_rate, ADAM_ONLY) for network in (fake.backbone, unet)]
     losses, saved = [], 0.0
 
     def noise() -> Tensor:
@@ -170,12 +168,12 @@ def duel(
         mistake = fake_loss(predicted, eps).mean() / eps[0].numel()
         mistake.backward()
         players[0].step(min(1.0, (step + 1) / 20))
-        fake.pipeline.unet.requires_grad_(False)
+        fake.backbone.requires_grad_(False)
         weight = torch.ones(batch, device=model.device)
         asked = Draw(condition, condition, condition, empty, empty, weight, weight)
         losses.append(generator_loss(model, fake, drawn, noise(), timesteps(), asked, RULES).mean())
         (losses[-1] / eps[0].numel()).backward()
-        fake.pipeline.unet.requires_grad_(True)
+        fake.backbone.requires_grad_(True)
         nn.utils.clip_grad_norm_(unet.parameters(), 10.0)
         players[1].step(min(budget.rate(), (step + 1) / 50))
         average.update()
@@ -201,7 +199,7 @@ def duel(
 @torch.no_grad()
 def save(generator: OneStep, name: str, styles: int = 8) -> None:
     """The UNet and a sheet of every object in the first styles, in .train/."""
-    generator.pipeline.unet.save_pretrained(WORK / name)
+    generator.backbone.save_pretrained(WORK / name)
     texts = [caption(name, style) for name in OBJECTS for style in STYLES[:styles]]
     rngs = [torch.Generator().manual_seed(188_000 + i) for i in range(len(texts))]
     images = generator.generate(texts, steps=1, guidance=1.0, generators=rngs)

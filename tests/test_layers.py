@@ -38,6 +38,14 @@ def test_nobody_imports_the_command_line() -> None:
                 assert "erasure.commandline.main" not in file.read_text(), file
 
 
+def test_only_models_know_how_noise_is_scheduled() -> None:
+    """Methods, attacks and evaluation ask `levels`, `target` and `denoised`."""
+    for package in ORDER:
+        for file in FOLDERS[package].rglob("*.py"):
+            if "models" not in file.relative_to(FOLDERS[package]).parts:
+                assert "alphas_cumprod" not in file.read_text(), file
+
+
 def test_datasets_is_no_package() -> None:
     assert not (ROOT / "datasets" / "__init__.py").exists()
 

@@ -191,24 +191,24 @@ class Scene:
     def lesson(
         self, targets: Targets, rows: Tensor, generator: torch.Generator, level: float | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """(z_t, t, the noise that the model must see in z_t to draw the targets of these rows).
+        """(z_t, t, what the model must predict there to draw the targets of these rows).
 
         t lies at `level` of the schedule, in [0, 1), or is random. A one-step generator is only
         ever asked at t0, about the noise that each target was drawn from.
         """
         model, z0 = self.model, targets.latents[rows]
-        count, device = len(model.alphas_cumprod), model.device
+        count, device = model.timesteps, model.device
         if targets.noise is not None:
             t = torch.full((len(rows),), count - 1, device=device)
             signal, spread = model.levels(t)
             z_t = spread * targets.noise[rows]
-            return z_t, t, (z_t - signal * z0) / spread
+            return z_t, t, model.target(z0, (z_t - signal * z0) / spread, t)
         noise = torch.randn(z0.shape, generator=generator).to(device)
         if level is None:
-            t = torch.randint(count, (len(rows),), generator=generator).to(device)
+            t = model.random_times(len(rows), generator).to(device)
         else:
             t = torch.full((len(rows),), int(count * level), device=device)
-        return model.add_noise(z0, noise, t), t, noise
+        return model.add_noise(z0, noise, t), t, model.target(z0, noise, t)
 
     def random_prompt(self, place: tuple[str, str], count: int, generator: torch.Generator) -> str:
         """A prompt (text before, text after) with `count` random tokens between, as plain text."""

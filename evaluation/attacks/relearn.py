@@ -107,9 +107,9 @@ class Relearn(Attack):
                 with trainable(weights):
                     for _ in range(min(self.every, self.steps - step)):
                         rows = torch.randint(self.images, (self.batch_size,), generator=generator)
-                        z_t, t, noise = scene.lesson(targets, rows, generator)
+                        z_t, t, wanted = scene.lesson(targets, rows, generator)
                         condition = model.encode([prompts[i] for i in rows.tolist()])
-                        loss = F.mse_loss(model.predict(z_t, t, condition), noise)
+                        loss = F.mse_loss(model.predict(z_t, t, condition), wanted)
                         optimiser.zero_grad()
                         loss.backward()
                         optimiser.step()

@@ -80,11 +80,11 @@ class TextualInversion(Attack):
         with scene.progress("textual-inversion", self.steps) as bar:
             for _ in range(self.steps):
                 rows = torch.randint(self.images, (self.batch_size,), generator=generator)
-                z_t, t, noise = scene.lesson(targets, rows, generator)
+                z_t, t, wanted = scene.lesson(targets, rows, generator)
                 condition = model.encode_slots(
                     slotted.rows(rows.to(model.device)), vectors.expand(len(rows), -1, -1)
                 )
-                loss = F.mse_loss(model.predict(z_t, t, condition), noise)
+                loss = F.mse_loss(model.predict(z_t, t, condition), wanted)
                 (vectors.grad,) = torch.autograd.grad(loss, [vectors])
                 optimiser.step()
                 bar.advance(f"loss {loss.item():.4f}")

@@ -86,10 +86,10 @@ class UnlearnDiffAtk(Attack):
                 level = (2 * number + 1) / (2 * self.timesteps)
                 for _ in range(self.iterations):
                     sampled = _sample(chances.detach()[left], generator)
-                    z_t, t, noise = scene.lesson(targets, rows, generator, level)
+                    z_t, t, wanted = scene.lesson(targets, rows, generator, level)
                     vectors = table[sampled].requires_grad_()
                     condition = model.encode_slots(slotted.rows(rows.to(device)), vectors)
-                    error = (model.predict(z_t, t, condition) - noise).square()
+                    error = (model.predict(z_t, t, condition) - wanted).square()
                     (slope,) = torch.autograd.grad(error.flatten(1).mean(1).sum(), [vectors])
                     chances.grad = torch.zeros_like(chances)
                     chances.grad[left] = (slope @ table.T).clamp(-1, 1)

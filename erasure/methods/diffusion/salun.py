@@ -116,8 +116,9 @@ class SalUn:
                         wanted = model.predict(z_t, t, anchor)
             erase = F.mse_loss(model.predict(z_t, t, model.encode(prompts)), wanted)
             z0, prompts, _, t, noise = draw(retain, self.batch_size, model, run)
+            z_t = model.add_noise(z0, noise, t)
             kept = F.mse_loss(
-                model.predict(model.add_noise(z0, noise, t), t, model.encode(prompts)), noise
+                model.predict(z_t, t, model.encode(prompts)), model.target(z0, noise, t)
             )
             return {"erase": erase, "retain": self.retain_weight * kept}
 
@@ -160,21 +161,22 @@ class SalUn:
             empty = model.encode([""])
         summed = {n: torch.zeros(w.shape, device=w.device) for n, w in weights.items()}
         count = len(forget.prompts)
-        t = torch.randint(len(model.alphas_cumprod), (count,), generator=generator)
+        t = model.random_times(count, generator)
         noise = torch.randn(forget.latents.shape, generator=generator)
         own, some = own_range(count), -(-self.batch_size // run.hardware.gradient_accumulation)
         starts = own[::some]
         with trainable(weights), run.progress("mask", len(starts)) as bar:
             for start in starts:
                 batch = slice(start, min(start + some, own.stop))
-                z0, at, wanted = (run.send(x[batch]) for x in (forget.latents, t, noise))
+                z0, at, added = (run.send(x[batch]) for x in (forget.latents, t, noise))
                 condition = model.encode(forget.prompts[batch])
                 predicted = guided(
-                    model, model.add_noise(z0, wanted, at), at, condition,
+                    model, model.add_noise(z0, added, at), at, condition,
                     empty.expand_as(condition), 1 + self.mask_guidance,
                 )  # fmt: skip
                 # a ranking needs every image to weigh alike; small gradients would be 0 in fp16
                 scale = MASK_SCALE * len(z0) / self.batch_size
+                wanted = model.target(z0, added, at)
                 (scale * F.mse_loss(predicted, wanted)).backward()
                 for name, weight in weights.items():
                     if weight.grad is not None:
@@ -190,7 +192,7 @@ def draw(
 ) -> tuple[Tensor, list[str], list[str], Tensor, Tensor]:
     """This process's part of a random batch: latents, prompts, anchors, timesteps, noise."""
     picked = torch.randint(len(pictures.prompts), (batch,), generator=run.generator)
-    t = torch.randint(len(model.alphas_cumprod), (batch,), generator=run.generator)
+    t = model.random_times(batch, run.generator)
     noise = torch.randn((batch, *pictures.latents.shape[1:]), generator=run.generator)
     mine = run.part(picked).tolist()
     return (

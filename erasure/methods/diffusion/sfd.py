@@ -122,9 +122,9 @@ class SFD:
             )
         if run.low is torch.float16:
             raise SettingError("mixed_precision must be no or bf16 for sfd; its losses are sums.")
-        if self.last_timestep > len(model.alphas_cumprod):
+        if self.last_timestep > model.timesteps:
             raise SettingError(
-                f"SFD.last_timestep must be at most the {len(model.alphas_cumprod)} timesteps that "
+                f"SFD.last_timestep must be at most the {model.timesteps} timesteps that "
                 f"{model.name} has; got {self.last_timestep}."
             )
         file = Path(self.retain_prompts) if self.retain_prompts else None

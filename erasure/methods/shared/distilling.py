@@ -31,7 +31,7 @@ def distil(
 ) -> OneStep:  # fmt: skip
     """A generator of `model`, which is kept as a diffusers folder: `generator/` in the run's."""
     texts, folder = list(prompts), run.folder / "generator"
-    generator = OneStep.on(model, deepcopy(model.pipeline.unet), name=str(folder))
+    generator = OneStep.on(model, deepcopy(model.backbone), name=str(folder))
     if pairs and not run.knows("distil"):
         _regress(model, generator, prompts, pairs, batch_size, rules.guidance, run)
 

@@ -22,14 +22,14 @@ class Paths:
     """`n` paths of `s` timesteps: (s, n, c, h, w), finished (n, c, h, w); and their prompts.
 
     `asked` and `none` are what the untouched model predicts under each path's first prompt, and
-    under the empty one.
+    under the empty one where its paths ask for that.
     """
 
     latents: Tensor
     finished: Tensor
     timesteps: Tensor
     asked: Tensor
-    none: Tensor
+    none: Tensor | None
     prompts: list[tuple[str, ...]]
 
 
@@ -102,10 +102,11 @@ def draw_paths(
         model, [row[0] for row in chosen], SampledPath.cpu, name=f"paths to {name}", steps=steps,
         guidance=guidance, generator=generator, run=run,
     )  # fmt: skip
-    latents, asked, none = (
-        torch.cat([getattr(part, name) for part in parts], dim=1)
-        for name in ("latents", "asked", "none")
+    latents, asked = (
+        torch.cat([getattr(part, name) for part in parts], dim=1) for name in ("latents", "asked")
     )
+    empties = [part.none for part in parts if part.none is not None]
+    none = torch.cat(empties, dim=1) if empties else None
     finished = torch.cat([part.finished for part in parts])
     return Paths(latents, finished, parts[0].timesteps, asked, none, chosen)
 
@@ -139,10 +140,10 @@ def points(paths: Paths, batch: int, run: Run) -> Points:
     path = run.part(torch.randint(len(paths.prompts), (batch,), generator=run.generator))
     rows = [paths.prompts[i] for i in path.tolist()]
     columns = [tuple(column) for column in zip(*rows, strict=True)]
-    z_t, asked, none = (
-        run.send(part[step, path]) for part in (paths.latents, paths.asked, paths.none)
-    )
-    said = {("",) * len(rows): none, columns[0]: asked}
+    z_t, asked = (run.send(part[step, path]) for part in (paths.latents, paths.asked))
+    said = {columns[0]: asked}
+    if paths.none is not None:
+        said = {("",) * len(rows): run.send(paths.none[step, path])} | said
     return Points(z_t, run.send(paths.timesteps[step]), columns, said)
 
 

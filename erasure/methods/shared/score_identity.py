@@ -65,7 +65,7 @@ class Rules:
 
 def fake_score(model: StableDiffusion) -> StableDiffusion:
     """A model that shares all but its UNet, which begins as a copy."""
-    unet = deepcopy(model.pipeline.unet)
+    unet = deepcopy(model.backbone)
     pipeline = pipeline_with(model.pipeline, unet, model.pipeline.scheduler)
     return StableDiffusion(pipeline, name="the fake score")
 
@@ -81,10 +81,10 @@ def identity_loss(
 
 
 def fake_loss(
-    predicted: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"]
+    predicted: Float[Tensor, "b c h w"], target: Float[Tensor, "b c h w"]
 ) -> Float[Tensor, " b"]:
-    """The fake score's loss per image: summed squared error of the noise."""
-    return (predicted - noise).square().flatten(1).sum(1)
+    """The fake score's loss per image: summed squared error of its prediction."""
+    return (predicted - target).square().flatten(1).sum(1)
 
 
 def generator_loss(
@@ -93,11 +93,10 @@ def generator_loss(
 ) -> Float[Tensor, " b"]:  # fmt: skip
     """`identity_loss` at z_t, unweighted."""
     z_t = teacher.add_noise(drawn, noise, t)
-    signal, spread = teacher.levels(t)
     real = guided(teacher, z_t, t, draw.teacher, draw.negative, rules.guidance)
     own = guided(fake, z_t, t, draw.fake, draw.empty, rules.fake_guidance)
     return identity_loss(
-        (z_t - spread * real) / signal, (z_t - spread * own) / signal, drawn, rules.alpha
+        teacher.denoised(z_t, real, t), fake.denoised(z_t, own, t), drawn, rules.alpha
     )
 
 
@@ -125,7 +124,8 @@ def duel(
         known = asked.fake.index_copy(0, dropped, asked.empty[dropped])
         z_t = teacher.add_noise(learnt, noise, t)
         predicted = guided(fake, z_t, t, known, asked.empty, rules.fake_guidance)
-        return {"fake": (asked.fake_weight * fake_loss(predicted, noise)).mean()}
+        wanted = fake.target(learnt, noise, t)
+        return {"fake": (asked.fake_weight * fake_loss(predicted, wanted)).mean()}
 
     def learn_generator(_step: int) -> dict[str, Tensor]:
         asked, z, drawn = drawings.pop(0)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import diffusers
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DiffusionPipeline
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -19,7 +19,8 @@ from erasure.errors import SettingError
 from erasure.models.diffusion.checkpointing import checkpointing
 from erasure.models.diffusion.checks import check_pipeline
 from erasure.models.diffusion.decoding import decoded, encoded
-from erasure.models.diffusion.model import Condition, DiffusionModel, SampledPath
+from erasure.models.diffusion.model import Condition
+from erasure.models.diffusion.noise_prediction import NoisePrediction
 from erasure.models.diffusion.slots import Slotted, fill, repadded
 from erasure.models.diffusion.tokens import beyond, refuse_beyond, tokens_of, with_slots, words_of
 from erasure_datasets.concept import Catalogue
@@ -30,13 +31,14 @@ BLOCK_LINEAR = re.compile(
 )
 
 
-class LatentDiffusion(DiffusionModel):
-    """A pipeline whose UNet and text encoders can be edited; the rest is untouched.
+class LatentDiffusion(NoisePrediction):
+    """A pipeline whose backbone and text encoders can be edited; the rest is untouched.
 
     `towers` names its text encoders and `tokenizers` the tokenizer of each, which share one
     vocabulary. Token embeddings of several towers stand side by side in one vector.
     """
 
+    backbone_name = "unet"
     towers: ClassVar[tuple[str, ...]]
     tokenizers: ClassVar[tuple[str, ...]]
 
@@ -49,13 +51,12 @@ class LatentDiffusion(DiffusionModel):
         catalogue: Catalogue | None = None,
     ) -> None:
         super().__init__()
-        self.pipeline: Any = pipeline
+        self.pipeline = pipeline
         check_pipeline(pipeline, self.towers, self.tokenizers, name)
         self.name, self.folder, self.catalogue = name, folder, catalogue
-        self._prediction = self.pipeline.scheduler.config.get("prediction_type", "epsilon")
-        self.alphas_cumprod = self.pipeline.scheduler.alphas_cumprod.float().to(self.device)
+        self._take_schedule()
         self._components: dict[str, nn.Module] = {
-            part: getattr(self.pipeline, part) for part in ("unet", *self.towers)
+            part: getattr(self.pipeline, part) for part in (self.backbone_name, *self.towers)
         }
         for module in (*self._components.values(), self.pipeline.vae):
             module.requires_grad_(False).eval()
@@ -68,16 +69,20 @@ class LatentDiffusion(DiffusionModel):
         """The condition of prompts as token ids, one tensor per tower."""
 
     @abstractmethod
-    def _ask_unet(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The UNet's own output."""
+    def _ask(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The backbone's own output."""
 
     @abstractmethod
     def _pipeline_inputs(self, condition: Condition) -> dict[str, Tensor]:
         """An encoded prompt by the names of the pipeline's arguments."""
 
     @property
+    def backbone(self) -> Any:
+        return getattr(self.pipeline, self.backbone_name)
+
+    @property
     def device(self) -> torch.device:
-        return self.pipeline.unet.device
+        return self.backbone.device
 
     def use_scheduler(self, name: str) -> None:
         """Sample by the diffusers scheduler of this class name, with the model's noise schedule."""
@@ -88,7 +93,7 @@ class LatentDiffusion(DiffusionModel):
 
     def gradient_checkpointing(self, on: bool) -> AbstractContextManager[None]:
         encoders = [getattr(self.pipeline, tower) for tower in self.towers]
-        return checkpointing(self.pipeline.unet, encoders) if on else nullcontext()
+        return checkpointing(self.backbone, encoders) if on else nullcontext()
 
     @contextmanager
     def memorised(self, prompts: Sequence[str], *, encoders_rest: bool = True) -> Iterator[None]:
@@ -115,16 +120,16 @@ class LatentDiffusion(DiffusionModel):
         factor = self.pipeline.vae_scale_factor
         if pixels < factor or pixels % factor:
             raise SettingError(f"resolution must be a multiple of {factor}; got {pixels}.")
-        self.pipeline.unet.register_to_config(sample_size=pixels // factor)
+        self.backbone.register_to_config(sample_size=pixels // factor)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         side = self.resolution // self.pipeline.vae_scale_factor
-        return self.pipeline.unet.config.in_channels, side, side
+        return self.backbone.config.in_channels, side, side
 
     @property
     def resolution(self) -> int:
-        side = self.pipeline.unet.config.sample_size
+        side = self.backbone.config.sample_size
         return (side if isinstance(side, int) else side[0]) * self.pipeline.vae_scale_factor
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -135,7 +140,7 @@ class LatentDiffusion(DiffusionModel):
         }
 
     def constants(self) -> dict[str, Tensor | str]:
-        parts, config = self.pipeline, self.pipeline.unet.config
+        parts, config = self.pipeline, self.backbone.config
         found: dict[str, Tensor | str] = {
             f"vae.{name}": parameter for name, parameter in parts.vae.named_parameters()
         }
@@ -155,15 +160,15 @@ class LatentDiffusion(DiffusionModel):
         return self._components[component].get_submodule(rest)
 
     def groups(self, place: Literal["ffn", "attention", "both"] = "ffn") -> list[list[str]]:
-        """Names of the linear modules in each of the UNet's transformer blocks, in model order.
+        """Names of the linear modules in each of the backbone's transformer blocks, in model order.
 
         "attention" is the cross-attention's.
         """
         found: dict[str, list[str]] = {}
-        for name, module in self._components["unet"].named_modules():
+        for name, module in self.backbone.named_modules():
             block = BLOCK_LINEAR.match(name) if isinstance(module, nn.Linear) else None
             if block and place in ("both", "ffn" if block[2].startswith("ff.") else "attention"):
-                found.setdefault(block[1], []).append(f"unet.{name}")
+                found.setdefault(block[1], []).append(f"{self.backbone_name}.{name}")
         return list(found.values())
 
     def _call(self, component: str, *arguments: object, **options: object) -> Any:
@@ -255,45 +260,12 @@ class LatentDiffusion(DiffusionModel):
     def decode(self, tokens: Int[Tensor, " k"]) -> str:
         return self.pipeline.tokenizer.decode(tokens.tolist())
 
-    def predict(
-        self, z_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], condition: Condition
-    ) -> Float[Tensor, "b c h w"]:
-        return self._as_noise(self._answer(z_t, t, condition), z_t, t)
-
     def _answer(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The UNet's own output, noise or v, in the precision of z_t."""
-        low = self.pipeline.unet.dtype
-        return self._ask_unet(z_t.to(low), t, condition.to(low)).to(z_t.dtype)
-
-    def _as_noise(self, answer: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
-        if self._prediction == "epsilon":
-            return answer
-        signal, spread = self.levels(t)
-        return signal * answer + spread * z_t  # v = signal * eps - spread * z0
+        low = self.backbone.dtype
+        return self._ask(z_t.to(low), t, condition.to(low)).to(z_t.dtype)
 
     def to_latents(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
         return encoded(self.pipeline.vae, images)
-
-    @torch.no_grad()
-    def sample_path(
-        self, condition: Condition, *, steps: int, guidance: float, noise: Float[Tensor, "b c h w"]
-    ) -> SampledPath:
-        # in the UNet's own terms: noise does not give z0 where a schedule ends without signal
-        own = self.pipeline.scheduler.config
-        scheduler: Any = DDIMScheduler.from_config(own, clip_sample=False)
-        scheduler.set_timesteps(steps, device=self.device)
-        z = noise.to(self.device)
-        both = torch.cat([self.encode([""]).expand_as(condition), condition])
-        path, asked, empties = [], [], []
-        for t in scheduler.timesteps:
-            none, some = self._answer(torch.cat([z, z]), t.expand(len(both)), both).chunk(2)
-            path.append(z)
-            asked.append(self._as_noise(some, z, t.expand(len(z))))
-            empties.append(self._as_noise(none, z, t.expand(len(z))))
-            z = scheduler.step(none + guidance * (some - none), t, z).prev_sample
-        return SampledPath(
-            torch.stack(path), z, scheduler.timesteps, torch.stack(asked), torch.stack(empties)
-        )
 
     @torch.no_grad()
     def generate(

@@ -77,7 +77,9 @@ def load_model(
         else:
             kind, pipeline = _from_hub(name, revision, dtype)
     parts: Any = pipeline
-    check_finite({part: getattr(parts, part) for part in ("unet", *kind.towers, "vae")}, name)
+    check_finite(
+        {part: getattr(parts, part) for part in (kind.backbone_name, *kind.towers, "vae")}, name
+    )
     folder = path if path.is_dir() else None
     if folder is not None and read_sampling(folder):
         kind = OneStep
@@ -96,10 +98,10 @@ def load_generator(name: str, model: StableDiffusion) -> OneStep:
 
     SettingError if the two UNets differ in shape.
     """
-    own = load_model(name, device=model.device).pipeline.unet
+    own = load_model(name, device=model.device).backbone
     shapes = [
         {key: tuple(p.shape) for key, p in unet.named_parameters()}
-        for unet in (own, model.pipeline.unet)
+        for unet in (own, model.backbone)
     ]
     if shapes[0] != shapes[1]:
         raise SettingError(f"generator must have {model.name}'s UNet; that of {name} differs.")
@@ -159,7 +161,7 @@ def _from_folder(
     folder: Path, dtype: torch.dtype
 ) -> tuple[type[LatentDiffusion], DiffusionPipeline]:
     kind, pipeline, without = _known(read_index(folder).get("_class_name"), str(folder))
-    parts = ("unet", *kind.towers, "vae")
+    parts = (kind.backbone_name, *kind.towers, "vae")
     index = read_configs(folder, networks=parts, tokenizers=kind.tokenizers)
     networks = open_networks(folder, index, parts, dtype)
     try:
@@ -176,5 +178,7 @@ def _from_single_file(
     if config is None or not (config / "model_index.json").is_file():
         raise ModelError(f"{file} is a single file: config must name {NEEDED}; got {config}.")
     kind, pipeline, without = _known(read_index(config).get("_class_name"), str(config))
-    read_configs(config, networks=("unet", *kind.towers, "vae"), tokenizers=kind.tokenizers)
+    read_configs(
+        config, networks=(kind.backbone_name, *kind.towers, "vae"), tokenizers=kind.tokenizers
+    )
     return kind, open_single_file(file, config, pipeline, kind.towers, dtype, without)

@@ -2,15 +2,17 @@
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from textwrap import shorten
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor
+from jaxtyping import Bool, Float, Int, Real, UInt8
+from torch import Tensor, nn
 
+from erasure.errors import DivergedError, SettingError
 from erasure.models.diffusion.slots import Slotted
 from erasure.models.editable import Editable
 from erasure.models.select import SELECTIONS
@@ -18,6 +20,9 @@ from erasure_datasets.concept import Catalogue
 from erasure_datasets.errors import DataWarning
 
 Condition = Float[Tensor, "b n d"]  # a row per token; what else a family needs, in rows after them
+Times = Real[Tensor, " b"]  # in [0, model.timesteps), whole numbers where a family knows no others
+Level = Float[Tensor, "b 1 1 1"]
+Nudge = Callable[[Float[Tensor, "b c h w"], Times, Float[Tensor, "b c h w"]], Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,19 +36,30 @@ class Sampling:
 
 @dataclass(frozen=True)
 class SampledPath:
-    """Latents before each timestep and the finished ones, and the noise predicted at each.
+    """Latents before each timestep and the finished ones, and what is predicted at each.
 
-    `asked` is predicted under the condition, `none` under the empty prompt.
+    `asked` is predicted under the condition, `none` under the empty prompt, by models that are
+    asked for it.
     """
 
     latents: Float[Tensor, "s b c h w"]
     finished: Float[Tensor, "b c h w"]
-    timesteps: Int[Tensor, " s"]
+    timesteps: Real[Tensor, " s"]
     asked: Float[Tensor, "s b c h w"]
-    none: Float[Tensor, "s b c h w"]
+    none: Float[Tensor, "s b c h w"] | None
 
     def cpu(self) -> "SampledPath":
-        return SampledPath(*(getattr(self, item.name).cpu() for item in fields(self)))
+        given = [getattr(self, item.name) for item in fields(self)]
+        parts: Any = [part if part is None else part.cpu() for part in given]
+        return SampledPath(*parts)
+
+
+@dataclass(frozen=True)
+class Known:
+    """Finished latents, of which a part is kept while the rest is drawn."""
+
+    z0: Float[Tensor, "b c h w"]
+    is_kept: Bool[Tensor, "b 1 h w"]
 
 
 class DiffusionModel(Editable):
@@ -51,12 +67,18 @@ class DiffusionModel(Editable):
 
     selections = SELECTIONS
     catalogue: Catalogue | None
-    alphas_cumprod: Float[Tensor, " timesteps"]
     sampling: Sampling | None = None
+    backbone_name: ClassVar[str]  # what the names of the backbone's weights begin with
+    timesteps: int  # how many there are in training
+
+    @property
+    @abstractmethod
+    def backbone(self) -> nn.Module:
+        """The network that is asked at every timestep: a UNet or a transformer."""
 
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Condition:
-        """What the UNet is told of each prompt; "" is the unconditional one."""
+        """What the network is told of each prompt; "" is the unconditional one."""
 
     @abstractmethod
     def states(self, condition: Condition) -> Float[Tensor, "b n d"]:
@@ -122,10 +144,34 @@ class DiffusionModel(Editable):
         """The text of these tokens."""
 
     @abstractmethod
-    def predict(
-        self, z_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], condition: Condition
+    def levels(self, t: Times) -> tuple[Level, Level]:
+        """(signal, spread) at t, to multiply latents and noise with."""
+
+    @abstractmethod
+    def target(
+        self, z0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Times
     ) -> Float[Tensor, "b c h w"]:
-        """The noise in z_t; a v-prediction is converted."""
+        """What `predict` is compared with in training, at z_t = add_noise(z0, noise, t)."""
+
+    @abstractmethod
+    def predict(
+        self, z_t: Float[Tensor, "b c h w"], t: Times, condition: Condition
+    ) -> Float[Tensor, "b c h w"]:
+        """The model's estimate of `target` from z_t."""
+
+    @abstractmethod
+    def denoised(
+        self, z_t: Float[Tensor, "b c h w"], prediction: Float[Tensor, "b c h w"], t: Times
+    ) -> Float[Tensor, "b c h w"]:
+        """The z0 that a prediction at z_t means; z0 itself, if it is `target`."""
+
+    @abstractmethod
+    def random_times(self, count: int, generator: torch.Generator) -> Times:
+        """Training times as the family draws them, on the CPU."""
+
+    @abstractmethod
+    def descent(self, steps: int) -> tuple[Real[Tensor, " s"], Float[Tensor, "2 s"]]:
+        """Descending times of `steps` sampling steps, and (signal, spread) where each arrives."""
 
     @abstractmethod
     def to_latents(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
@@ -135,7 +181,7 @@ class DiffusionModel(Editable):
     def sample_path(
         self, condition: Condition, *, steps: int, guidance: float, noise: Float[Tensor, "b c h w"]
     ) -> SampledPath:
-        """Guided DDIM over `steps` descending timesteps, from this noise."""
+        """Guided sampling without fresh noise over `steps` descending times, from this noise."""
 
     @abstractmethod
     def generate(
@@ -161,7 +207,7 @@ class DiffusionModel(Editable):
 
     @abstractmethod
     def gradient_checkpointing(self, on: bool) -> AbstractContextManager[None]:
-        """Within it, UNet and text encoders keep few activations for backward passes, if `on`."""
+        """Within it, networks keep few activations for backward passes, if `on`."""
 
     @abstractmethod
     def memorised(
@@ -190,25 +236,64 @@ class DiffusionModel(Editable):
         return max(1, min(16, 16 * 64 * 64 // (height * width)))
 
     def add_noise(
-        self, z0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Int[Tensor, " b"]
+        self, z0: Float[Tensor, "b c h w"], noise: Float[Tensor, "b c h w"], t: Times
     ) -> Float[Tensor, "b c h w"]:
-        """sqrt(alpha_bar) z0 + sqrt(1 - alpha_bar) noise."""
+        """signal * z0 + spread * noise, by the `levels` at t."""
         signal, spread = self.levels(t)
         return signal * z0 + spread * noise
 
-    def levels(
-        self, t: Int[Tensor, " b"]
-    ) -> tuple[Float[Tensor, "b 1 1 1"], Float[Tensor, "b 1 1 1"]]:
-        """(sqrt(alpha_bar), sqrt(1 - alpha_bar)) at t, shaped to multiply latents."""
-        alpha_bar = self.alphas_cumprod.to(t.device)[t].view(-1, 1, 1, 1)
-        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+    def continue_path(
+        self, z: Float[Tensor, "b c h w"], condition: Condition, *, steps: int, first: int = 0,
+        guidance: float, eta: float = 0.0, churn: float = 1.0, known: Known | None = None,
+        nudge: Nudge | None = None, generator: torch.Generator,
+    ) -> Float[Tensor, "b c h w"]:  # fmt: skip
+        """Finished latents, from those that stand before step `first` of `steps`; gradients pass.
+
+        z <- signal z0 + sqrt|spread^2 - sigma^2| noise + churn sigma n: guided DDIM (Song et al.
+        2021, https://arxiv.org/abs/2010.02502, eq. 12), with z0 and noise as predicted and fresh n.
+        `eta` is sigma's share of what it is in the reversed diffusion; above 1 the root stays
+        defined. `known` latents are noised, with one noise, and put in place before every step.
+        `nudge(z_t, t, z0)` gives the z0 to go on with: z0 + spread^2 / signal * the gradient of
+        log p(y | z_t) is a classifier's guidance. DivergedError if the end is not finite, as where
+        noise is predicted and step 0 has no signal.
+        """
+        if not 0 <= first < steps:
+            raise SettingError(f"first must be from 0 to {steps - 1}, the last step; got {first}.")
+        times, arrivals = self.descent(steps)
+        empty = self.encode([""]).expand_as(condition) if guidance != 1 else condition
+        fixed = _normal(z, generator) if known else z
+        for number in range(first, steps):
+            t = times[number].expand(len(z))
+            signal, spread = self.levels(t)
+            if known:
+                z = torch.where(known.is_kept, self.add_noise(known.z0, fixed, t), z)
+            z0 = self.denoised(z, guided(self, z, t, condition, empty, guidance), t)
+            if nudge:
+                z0 = nudge(z, t, z0)
+            noise = (z - signal * z0) / spread
+            signal_after, after = arrivals[:, number]
+            passed = spread**2 - (signal / signal_after * after) ** 2
+            sigma = eta * after / spread * passed.clamp(min=0).sqrt()
+            z = signal_after * z0 + (after**2 - sigma**2).abs().sqrt() * noise
+            if eta:
+                z = z + churn * sigma * _normal(z, generator)
+        if not bool(z.isfinite().all()):
+            raise DivergedError(f"the path of {self.name} from step {first} is not finite.")
+        return z if known is None else torch.where(known.is_kept, known.z0, z)
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
 
 
 def guided(
-    model: DiffusionModel, z_t: Float[Tensor, "b c h w"], t: Int[Tensor, " b"],
+    model: DiffusionModel, z_t: Float[Tensor, "b c h w"], t: Times,
     condition: Condition, empty: Condition, guidance: float,
 ) -> Float[Tensor, "b c h w"]:  # fmt: skip
-    """eps(empty) + guidance (eps(condition) - eps(empty)), in one call; guidance 1 skips empty."""
+    """With p for predict: p(empty) + guidance (p(condition) - p(empty)), in one call.
+
+    Guidance 1 skips the empty prompt.
+    """
     if guidance == 1:
         return model.predict(z_t, t, condition)
     twice = model.predict(torch.cat([z_t, z_t]), torch.cat([t, t]), torch.cat([condition, empty]))

@@ -82,7 +82,7 @@ class OneStep(StableDiffusion):
     @property
     def start(self) -> int:
         """t0, the timestep the generator is asked at."""
-        return len(self.alphas_cumprod) - 1
+        return self.timesteps - 1
 
     def one_call(
         self, z: Float[Tensor, "b c h w"], condition: Condition
@@ -93,8 +93,7 @@ class OneStep(StableDiffusion):
 
     def _finished(self, z_t: Tensor, time: int, condition: Condition) -> Tensor:
         t = torch.full((len(z_t),), time, device=z_t.device)
-        signal, spread = self.levels(t)
-        return (z_t - spread * self.predict(z_t, t, condition)) / signal
+        return self.denoised(z_t, self.predict(z_t, t, condition), t)
 
     @torch.no_grad()
     def generate(

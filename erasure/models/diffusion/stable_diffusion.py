@@ -21,8 +21,8 @@ class StableDiffusion(LatentDiffusion):
     def _read(self, ids: Sequence[Int[Tensor, "b n"]]) -> Condition:
         return self._call("text_encoder", ids[0]).last_hidden_state
 
-    def _ask_unet(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        return self._call("unet", z_t, t, condition).sample
+    def _ask(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return self._call(self.backbone_name, z_t, t, condition).sample
 
     def _pipeline_inputs(self, condition: Condition) -> dict[str, Tensor]:
         return {"prompt_embeds": condition}

@@ -59,13 +59,13 @@ class StableDiffusionXL(LatentDiffusion):
     def _pooled(self, condition: Condition) -> Float[Tensor, "b p"]:
         return condition[:, -1, : self.pipeline.text_encoder_2.config.projection_dim]
 
-    def _ask_unet(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+    def _ask(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         # original height and width, top and left of the crop, target height and width
         times = z_t.new_full((len(z_t), 6), self.resolution, dtype=torch.float32)
         times[:, 2:4] = 0
         added = {"text_embeds": self._pooled(condition), "time_ids": times}
         states = self.states(condition)
-        return self._call("unet", z_t, t, states, added_cond_kwargs=added).sample
+        return self._call(self.backbone_name, z_t, t, states, added_cond_kwargs=added).sample
 
     def _pipeline_inputs(self, condition: Condition) -> dict[str, Tensor]:
         return {

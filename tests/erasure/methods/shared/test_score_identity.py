@@ -8,6 +8,7 @@ from torch import Tensor
 
 from erasure.methods.shared.score_identity import Draw, Rules, fake_loss, generator_loss
 from erasure.models.diffusion.model import DiffusionModel, guided
+from erasure.models.diffusion.noise_prediction import NoisePrediction
 
 ABAR = torch.linspace(0.999, 0.01, 1000, dtype=torch.float64)
 
@@ -15,7 +16,8 @@ ABAR = torch.linspace(0.999, 0.01, 1000, dtype=torch.float64)
 class Stub:
     """A network that is one matrix, a bend, and the condition's mean."""
 
-    add_noise, levels = DiffusionModel.add_noise, DiffusionModel.levels
+    add_noise, levels = DiffusionModel.add_noise, NoisePrediction.levels
+    denoised = NoisePrediction.denoised
 
     def __init__(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
