@@ -110,7 +110,7 @@ class Hardware:
 
         DeviceError where memory is too small.
         """
-        unet = model.pipeline.unet
+        unet = model.backbone
         call, was_plain = unet._compiled_call_impl, unet.conv_in.weight.is_contiguous()
         attention = _attention(model)
         if self.enable_xformers_memory_efficient_attention:
