@@ -58,7 +58,9 @@ class Registry(Generic[FormT]):
         known = self._classes.get(name)
         is_taken = name in self._own() and not plugin.__module__.startswith(f"{self.package}.")
         if name in self._more or is_taken or (known and known.__module__ != plugin.__module__):
-            raise SettingError(f"there is a {self.noun} {name!r} already; rename {_file(plugin)}.")
+            raise SettingError(
+                f"the {self.noun} {name!r} is there already; rename {_file(plugin)}."
+            )
         if known is not None and known.__qualname__ != plugin.__qualname__:
             raise SettingError(f"{_file(plugin)} must have one {self.noun}; it has two.")
         self._classes[name] = cast(type[FormT], plugin)

@@ -8,6 +8,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("ERASURE_CACHE", os.path.join(tempfile.gettempdir(), "erasure-test-cache"))
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,8 +30,10 @@ from transformers import (
     CLIPTokenizer,
 )
 
+from erasure import registry
 from erasure.models.diffusion.load import POCKET, load_model
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
+from erasure.registry import ATTACKS, CRITERIA, EXPORTS, METHODS, PROTOCOLS, load_plugin
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
@@ -148,3 +151,18 @@ def listed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def pocket() -> StableDiffusion:
     return load_model("pocket")
+
+
+@pytest.fixture
+def plugin(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], Path]:
+    """Write a file and load it as a plug-in, for the length of a test."""
+    for known in (*METHODS.kinds.values(), EXPORTS, ATTACKS, PROTOCOLS, CRITERIA):
+        monkeypatch.setattr(known, "_classes", dict(known._classes))
+    monkeypatch.setattr(registry, "_files", {})
+
+    def load(file: Path, text: str) -> Path:
+        file.write_text(text)
+        load_plugin(file)
+        return file
+
+    return load

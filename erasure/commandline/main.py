@@ -126,7 +126,9 @@ def undo(
 def export(
     run: Annotated[Path, typer.Argument(help="a run's folder")],
     out: Annotated[Path, typer.Argument(help="the new folder")],
-    to: Annotated[str, typer.Option(help=", ".join(EXPORTS.names()))] = "diffusers",
+    to: Annotated[
+        str, typer.Option(help="diffusers, text-encoder, lora, delta, vit, or a plug-in's form")
+    ] = "diffusers",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16")] = "float32",
     base: Annotated[str | None, typer.Option(help=BASE)] = None,
 ) -> None:

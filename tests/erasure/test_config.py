@@ -5,8 +5,7 @@ import pytest
 
 from erasure.config import check, nearest, resolve, setting
 from erasure.errors import SettingError
-from erasure.registry import METHODS, Kind
-from evaluation.attacks import attack_names, find_attack
+from erasure.registry import ATTACKS, METHODS, Kind
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,9 @@ def test_bad_values_are_named(values: dict, message: str) -> None:
 
 
 def every_settings_class() -> list[type]:
-    kinds: tuple[Kind, ...] = ("diffusion", "vit")
+    kinds: tuple[Kind, ...] = ("diffusion", "classifier")
     methods = [METHODS.get(kind, name) for kind in kinds for name in METHODS.names(kind)]
-    return [*methods, *map(find_attack, attack_names())]
+    return [*methods, *map(ATTACKS.get, ATTACKS.names())]
 
 
 @pytest.mark.parametrize("kind", every_settings_class())

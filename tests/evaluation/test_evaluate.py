@@ -2,56 +2,50 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-import evaluation.protocols
 from erasure.commandline.main import main
 from erasure.edit import Edit
 from erasure.errors import ErasureError, RunError, SettingError
 from erasure.models.diffusion.load import load_model
+from erasure.registry import PROTOCOLS
 from evaluation.drawing.pictures import before_and_after
 from evaluation.drawing.pocket_plan import catalogue, find_targets, plan, shots
-from evaluation.evaluating import evaluate, protocols, read_scores
+from evaluation.evaluating import evaluate, read_scores
 from evaluation.protocols import pocket
 from evaluation.scored import free_file
 
 DUMMY = """
 from evaluation.protocols import Asked, Protocol
 from evaluation.scored import write_record
+from erasure.registry import PROTOCOLS
 
 
-def judge(asked: Asked):
-    told = {"images": str(asked.images), "seeds": asked.seeds, "concepts": asked.concepts}
-    file = asked.folder / "scores" / "two-words.json"
-    return write_record(file, "two-words", {}, {}, {}, {}, stamp=told)
+@PROTOCOLS.register
+class TwoWords(Protocol):
+    takes = frozenset({"seeds"})
 
-
-PROTOCOL = Protocol("two-words", "drawings", judge, frozenset({"seeds"}))
+    def evaluate(self, asked: Asked):
+        told = {"images": str(asked.images), "seeds": asked.seeds, "concepts": asked.concepts}
+        file = asked.folder / "scores" / "two-words.json"
+        return write_record(file, "two-words", {}, {}, {}, {}, stamp=told)
 """
 
 
 @pytest.fixture
-def more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of further protocols."""
-    place = tmp_path / "protocols"
-    place.mkdir()
-    (place / "two_words.py").write_text(DUMMY)
-    (place / "nothing.py").write_text('NAME = "nothing"\n')
-    (place / "another.py").write_text(DUMMY)
-    found = [*evaluation.protocols.__path__, str(place)]
-    monkeypatch.setattr(evaluation.protocols, "__path__", found)
-    for name in ("two_words", "nothing", "another"):
-        monkeypatch.delitem(sys.modules, f"evaluation.protocols.{name}", raising=False)
-    return place
+def more(tmp_path: Path, plugin: Callable[[Path, str], Path]) -> None:
+    """A further protocol."""
+    plugin(tmp_path / "two_words.py", DUMMY)
 
 
 @pytest.mark.usefixtures("more")
 def test_a_protocol_of_ones_own_is_called(tmp_path: Path) -> None:
-    assert {"two-words", "nothing", "pocket", "class-forgetting"} <= set(protocols())
+    assert {"two-words", "pocket", "class-forgetting"} <= set(PROTOCOLS.names())
     images, out = tmp_path / "images", tmp_path / "out"
     record = evaluate(images=images, out=out, protocol="two_words", seeds=(3,), concepts=["x"])
     assert record["stamp"] == {"images": str(images), "seeds": (3,), "concepts": ("x",)}
@@ -62,8 +56,8 @@ def test_a_protocol_of_ones_own_is_called(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"protocol": "nothing"}, r"nothing\.py must define PROTOCOL"),
-        ({"protocol": "another"}, r"another\.py must define PROTOCOL.* named 'another'"),
+        ({"protocol": "nothing"}, "there is no protocol 'nothing'. Did you mean"),
+        ({"protocol": "two-word"}, "there is no protocol 'two-word'. Did you mean two-words"),
         ({"protocol": "two-words", "subset": 5}, "two-words takes no subset; it takes seeds"),
         ({"protocol": "two-words", "reference": Path()}, "two-words takes no reference"),
         ({"protocol": "two-words", "steps": 5}, "steps is a setting of unlearncanvas, not of two"),
@@ -260,7 +254,7 @@ def test_a_name_that_is_no_files_name_is_refused_or_cleaned(tmp_path: Path) -> N
     [
         (["--protocol", "pocket", "--subset", "10x"], "subset must be a number of images"),
         (["--protocol", "pocket", "--seeds", "188,188"], "seeds must"),
-        (["--protocol", "pocket", "--seeds", " "], "seeds must be whole numbers"),
+        (["--protocol", "pocket", "--seeds", "a"], "seeds must be whole numbers"),
         (["--protocol", "continual"], "is for runs of `erasure forget`"),
     ],
 )
