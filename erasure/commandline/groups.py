@@ -51,7 +51,7 @@ class ForgetGroup(LazyGroup):
     noun = "method"
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return method_names("vit")
+        return method_names("classifier")
 
     def build(self, name: str) -> Any:
         return _forget_command(name)
@@ -77,7 +77,7 @@ def method_names(kind: str) -> list[str]:
 def told_methods() -> list[str]:
     """Every method with its idea, its kind of model and what it changes, as its file says."""
     told = []
-    for command, kind in (("erase", "diffusion"), ("forget", "vit")):
+    for command, kind in (("erase", "diffusion"), ("forget", "classifier")):
         model = "text-to-image model" if kind == "diffusion" else "image classifier"
         for name in method_names(kind):
             idea, changes = _opening(
@@ -147,7 +147,7 @@ def _erase_command(name: str) -> Any:
 
 def _forget_command(name: str) -> Any:
     """A command with the options of every request and one per field of the method's dataclass."""
-    method = load("erasure.registry:METHODS").get("vit", name)
+    method = load("erasure.registry:METHODS").get("classifier", name)
     texts: list[tuple[str, Any, Any, str]] = [
         ("class_", list[str] | None, None, "what to forget, in one request; several with commas"),
         ("task", list[str] | None, None, "one request of several, in turn: cat,dog"),
