@@ -1,4 +1,4 @@
-"""Make a vision transformer forget classes, one request after another, and keep the result."""
+"""Make a classifier forget classes, one request after another, and keep the result."""
 
 import time
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from erasure.erasing import inputs, kept_edit, record_of
 from erasure.errors import ModelError, SettingError
 from erasure.files.records import RequestsShape, read_record
 from erasure.files.storage import write_json
-from erasure.models.classifier.classifier import ViTModel
-from erasure.models.classifier.load import load_vit
+from erasure.models.classifier.classifier import Classifier
+from erasure.models.classifier.load import load_classifier
 from erasure.models.diffusion.load import read_presets
 from erasure.opening import lasting_name
 from erasure.registry import METHODS
@@ -79,13 +79,13 @@ class Data:
 class Forgotten:
     """A finished run: the edited model, the edit, and the folder that holds it."""
 
-    model: ViTModel
+    model: Classifier
     edit: Edit
     folder: Path
 
 
 def forget(
-    model: str | ViTModel, method: str, tasks: Sequence[Sequence[str]], *, out: Path | str,
+    model: str | Classifier, method: str, tasks: Sequence[Sequence[str]], *, out: Path | str,
     data: Data = Data(), seed: int = 0, quick: bool = False, mixed_precision: Precision = "no",
     report_to: str | None = None, watch_every: int = 10, **settings: Value,
 ) -> Forgotten:  # fmt: skip
@@ -103,7 +103,7 @@ def forget(
     hardware = Hardware(mixed_precision=mixed_precision)
     run = Run(Path(out), seed=seed, hardware=hardware, report_to=report_to)
     if isinstance(model, str):
-        model = load_vit(lasting_name(model), device=run.device)
+        model = load_classifier(lasting_name(model), device=run.device)
     loaded = model
     if loaded.originals:
         raise ModelError(f"{loaded.name} holds an edit already; undo it, or load the model afresh.")
@@ -136,7 +136,7 @@ def forget(
     return Forgotten(loaded, edit, run.folder)
 
 
-def load_parts(model: ViTModel, data: Data) -> tuple[Labelled, Labelled]:
+def load_parts(model: Classifier, data: Data) -> tuple[Labelled, Labelled]:
     """(training images, test images); SettingError if the source cannot give them."""
     source = data.source
     if source == "auto":
@@ -163,7 +163,7 @@ def load_parts(model: ViTModel, data: Data) -> tuple[Labelled, Labelled]:
 
 
 def accuracies(
-    model: ViTModel, test: Labelled, now: list[int], earlier: list[int], kept: list[int]
+    model: Classifier, test: Labelled, now: list[int], earlier: list[int], kept: list[int]
 ) -> dict[str, float]:
     """Acc_f on the classes of this request, Acc_o on earlier ones, Acc_r on the rest, in [0, 1].
 
@@ -178,7 +178,7 @@ def accuracies(
     return {name: float(hits.float().mean()) for name, hits in own.items() if len(hits)}
 
 
-def _checked(model: ViTModel, tasks: Sequence[Sequence[str]]) -> list[list[int]]:
+def _checked(model: Classifier, tasks: Sequence[Sequence[str]]) -> list[list[int]]:
     """Each task's class indices; SettingError for an empty, unknown or repeated class."""
     if isinstance(tasks, str) or any(isinstance(task, str) for task in tasks):
         raise SettingError('tasks must be lists of class names, as in [["cat", "dog"], ["bird"]].')
@@ -194,7 +194,7 @@ def _checked(model: ViTModel, tasks: Sequence[Sequence[str]]) -> list[list[int]]
     return classes
 
 
-def _with_titles(model: ViTModel, data: Data, tasks: list[list[int]]) -> Data:
+def _with_titles(model: Classifier, data: Data, tasks: list[list[int]]) -> Data:
     """The data with its missing classes by their one name; SettingError if they cannot be."""
     missing = model.asked(data.missing)
     asked = [number for task in tasks for number in task]
@@ -210,7 +210,7 @@ def _with_titles(model: ViTModel, data: Data, tasks: list[list[int]]) -> Data:
 
 
 def _forget_all(
-    method: Any, model: ViTModel, tasks: list[list[int]], concepts: list[Concept],
+    method: Any, model: Classifier, tasks: list[list[int]], concepts: list[Concept],
     train: Labelled, test: Labelled, word: str, watch_every: int, run: Run,
 ) -> Edit:  # fmt: skip
     """Run the method on every request; what it learned, as one edit."""

@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from classifiers.predict import Classifier, load_classifier
 from erasure.errors import SettingError
+from erasure.models.classifier.classifier import Classifier
+from erasure.models.classifier.load import load_classifier
 from erasure.models.diffusion.load import POCKET
 from erasure.models.diffusion.model import DiffusionModel
 from erasure_datasets.concept import Concept, common_names
@@ -41,11 +42,11 @@ class JudgeLabel:
 
     @property
     def name(self) -> str:
-        return f"{self.judge.name} says {self.label}"
+        return f"{Path(self.judge.name).name} says {self.label}"
 
     def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Bool[Tensor, " n"]:
         own = [index for index, label in enumerate(self.judge.labels) if label == self.label]
-        return torch.isin(self.judge.predict(images), torch.tensor(own))
+        return torch.isin(self.judge.predict(self.judge.cut(images)).argmax(1), torch.tensor(own))
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def _one(word: str, model: DiffusionModel, concept: Concept) -> Criterion:
         model.catalogue is not None and model.catalogue.pairs() == pocket.catalogue().pairs()
     )
     if kind == "judge" and value:
-        return _labelled(load_classifier(Path(value)), concept, model.device)
+        return _labelled(value, concept, model.device)
     if kind == "judge":
         known = pocket.catalogue().targets() if is_pocket else []
         if concept.name not in known:
@@ -130,8 +131,8 @@ def _one(word: str, model: DiffusionModel, concept: Concept) -> Criterion:
                 "judge=FOLDER, clip=NAME:PRETRAINED, or file.py:function."
             )
         is_style = concept.name in pocket.catalogue().styles
-        judge = load_classifier(POCKET / ("style-judge" if is_style else "vit"))
-        return _labelled(judge, concept, model.device)
+        own = POCKET / ("style-judge" if is_style else "vit")
+        return _labelled(str(own), concept, model.device)
     if kind == "clip":
         if not value and not is_pocket:
             raise SettingError(
@@ -150,13 +151,13 @@ def _one(word: str, model: DiffusionModel, concept: Concept) -> Criterion:
     )
 
 
-def _labelled(judge: Classifier, concept: Concept, device: torch.device) -> JudgeLabel:
+def _labelled(name: str, concept: Concept, device: torch.device) -> JudgeLabel:
+    judge = load_classifier(name, device=device)
     if concept.name not in judge.labels:
         raise SettingError(
             f"the judge {judge.name} has no label {concept.name!r}; "
             f"its labels are {', '.join(judge.labels)}."
         )
-    judge.model.to(device)
     return JudgeLabel(judge, concept.name)
 
 

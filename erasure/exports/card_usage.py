@@ -6,7 +6,7 @@ from typing import Any
 from erasure.edit import Edit
 from erasure.errors import ModelError
 from erasure.files.records import read_record
-from erasure.models.classifier.classifier import ViTModel
+from erasure.models.classifier.classifier import Classifier
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 
@@ -35,13 +35,13 @@ network = torchvision.models.{kind}({arguments})
 network.load_state_dict(load_file("<this folder>/model.safetensors"))"""
 
 
-def usage(edit: Edit, form: str, model: LatentDiffusion | ViTModel | None) -> list[str]:
+def usage(edit: Edit, form: str, model: LatentDiffusion | Classifier | None) -> list[str]:
     """Lines of Markdown; `model` is what was written, None where only the edit was."""
     if form == "diffusers" and isinstance(model, LatentDiffusion):
         return _of_pipeline(edit, model)
     if form == "text-encoder" and isinstance(model, LatentDiffusion):
         return _of_encoders(model)
-    if form == "vit" and isinstance(model, ViTModel):
+    if form == "vit" and isinstance(model, Classifier):
         return _of_classifier(edit, model)
     if form == "lora":
         return [
@@ -85,7 +85,7 @@ def _of_encoders(model: LatentDiffusion) -> list[str]:
     ]  # fmt: skip
 
 
-def _of_classifier(edit: Edit, model: ViTModel) -> list[str]:
+def _of_classifier(edit: Edit, model: Classifier) -> list[str]:
     if model.library == "transformers":
         text = "from transformers import AutoModelForImageClassification\n\n"
         text += f'network = AutoModelForImageClassification.from_pretrained("{HERE}")'

@@ -14,7 +14,7 @@ from erasure.exports.card_usage import usage
 from erasure.exports.publishing import hub_id, is_built_in, public_name, without_paths
 from erasure.exports.pushing import TAG
 from erasure.files.records import AttackShape, ScoresShape, read_record
-from erasure.models.classifier.classifier import ViTModel
+from erasure.models.classifier.classifier import Classifier
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 
 DATASETS = {
@@ -24,7 +24,7 @@ DATASETS = {
 
 
 def model_card(
-    run: Path, edit: Edit, form: str, model: LatentDiffusion | ViTModel | None = None
+    run: Path, edit: Edit, form: str, model: LatentDiffusion | Classifier | None = None
 ) -> str:
     """Front matter with base model, tags and scores (`model-index`), then the same for people.
 

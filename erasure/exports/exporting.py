@@ -24,9 +24,9 @@ from erasure.exports.publishing import (
     write_vocabulary,
 )
 from erasure.files.storage import atomic, write_json
-from erasure.models.classifier.load import save_vit
+from erasure.models.classifier.load import save_classifier
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
-from erasure.opening import open_run, open_vit
+from erasure.opening import open_classifier, open_run
 
 Form = Literal["diffusers", "text-encoder", "delta", "lora", "vit"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -58,7 +58,7 @@ def export(
     if to in ("diffusers", "text-encoder"):
         model = open_run(run, base=base)
     elif to == "vit":
-        model = open_vit(run, base=base)
+        model = open_classifier(run, base=base)
     elif base is not None:
         raise SettingError(f"base is not needed for {to}, which holds the edit alone.")
     write = _writer(to, edit, model, DTYPES[dtype])
@@ -102,7 +102,7 @@ def _writer(to: str, edit: Edit, model: Any, dtype: torch.dtype) -> Callable[[Pa
     if to == "delta":
         return lambda folder: _public(edit, dtype).save(folder)
     if to == "vit":
-        return lambda folder: save_vit(model, folder, dtype)
+        return lambda folder: save_classifier(model, folder, dtype)
     if to == "text-encoder":
         return lambda folder: _save_encoders(model, folder, dtype)
     return lambda folder: save_model(model, folder, dtype)

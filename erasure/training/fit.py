@@ -36,7 +36,8 @@ def fit(
     of the run's `pieces`; `before` is called ahead of each step. `masks` (bool, one per weight) say
     what may move. `carried` are tensors that `loss` changes in place from step to step; they resume
     as well. `clip` bounds every element of the gradients. `start` has the float32 values of weights
-    that are in less; in the end they are float32 again. DivergedError if a loss or gradient is not
+    that are in less; in the end they are float32 again. A network learns in eval mode, BatchNorm's
+    statistics fixed, unless `loss` says otherwise. DivergedError if a loss or gradient is not
     finite; the state before that step is kept and named.
     """
     masters = Masters(weights, masks, start)

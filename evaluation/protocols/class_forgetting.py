@@ -1,4 +1,4 @@
-"""The protocol `class-forgetting`: what a vision transformer still knows, on held-out images.
+"""The protocol `class-forgetting`: what a classifier still knows, on held-out images.
 
 Acc_f on the forgotten classes, Acc_r on the kept ones, Acc_o on those of earlier requests; H, the
 harmonic mean of the drop in Acc_f and Acc_r; MIA, the share of the forgotten training images that a
@@ -19,8 +19,8 @@ from erasure.errors import SettingError
 from erasure.files.records import ForgettingShape, RequestsShape, read_record
 from erasure.files.storage import write_json
 from erasure.forgetting import Data, load_parts
-from erasure.models.classifier.classifier import ViTModel
-from erasure.opening import open_vit
+from erasure.models.classifier.classifier import Classifier
+from erasure.opening import open_classifier
 from erasure.training.processes import own_device
 from erasure_datasets.classes import Labelled
 from evaluation.metrics.forgetting import accuracy, distance, h_mean, membership
@@ -56,7 +56,7 @@ def scored(
     requests = read_record(run / "requests.json", RequestsShape, remedy=REMEDY)
     given = dict(config["data"])
     data = Data(**{**given, "missing": tuple(given["missing"])})  # type: ignore[arg-type]
-    model = open_vit(run, device=device, edited=False, base=base)
+    model = open_classifier(run, device=device, edited=False, base=base)
     other = _reference(reference, edit, model)
     train, test = load_parts(model, data)
     now, earlier, kept = _parts(model, config["tasks"], classes)
@@ -82,14 +82,14 @@ def scored(
         "baseline": {key: asdict(value) for key, value in before.items()},
         "without_images": [model.title(c) for c in range(len(model.labels)) if c not in seen],
         "requests": requests,
-        "weights_touched": sum(sizes[weight] for weight in touched) / sum(sizes.values()),
+        "weights_touched": sum(sizes.get(tensor, 0) for tensor in touched) / sum(sizes.values()),
         "seconds": config.get("seconds"),
         "stamp": stamp(name, given, model, len(test), reference),
     }
 
 
 def _parts(
-    model: ViTModel, tasks: list[list[str]], classes: Sequence[str] | None
+    model: Classifier, tasks: list[list[str]], classes: Sequence[str] | None
 ) -> tuple[list[int], list[int], list[int]]:
     """(the classes that are scored as forgotten, those of earlier requests, those kept)."""
     requests = [model.indices(task) for task in tasks]
@@ -101,7 +101,7 @@ def _parts(
     return now, earlier, kept
 
 
-def _reference(reference: Path | None, edit: Edit, model: ViTModel) -> ViTModel | None:
+def _reference(reference: Path | None, edit: Edit, model: Classifier) -> Classifier | None:
     """The retrained model, on the same device; SettingError if it began as another model."""
     if reference is None:
         return None
@@ -110,11 +110,11 @@ def _reference(reference: Path | None, edit: Edit, model: ViTModel) -> ViTModel 
     is_same = digests[0] == digests[1] if all(digests) else other.base == edit.base
     if not other.is_of_classes or not is_same:
         raise SettingError(f"reference must be of {edit.base}; {reference} is of {other.base}.")
-    return open_vit(reference, device=model.device)
+    return open_classifier(reference, device=model.device)
 
 
 def stamp(
-    name: str, data: dict[str, Any], model: ViTModel, images: int, reference: Path | None
+    name: str, data: dict[str, Any], model: Classifier, images: int, reference: Path | None
 ) -> dict[str, object]:
     return {
         "protocol": name,
@@ -128,7 +128,7 @@ def stamp(
 
 
 def _scores(
-    model: ViTModel, train: Labelled, test: Labelled, now: list[int], earlier: list[int],
+    model: Classifier, train: Labelled, test: Labelled, now: list[int], earlier: list[int],
     kept: list[int], before: dict[str, Score] | None,
 ) -> dict[str, Score]:  # fmt: skip
     """Every figure of one model; H needs the scores from before the edit."""
@@ -148,7 +148,7 @@ def _scores(
     return scores
 
 
-def confidence(model: ViTModel, part: Labelled) -> Tensor:
+def confidence(model: Classifier, part: Labelled) -> Tensor:
     """The probability of each image's true class."""
     return model.predict(part.images)[torch.arange(len(part)), part.labels]
 

@@ -9,7 +9,7 @@ from erasure.edit import Edit
 from erasure.errors import EditError, ModelError, RunError
 from erasure.files.naming import slug
 from erasure.files.records import AttackShape, read_record
-from erasure.opening import open_run, open_vit
+from erasure.opening import open_classifier, open_run
 from erasure_datasets.concept import Concept
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES
 from evaluation.protocols import pocket
@@ -78,8 +78,8 @@ def moved(run: Path, edit: Edit) -> tuple[list[dict[str, Any]], list[dict[str, A
 
     A part is what the first three words of a tensor's name say: unet.mid_block.attentions.
     """
-    model = open_vit(run) if edit.is_of_classes else open_run(run)
-    current = model.parameters()
+    model = open_classifier(run) if edit.is_of_classes else open_run(run)
+    current = model.tensors()
     tensors: list[dict[str, Any]] = []
     squares: dict[str, list[float]] = {}
     for name, old in model.originals.items():

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.forgetting import Request
-from erasure.models.classifier.classifier import ViTModel
+from erasure.models.classifier.classifier import Classifier
 from erasure.registry import METHODS
 from erasure.training.fit import trainable
 from erasure.training.run import Run
@@ -46,7 +46,7 @@ class SSD:
     def __post_init__(self) -> None:
         check(self)
 
-    def forget(self, model: ViTModel, request: Request, run: Run) -> None:
+    def forget(self, model: Classifier, request: Request, run: Run) -> None:
         weights = model.weights(self.select)
         model.remember(list(weights))
         forget, retain = request.forget, request.retain
@@ -64,7 +64,7 @@ class SSD:
                 )
 
     def _importance(
-        self, model: ViTModel, weights: dict[str, nn.Parameter], part: Labelled
+        self, model: Classifier, weights: dict[str, nn.Parameter], part: Labelled
     ) -> dict[str, Tensor]:
         """The mean importance of every weight over batches, by name."""
         sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
