@@ -149,7 +149,7 @@ class Edit:
     @property
     def is_of_classes(self) -> bool:
         """Whether a classifier was edited."""
-        return bool(self.concepts) and self.concepts[0].kind == "class"
+        return bool(self.concepts) and self.concepts[0].kind in ("class", "samples")
 
     @property
     def scale(self) -> float:

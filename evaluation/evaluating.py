@@ -22,9 +22,10 @@ ELSEWHERE = "unlearncanvas"  # the protocol of models that are not pocket's
 
 
 class RequestsShape(TypedDict):
-    """What tells a run that forgets classes from others, in its config.json."""
+    """What tells a run that forgets classes or samples from others, in its config.json."""
 
     tasks: NotRequired[list[list[str]] | None]
+    samples: NotRequired[list[str]]
 
 
 def protocols() -> list[str]:
@@ -148,9 +149,11 @@ def _refuse_place(out: Path) -> None:
 
 
 def _tasks(run: Path) -> list[list[str]] | None:
-    """The requests of a run that forgets classes; None for any other."""
+    """The requests of a run that forgets classes or samples; None for any other."""
     file = run / "config.json"
-    return read_record(file, RequestsShape).get("tasks") if file.is_file() else None
+    record = read_record(file, RequestsShape) if file.is_file() else {}
+    samples = record.get("samples")
+    return [samples] if samples else record.get("tasks")
 
 
 def read_scores(run: Path, protocol: str) -> dict[str, Any]:

@@ -151,6 +151,12 @@ def _forget_command(name: str) -> Any:
     texts: list[tuple[str, Any, Any, str]] = [
         ("class_", list[str] | None, None, "what to forget, in one request; several with commas"),
         ("task", list[str] | None, None, "one request of several, in turn: cat,dog"),
+        (
+            "samples",
+            Path | None,
+            None,
+            "a file of single training images to forget, one a line",
+        ),
         ("model", str, "pocket-vit", "pocket-vit, timm:NAME, a classifier's folder or a Hub id"),
         ("out", Path, ..., "the run's folder"),
         ("data", str, "auto", "images: the model's own, an image folder, or hf:NAME"),
@@ -174,14 +180,19 @@ def _forget_command(name: str) -> Any:
             values["data"], values["images"], values["test_images"], values["shots"],
             tuple(filter(None, [values["missing"]])),
         )  # fmt: skip
+        file, samples = values["samples"], ()
+        if file is not None:
+            samples = load("erasure_datasets.classes:read_samples")(file)
         same = ("out", "seed", "quick", "mixed_precision", "report_to", "watch_every")
         result = forgetting.forget(
             values["model"], name, [task for task in tasks if task], data=data,
+            samples=samples,
             **{key: values[key] for key in same}, **given_settings(values, common),
         )  # fmt: skip
         for request in json.loads((result.folder / "requests.json").read_text()):
             shown = ", ".join(f"{k} {v:.3f}" for k, v in request.items() if k.startswith("Acc"))
-            say(f"{', '.join(request['classes'])}: {shown}, {request['seconds']:.0f} s")
+            what = ", ".join(request["classes"]) or f"{len(request['samples'])} training images"
+            say(f"{what}: {shown}, {request['seconds']:.0f} s")
 
     text = inspect.getdoc(inspect.getmodule(method))
     return built(name, command, [*common, *setting_options(method)], text)

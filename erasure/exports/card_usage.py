@@ -100,8 +100,9 @@ def _of_classifier(edit: Edit, model: Classifier) -> list[str]:
             arguments=", ".join(f"{name}={value!r}" for name, value in given.items()),
         )
     count = len(edit.concepts)
+    what = edit.concepts[0].name if edit.concepts[0].label is None else f"{count} of its classes"
     return [
-        f"A classifier that no longer knows {count} of its classes; the head keeps its size.", "",
+        f"A classifier that no longer knows {what}; the head keeps its size.", "",
         *_code(text),
     ]  # fmt: skip
 

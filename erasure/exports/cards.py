@@ -51,7 +51,9 @@ def model_card(
         lines.append("")
     lines += ["## Settings", "", "| setting | value |", "|---|---|"]
     lines += [
-        f"| {name} | {_cell(without_paths(value))} |" for name, value in edit.settings.items()
+        f"| {name} | {_cell(without_paths(value))} |"
+        for name, value in edit.settings.items()
+        if name != "samples"  # whose images they were is nobody's business
     ]
     for title, record in records.items():
         lines += _score_lines(title, record)

@@ -109,12 +109,16 @@ def _writer(to: str, edit: Edit, model: Any, dtype: torch.dtype) -> Callable[[Pa
 
 
 def _public(edit: Edit, dtype: torch.dtype) -> Edit:
-    """The edit as others may have it: its base by name and digest, no paths in its settings."""
+    """The edit as others may have it: its base by name and digest, no paths in its settings.
+
+    Nor are single images that it forgot named.
+    """
+    settings = {name: value for name, value in edit.settings.items() if name != "samples"}
     return replace(
         edit,
         tensors=checked(edit.tensors, dtype, f"the edit of {public_name(edit.base)}"),
         base=public_name(edit.base),
-        settings=cast(dict[str, object], without_paths(edit.settings)),
+        settings=cast(dict[str, object], without_paths(settings)),
     )
 
 

@@ -107,13 +107,18 @@ class AttackShape(TypedDict):
 
 
 class RequestShape(TypedDict):
-    """One request of `erasure forget`; what there were no test images of is not in it."""
+    """One request of `erasure forget`; what there were no images of is not in it.
+
+    `samples` are the ids of single training images; `classes` is then empty.
+    """
 
     classes: list[str]
+    samples: NotRequired[list[str]]
     before: NotRequired[float]
     Acc_f: NotRequired[float]
     Acc_r: NotRequired[float]
     Acc_o: NotRequired[float]
+    Acc_t: NotRequired[float]
     seconds: NotRequired[float | None]
 
 
@@ -128,9 +133,10 @@ class DataShape(TypedDict):
 
 
 class ForgettingShape(TypedDict):
-    """config.json of a run that forgets classes."""
+    """config.json of a run that forgets classes, or samples as the user named them."""
 
     tasks: list[list[str]]
+    samples: NotRequired[list[str]]
     data: DataShape
     seconds: NotRequired[float | None]
 

@@ -19,6 +19,7 @@ SAME_RUN = (
     "config",
     "concepts",
     "tasks",
+    "samples",
     "data",
     "settings",
     "inputs",

@@ -2,7 +2,9 @@
 
 Acc_f on the forgotten classes, Acc_r on the kept ones, Acc_o on those of earlier requests; H, the
 harmonic mean of the drop in Acc_f and Acc_r; MIA, the share of the forgotten training images that a
-confidence attack takes for never seen. Zhao et al. (CVPR 2024) and Fan et al. (ICLR 2024).
+confidence attack takes for never seen. Of single images: Acc_f on those, Acc_r on the other
+training images, Acc_t on the test images, and MIA. Zhao et al. (CVPR 2024) and Fan et al. (ICLR
+2024).
 """
 
 from collections.abc import Callable, Sequence
@@ -59,11 +61,20 @@ def scored(
     model = open_classifier(run, device=device, edited=False, base=base)
     other = _reference(reference, edit, model)
     train, test = load_parts(model, data)
-    now, earlier, kept = _parts(model, config["tasks"], classes)
-    before = _scores(model, train, test, now, earlier, kept, None)
+    samples = config.get("samples", [])
+    if samples and classes:
+        raise SettingError(f"concept must not be given: {run} forgot single images, not classes.")
+    now, earlier, kept = ([], [], []) if samples else _parts(model, config["tasks"], classes)
+
+    def figures(before: dict[str, Score] | None) -> dict[str, Score]:
+        if samples:
+            return _of_samples(model, *train.split(samples), test)
+        return _scores(model, train, test, now, earlier, kept, before)
+
+    before = figures(None)
     known = model.predict(test.images)
     edit.apply(model)
-    scores = _scores(model, train, test, now, earlier, kept, before)
+    scores = figures(before)
     said = model.predict(test.images)
     if other is not None:
         gone = other.predict(test.images)
@@ -146,6 +157,18 @@ def _scores(
     if len(members) and len(others) and len(asked):
         scores["MIA"] = membership(*(confidence(model, p) for p in (members, others, asked)))
     return scores
+
+
+def _of_samples(
+    model: Classifier, forgotten: Labelled, others: Labelled, test: Labelled
+) -> dict[str, Score]:
+    """Every figure of one model that was to forget single training images."""
+    every, scores = list(range(len(model.labels))), dict[str, Score]()
+    for name, part in (("Acc_f", forgotten), ("Acc_r", others), ("Acc_t", test)):
+        score = accuracy(model.predict(part.images), part.labels, every)
+        scores[name] = replace(score, higher_is_better=name != "Acc_f")
+    asked = (confidence(model, part) for part in (others, test, forgotten))
+    return {**scores, "MIA": membership(*asked)}
 
 
 def confidence(model: Classifier, part: Labelled) -> Tensor:

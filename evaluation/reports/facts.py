@@ -16,7 +16,9 @@ from evaluation.protocols import pocket
 from evaluation.score import interval
 from evaluation.seen import REMEDY, JudgedShape, seen
 
-RATES = ("UA", "UA_own", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o", "Acc", "MIA")
+RATES = (
+    "UA", "UA_own", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o", "Acc_t", "Acc", "MIA",
+)  # fmt: skip
 SHOWN = 8  # pictures in a row, and attacked cases
 
 

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from erasure.config import Value
 from erasure.edit import Edit
-from erasure.errors import EditError, ErasureError, SettingError
+from erasure.errors import EditError, ErasureError, RunError, SettingError
 from erasure.exports.exporting import export
 from erasure.files.storage import read_lines
 from erasure.forgetting import Data, Forgotten, Request, forget, load_parts
@@ -40,6 +40,7 @@ from erasure.registry import METHODS
 from erasure.training.fit import fit
 from erasure.training.run import Run
 from erasure.undoing import undo
+from erasure_datasets.classes import read_samples
 from evaluation.evaluating import evaluate
 
 TINY: dict[str, dict[str, Value]] = {
@@ -160,6 +161,54 @@ run_one({method!r}, Path({str(place)!r}), [["red"], ["blue"]], out=Path({str(pla
     for name, tensor in whole.edit.tensors.items():
         assert torch.equal(tensor, resumed.edit.tensors[name]), name
     assert len(json.loads((place / "k" / "requests.json").read_text())) == 2
+
+
+@pytest.mark.parametrize("method", ["fine-tune", "gradient-ascent", "random-label", "salun"])
+def test_single_images_are_forgotten(method: str, place: Path) -> None:
+    file = place / "samples.txt"
+    file.write_text("red/3.png\n\n 9 \n")  # the second of the 8 green ones
+    told = ["red/3.png", "green/2.png"]
+    result = run_one(method, place, [], samples=read_samples(file))
+    record = json.loads((place / method / "config.json").read_text())
+    assert (record["tasks"], record["samples"]) == ([], ["red/3.png", "9"])
+    history = json.loads((place / method / "requests.json").read_text())
+    assert [request["samples"] for request in history] == [told]
+    edit = Edit.load(place / method)
+    assert edit.settings["samples"] == told
+    assert [concept.name for concept in edit.concepts] == ["2 training images"]
+    scores = evaluate(place / method)["scores"]
+    assert {n: score["n"] for n, score in scores.items()} == {
+        "Acc_f": 2, "Acc_r": 30, "Acc_t": 8, "MIA": 2,
+    }  # fmt: skip
+    for name in ("Acc_f", "Acc_r", "Acc_t"):
+        assert scores[name]["value"] == pytest.approx(history[0][name])
+    out = export(place / method, place / "export", to="vit")
+    assert "no longer knows 2 training images" in (out / "README.md").read_text()
+    assert "green/2.png" not in (out / "README.md").read_text()
+    delta = export(place / method, place / "delta", to="delta")
+    assert "green/2.png" not in (delta / "edit.json").read_text()
+    assert run_one(method, place, [], samples=["red/3.png", "9"]).edit.digest == edit.digest
+    with pytest.raises(RunError, match="its samples is"):
+        run_one(method, place, [], samples=["red/3.png", "10"])
+    assert result.folder == place / method
+
+
+@pytest.mark.parametrize(
+    ("method", "samples", "message"),
+    [
+        ("gs-lora", ["1"], "gs-lora forgets whole classes"),
+        ("ssd", ["99"], "places from 0 to 31; got '99'"),
+        ("ssd", ["red/77.png"], "ids of training images"),
+        ("ssd", ["0", "red/1.png"], "are the same image"),
+        ("ssd", [str(number) for number in range(32)], "no retain images"),
+    ],
+)
+def test_samples_that_cannot_be_forgotten(
+    method: str, samples: list[str], message: str, place: Path
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        run_one(method, place, [], samples=samples)
+    assert not (place / method).exists()
 
 
 @over([REFUSED])

@@ -41,6 +41,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erasure.config import check, setting
+from erasure.errors import SettingError
 from erasure.forgetting import Request
 from erasure.models.classifier.blocks import Place, groups
 from erasure.models.classifier.classifier import Classifier
@@ -87,6 +88,8 @@ class GSLoRA:
         check(self)
 
     def forget(self, model: Classifier, request: Request, run: Run) -> dict[str, Tensor]:
+        if not request.classes:
+            raise SettingError("gs-lora forgets whole classes, no samples. Choose another method.")
         blocks = groups(model, self.place)
         layers = linears(model, [name for block in blocks for name in block])
         adapter = Adapter.fresh(

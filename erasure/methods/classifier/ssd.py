@@ -51,7 +51,9 @@ class SSD:
         model.remember(list(weights))
         forget, retain = request.forget, request.retain
         everything = Labelled(
-            torch.cat([forget.images, retain.images]), torch.cat([forget.labels, retain.labels])
+            torch.cat([forget.images, retain.images]),
+            torch.cat([forget.labels, retain.labels]),
+            (*forget.ids, *retain.ids),
         )
         mattering, to_forgotten = (
             self._importance(model, weights, shuffled(part, run.generator_for(name)))
@@ -93,5 +95,4 @@ def dampening(everything: Tensor, forgotten: Tensor, selection: float, strength:
 
 def shuffled(part: Labelled, generator: torch.Generator) -> Labelled:
     """The same images in another order, so that no batch holds one class alone."""
-    order = torch.randperm(len(part), generator=generator)
-    return Labelled(part.images[order], part.labels[order])
+    return part.at(torch.randperm(len(part), generator=generator).tolist())
