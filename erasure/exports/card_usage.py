@@ -99,8 +99,8 @@ def _of_classifier(edit: Edit, model: Classifier) -> list[str]:
             kind=str(config["architecture"]).removeprefix("torchvision:"),
             arguments=", ".join(f"{name}={value!r}" for name, value in given.items()),
         )
-    count = len(edit.concepts)
-    what = edit.concepts[0].name if edit.concepts[0].label is None else f"{count} of its classes"
+    first, count = edit.concepts[0], len(edit.concepts)
+    what = first.name if first.kind == "samples" else f"{count} of its classes"
     return [
         f"A classifier that no longer knows {what}; the head keeps its size.", "",
         *_code(text),
