@@ -5,7 +5,7 @@ whose `model_state_dict` is timm's. Images are scaled to the network's side and 
 """
 
 import pickle
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from zipfile import is_zipfile
@@ -13,12 +13,14 @@ from zipfile import is_zipfile
 import timm
 import torch
 from jaxtyping import UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
-from classifiers.predict import Classifier, load_classifier
 from erasure.errors import ModelError, SettingError
 from erasure.files.storage import file_digest, read_tensors
+from erasure.models.classifier.classifier import Classifier
 from erasure.models.classifier.filling import refuse_not_finite
+from erasure.models.classifier.load import load_classifier
+from erasure.models.classifier.transform import Transform
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES
 
 ARCHITECTURE = "vit_large_patch16_224"
@@ -38,10 +40,12 @@ def load_judge(place: Path, kind: JudgeKind, *, architecture: str = ARCHITECTURE
     """
     labels = LABELS[kind]
     if place.is_dir():
-        judge = load_classifier(place)
+        judge = load_classifier(str(place))
         if judge.labels != labels:
             raise ModelError(f"{place} does not have the {kind} judge's {len(labels)} labels.")
-        return replace(judge, transform=None)  # the benchmark squashes, whatever the folder says
+        if judge.library != "timm":
+            raise ModelError(f"{place} is {judge.library}'s own; a judge must be a timm folder.")
+        return _judge(judge.network, judge.transform.size, kind, place)
     tensors = _unpickled(place) if place.suffix in PICKLED else read_tensors(place)[0]
     head = tensors.get("head.weight")
     if head is None or head.ndim != 2 or len(head) != len(labels):
@@ -59,9 +63,15 @@ def load_judge(place: Path, kind: JudgeKind, *, architecture: str = ARCHITECTURE
         detail = str(error).splitlines()[1].strip()
         raise ModelError(f"{place} does not fit {architecture}: {detail}") from error
     refuse_not_finite(network, str(place))
-    size = network.pretrained_cfg["input_size"][-1]
-    network.requires_grad_(False).eval()
-    return Classifier(network, labels, size, (0.5,) * 3, (0.5,) * 3, place.name)
+    return _judge(network, network.pretrained_cfg["input_size"][-1], kind, place)
+
+
+def _judge(network: nn.Module, size: int, kind: JudgeKind, place: Path) -> Classifier:
+    """A network that sees pictures as the benchmark's script shows them, whatever a folder says."""
+    return Classifier(
+        network, name=place.name, labels=LABELS[kind], library="timm",
+        transform=Transform(size, (0.5,) * 3, (0.5,) * 3, mode="squash"),
+    )  # fmt: skip
 
 
 def _unpickled(file: Path) -> dict[str, Tensor]:
@@ -105,7 +115,7 @@ class Judges:
                     "file, or a timm folder."
                 )
             judge = load_judge(Path(place), kind, architecture=architecture)
-            judge.model.to(device)
+            judge.network.to(device)
             found.append(judge)
             stamp[kind] = f"{judge.name} sha256:{_digest(Path(place))}"
         return cls(found[0], found[1], stamp)
@@ -113,7 +123,8 @@ class Judges:
     def see(self, images: UInt8[Tensor, "n 3 h w"]) -> list[tuple[int, int]]:
         """(object, theme) of each image in [0, 255], as places in OBJECTS and THEMES."""
         pair = (
-            judge.predict(images, batch=AT_ONCE).tolist() for judge in (self.object, self.style)
+            judge.predict(judge.cut(images), AT_ONCE).argmax(1).tolist()
+            for judge in (self.object, self.style)
         )
         return list(zip(*pair, strict=True))
 

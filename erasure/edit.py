@@ -59,7 +59,7 @@ class Edit:
     ) -> Self:
         """Collect what differs from the untouched model; EditError if nothing does."""
         changed: dict[str, Tensor] = {}
-        current = model.parameters()
+        current = model.tensors()
         for name, original in model.originals.items():
             value = current[name].detach().cpu()
             if not torch.isfinite(value).all():
@@ -163,7 +163,7 @@ class Edit:
     @property
     def is_of_classes(self) -> bool:
         """Whether a classifier was edited."""
-        return bool(self.concepts) and self.concepts[0].kind == "class"
+        return bool(self.concepts) and self.concepts[0].kind in ("class", "samples")
 
     @property
     def scale(self) -> float:
@@ -190,7 +190,7 @@ class Edit:
 
         EditError if it does not fit, or if another edit (or this one) has changed the same weights.
         """
-        current = model.parameters()
+        current = model.tensors()
         shapes = self.shapes()
         taken = next((name for name in shapes if name in model.originals), None)
         if taken is not None:
@@ -257,7 +257,7 @@ class Edit:
             raise EditError(
                 f"this edit was not applied to {model.name}: nothing is remembered of {missing[0]}."
             )
-        current = model.parameters()
+        current = model.tensors()
         with torch.no_grad():
             for name in changed:
                 current[name].copy_(model.originals.pop(name))

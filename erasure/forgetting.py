@@ -1,13 +1,12 @@
-"""Make a vision transformer forget classes, one request after another, and keep the result."""
+"""Make a classifier forget classes, one request after another, and keep the result."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from erasure.config import Value, refuse_without_effect, resolve
@@ -17,8 +16,8 @@ from erasure.errors import ModelError, RunError, SettingError
 from erasure.files.naming import checked_path
 from erasure.files.records import RequestsShape, read_record
 from erasure.files.storage import write_json
-from erasure.models.classifier.classifier import ViTModel
-from erasure.models.classifier.load import load_vit
+from erasure.models.classifier.classifier import Classifier
+from erasure.models.classifier.load import load_classifier
 from erasure.models.diffusion.load import read_presets
 from erasure.opening import lasting_name
 from erasure.registry import METHODS, plugin_source
@@ -33,7 +32,11 @@ PROBED_PER_CLASS = 8
 
 @dataclass(frozen=True)
 class Request:
-    """Classes to forget now, by index, with training images; `earlier` were forgotten before."""
+    """What to forget now, with training images: classes, by index, or single images.
+
+    `classes` is empty where single images are forgotten, whose ids `forget` has. `earlier` classes
+    were forgotten before.
+    """
 
     number: int
     classes: list[int]
@@ -45,6 +48,21 @@ class Request:
     @property
     def stage(self) -> str:
         return f"request {self.number}"
+
+    def told(self, model: Classifier) -> dict[str, list[str]]:
+        """What is forgotten, for the records."""
+        classes = [model.title(number) for number in self.classes]
+        return {"classes": classes} if classes else {"classes": [], "samples": [*self.forget.ids]}
+
+    def measured(self, test: Labelled) -> dict[str, Labelled]:
+        """The images of each accuracy: test images of the classes forgotten now (Acc_f), earlier
+        (Acc_o) and never (Acc_r); or single images (Acc_f), the other training images (Acc_r) and
+        the test images (Acc_t).
+        """
+        if not self.classes:
+            return {"Acc_f": self.forget, "Acc_r": self.retain, "Acc_t": test}
+        classes = {"Acc_f": self.classes, "Acc_o": self.earlier, "Acc_r": self.kept}
+        return {name: test.of(numbers) for name, numbers in classes.items()}
 
     def steps(self, epochs: int, batch_size: int, part: Labelled) -> int:
         """Optimiser steps of so many passes over a part."""
@@ -80,21 +98,25 @@ class Data:
 class Forgotten:
     """A finished run: the edited model, the edit, and the folder that holds it."""
 
-    model: ViTModel
+    model: Classifier
     edit: Edit
     folder: Path
 
 
 def forget(
-    model: str | ViTModel, method: str, tasks: Sequence[Sequence[str]], *, out: Path | str,
-    data: Data = Data(), seed: int = 0, quick: bool = False, mixed_precision: Precision = "no",
-    report_to: str | None = None, watch_every: int = 10, **settings: Value,
+    model: str | Classifier, method: str, tasks: Sequence[Sequence[str]] = (), *, out: Path | str,
+    samples: Sequence[str | int] = (), data: Data = Data(), seed: int = 0, quick: bool = False,
+    mixed_precision: Precision = "no", report_to: str | None = None, watch_every: int = 10,
+    **settings: Value,
 ) -> Forgotten:  # fmt: skip
-    """Forget each task's classes in turn and keep the edit under `out`; the same call resumes.
+    """Forget each task's classes in turn, or single training images, and keep the edit under `out`.
+
+    The same call resumes. `samples` are ids of training images, or their places among those that
+    `data` gives, from 0 (see `Labelled`).
 
     A class is given by its label, by the label's part before a comma, or as "#134"; a task's texts
     may name several, with commas.
-    Test accuracies after each request go to requests.json, and on a probe every `watch_every`
+    Accuracies after each request go to requests.json, and on a probe every `watch_every`
     steps into log.jsonl (0: never). ErasureError for anything the caller can mend.
     """
     data = replace(data, source=lasting_name(data.source, "data"))
@@ -105,13 +127,16 @@ def forget(
     hardware = Hardware(mixed_precision=mixed_precision)
     run = Run(checked_path(out, "out"), seed=seed, hardware=hardware, report_to=report_to)
     if isinstance(model, str):
-        model = load_vit(lasting_name(model), device=run.device)
+        model = load_classifier(lasting_name(model), device=run.device)
     loaded = model
     if loaded.originals:
         raise ModelError(f"{loaded.name} holds an edit already; undo it, or load the model afresh.")
     if not isinstance(watch_every, int) or watch_every < 0:
         raise SettingError(f"watch_every must be a whole number from 0 on; got {watch_every!r}.")
-    classes = _checked(loaded, tasks)
+    if tasks and samples:
+        raise SettingError("class and samples are two ways to say what to forget; give one.")
+    classes = [] if samples else _checked(loaded, tasks)
+    asked = [str(sample) for sample in samples]
     data = _with_titles(loaded, data, classes)
     word = method.replace("_", "-")
     chosen, sources = resolve(
@@ -119,10 +144,11 @@ def forget(
     )
     concepts = [
         Concept(loaded.title(number), "class", label=number) for task in classes for number in task
-    ]
+    ] or [Concept(f"{len(asked)} training images", "samples")]
     record = {
         **record_of(run, word, loaded, concepts, chosen, sources),
         "tasks": [[loaded.title(number) for number in task] for task in classes],
+        **({"samples": asked} if asked else {}),
         "data": asdict(data),
         "inputs": inputs(asdict(data)) | plugin_source(method_class),
         "quick": quick,
@@ -130,7 +156,8 @@ def forget(
 
     def make() -> Edit:
         train, test = load_parts(loaded, data)
-        return _forget_all(chosen, loaded, classes, concepts, train, test, word, watch_every, run)
+        requests = _requests(loaded, classes, asked, train)
+        return _forget_all(chosen, loaded, requests, concepts, test, word, watch_every, run)
 
     edit, is_new = kept_edit(run, record, make)
     if not is_new:
@@ -138,7 +165,7 @@ def forget(
     return Forgotten(loaded, edit, run.folder)
 
 
-def load_parts(model: ViTModel, data: Data) -> tuple[Labelled, Labelled]:
+def load_parts(model: Classifier, data: Data) -> tuple[Labelled, Labelled]:
     """(training images, test images); SettingError if the source cannot give them."""
     source = data.source
     if source == "auto":
@@ -164,23 +191,16 @@ def load_parts(model: ViTModel, data: Data) -> tuple[Labelled, Labelled]:
     return parts[0].of([c for c in range(len(model.labels)) if c not in missing]), parts[1]
 
 
-def accuracies(
-    model: ViTModel, test: Labelled, now: list[int], earlier: list[int], kept: list[int]
-) -> dict[str, float]:
-    """Acc_f on the classes of this request, Acc_o on earlier ones, Acc_r on the rest, in [0, 1].
-
-    What there are no test images of is left out.
-    """
-    right = model.predict(test.images).argmax(1) == test.labels
-    parts = {"Acc_f": now, "Acc_o": earlier, "Acc_r": kept}
-    own = {
-        name: right[torch.isin(test.labels, torch.tensor(classes, dtype=torch.long))]
-        for name, classes in parts.items()
+def accuracies(model: Classifier, parts: Mapping[str, Labelled]) -> dict[str, float]:
+    """The share of images named rightly, in [0, 1], of each part that has any."""
+    return {
+        name: float((model.predict(part.images).argmax(1) == part.labels).float().mean())
+        for name, part in parts.items()
+        if len(part)
     }
-    return {name: float(hits.float().mean()) for name, hits in own.items() if len(hits)}
 
 
-def _checked(model: ViTModel, tasks: Sequence[Sequence[str]]) -> list[list[int]]:
+def _checked(model: Classifier, tasks: Sequence[Sequence[str]]) -> list[list[int]]:
     """Each task's class indices; SettingError for an empty, unknown or repeated class."""
     lists = (list, tuple)
     if not isinstance(tasks, lists) or not all(isinstance(task, lists) for task in tasks):
@@ -197,7 +217,7 @@ def _checked(model: ViTModel, tasks: Sequence[Sequence[str]]) -> list[list[int]]
     return classes
 
 
-def _with_titles(model: ViTModel, data: Data, tasks: list[list[int]]) -> Data:
+def _with_titles(model: Classifier, data: Data, tasks: list[list[int]]) -> Data:
     """The data with its missing classes by their one name; SettingError if they cannot be."""
     missing = model.asked(data.missing)
     asked = [number for task in tasks for number in task]
@@ -212,60 +232,71 @@ def _with_titles(model: ViTModel, data: Data, tasks: list[list[int]]) -> Data:
     return replace(data, missing=tuple(model.title(number) for number in missing))
 
 
+def _requests(
+    model: Classifier, tasks: list[list[int]], samples: Sequence[str], train: Labelled
+) -> list[Request]:
+    """The requests in turn, with their images; SettingError where there are none."""
+    every, found = list(range(len(model.labels))), list[Request]()
+    if samples:
+        found.append(Request(0, [], [], every, *train.split(samples)))
+    for number, now in enumerate(tasks):
+        earlier = [c for task in tasks[:number] for c in task]
+        kept = [c for c in every if c not in {*earlier, *now}]
+        found.append(Request(number, now, earlier, kept, train.of(now), train.of(kept)))
+    for request in found:
+        if not len(request.retain):
+            raise SettingError("there are no retain images; data has none of what is kept.")
+        if not len(request.forget):
+            raise SettingError("there are no images to forget; data has none of these classes.")
+    return found
+
+
 def _forget_all(
-    method: Any, model: ViTModel, tasks: list[list[int]], concepts: list[Concept],
-    train: Labelled, test: Labelled, word: str, watch_every: int, run: Run,
+    method: Any, model: Classifier, requests: list[Request], concepts: list[Concept],
+    test: Labelled, word: str, watch_every: int, run: Run,
 ) -> Edit:  # fmt: skip
     """Run the method on every request; what it learned, as one edit."""
-    file = run.folder / "requests.json"
+    file, told = run.folder / "requests.json", [request.told(model) for request in requests]
     history: list[dict[str, Any]] = []
     if file.is_file():
         remedy = "remove it and run the command again"
         history = [dict(request) for request in read_record(file, RequestsShape, remedy=remedy)]
-        titles = [[model.title(c) for c in task] for task in tasks[: len(history)]]
-        if [request["classes"] for request in history] != titles:
+        is_own = [
+            what.items() <= request.items() for request, what in zip(history, told, strict=False)
+        ]
+        if len(history) > len(told) or not all(is_own):
             raise RunError(f"{file} is of other requests; {remedy}.")
     adapters: dict[str, Tensor] = {}
-    earlier: list[int] = []
-    probe = test.of(range(len(model.labels)), PROBED_PER_CLASS)
-    for number, now in enumerate(tasks):
-        gone = {*earlier, *now}
-        kept = [c for c in range(len(model.labels)) if c not in gone]
-        request = Request(number, now, list(earlier), kept, train.of(now), train.of(kept))
-        if not len(request.retain):
-            raise SettingError("there are no retain images; data has none of the kept classes.")
-        if not len(request.forget):
-            raise SettingError("there are no images to forget; data has none of these classes.")
-        asked = now, list(earlier), kept
-        is_new = number >= len(history)
-        before = accuracies(model, test, *asked).get("Acc_f") if is_new else None
+    for request, what in zip(requests, told, strict=True):
+        parts, is_new = request.measured(test), request.number >= len(history)
+        before = accuracies(model, {"before": parts["Acc_f"]}) if is_new else {}
+        probe = {name: part.of(range(len(model.labels)), PROBED_PER_CLASS)
+                 for name, part in parts.items()}  # fmt: skip
         watched = 0.0
 
-        def watch(stage: str, step: int, asked: Any = asked) -> None:
+        def watch(stage: str, step: int, probe: dict[str, Labelled] = probe) -> None:
             nonlocal watched
             if watch_every and step % watch_every == 0:
                 start = time.monotonic()
-                run.log(stage, step, accuracies(model, probe, *asked))
+                run.log(stage, step, accuracies(model, probe))
                 watched += time.monotonic() - start
 
         run.watcher, start = watch, time.monotonic()
         found = method.forget(model, request, run)
         run.watcher, seconds = None, time.monotonic() - start - watched
         if found is not None:
-            adapters |= {f"request.{number}.{name}": tensor for name, tensor in found.items()}
+            adapters |= {f"request.{request.number}.{n}": tensor for n, tensor in found.items()}
         if is_new:
-            facts = {"classes": [model.title(c) for c in now]}
-            facts |= {} if before is None else {"before": before}
-            facts |= accuracies(model, test, *asked)
+            facts = {**what, **before, **accuracies(model, parts)}
             history.append({**facts, "seconds": round(seconds, 1)})
             if run.is_main:
                 write_json(file, history)
-        earlier += now
-    settings = {**asdict(method), "tasks": [[model.title(c) for c in task] for task in tasks]}
+    tasks = [what["classes"] for what in told if what["classes"]]
+    settings = {**asdict(method), "tasks": tasks}
+    settings |= {"samples": told[0]["samples"]} if not tasks else {}
     if adapters:
-        requests = {str(i): [model.title(c) for c in task] for i, task in enumerate(tasks)}
         return Edit(
             adapters, word, concepts, model.name, form="lora", settings=settings,
-            requests=requests,
+            requests={str(number): task for number, task in enumerate(tasks)},
         )  # fmt: skip
     return Edit.between(model, concepts, word, settings)

@@ -9,7 +9,7 @@ import torch
 from erasure.edit import Edit
 from erasure.errors import EditError, ErasureError, ModelError, RunError, SettingError
 from erasure.files.naming import checked_path
-from erasure.models.classifier.classifier import ViTModel
+from erasure.models.classifier.classifier import Classifier
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.load import BUILT_IN, load_model
 from erasure.models.diffusion.one_step import ONE_STEP, OneStep
@@ -18,7 +18,7 @@ from erasure.models.digest import digest_of
 from erasure.models.editable import Editable
 from erasure.training.run_folder import run_record
 
-CLASSIFIERS = ("pocket-vit", "pocket-style-vit")  # load_vit's; timm takes long to import
+CLASSIFIERS = ("pocket-vit", "pocket-style-vit")  # load_classifier's; timm takes long to import
 ModelT = TypeVar("ModelT", bound=Editable)
 
 
@@ -53,17 +53,17 @@ def open_edit(
     return model, edit
 
 
-def open_vit(
+def open_classifier(
     run: Path | str, *, device: torch.device | str = "cpu", edited: bool = True,
     base: Path | str | None = None,
-) -> ViTModel:  # fmt: skip
+) -> Classifier:  # fmt: skip
     """A forgetting run's classifier, with its edit applied unless `edited` is false."""
-    from erasure.models.classifier.load import load_vit
+    from erasure.models.classifier.load import load_classifier
 
     edit = Edit.load(Path(run))
     name = _where(Path(run), edit, base)
     revision = None if base is not None else edit.revision
-    model = _loaded(lambda: load_vit(name, revision=revision, device=device), Path(run))
+    model = _loaded(lambda: load_classifier(name, revision=revision, device=device), Path(run))
     refuse_another_base(model, edit, name)
     if edited:
         edit.apply(model)

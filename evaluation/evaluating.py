@@ -51,7 +51,7 @@ def evaluate(
         )
     if seeds is not None and not seeds:
         raise SettingError("seeds must name at least one; got none.")
-    tasks = run_record(run).get("tasks") if run else None
+    tasks = _tasks(run) if run else None
     if tasks and found is None:
         found = _protocol("class-forgetting" if len(tasks) == 1 else "continual")
     if found and (found.judges == "classes") != bool(tasks):
@@ -139,6 +139,13 @@ def _refuse_place(out: Path) -> None:
         raise SettingError(
             f"out must be a new folder, or one of an earlier evaluation; {out} holds other things."
         )
+
+
+def _tasks(run: Path) -> list[list[str]] | None:
+    """The requests of a run that forgets classes or samples; None for any other."""
+    record = run_record(run)
+    samples = record.get("samples")
+    return [samples] if samples else record.get("tasks")
 
 
 def read_scores(run: Path, protocol: str) -> dict[str, Any]:

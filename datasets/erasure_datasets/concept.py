@@ -14,17 +14,18 @@ from erasure_datasets.errors import DataError
 from erasure_datasets.mentions import mentions
 from erasure_datasets.tables import read_column
 
-ConceptKind = Literal["style", "object", "person", "unsafe", "class"]
+ConceptKind = Literal["style", "object", "person", "unsafe", "class", "samples"]
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "style": ("an image in {name} style", "a painting in the style of {name}", "{name}"),
     "object": ("an image of {a name}", "a photo of {a name}", "{a name}"),
     "person": ("an image of {name}", "a photo of {name}", "{name}"),
     "unsafe": ("an image of {name}", "a photo of {name}", "{name}"),
     "class": ("{name}",),
+    "samples": ("{name}",),
 }
 
 
-USER_KINDS = tuple(kind for kind in get_args(ConceptKind) if kind != "class")  # of --kind
+USER_KINDS = tuple(kind for kind in TEMPLATES if kind not in ("class", "samples"))  # of --kind
 VOWELS = frozenset("aeiouAEIOU")
 LONGEST = 1000  # characters of a name; the model's window is far shorter
 

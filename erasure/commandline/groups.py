@@ -141,6 +141,12 @@ def _forget_command(name: str) -> Any:
     texts: list[tuple[str, Any, Any, str]] = [
         ("class_", list[str] | None, None, "what to forget, in one request; several with commas"),
         ("task", list[str] | None, None, "one request of several, in turn: cat,dog"),
+        (
+            "samples",
+            Path | None,
+            None,
+            "a file of single training images to forget, one a line",
+        ),
         ("model", str, "pocket-vit", "pocket-vit, timm:NAME, a classifier's folder or a Hub id"),
         ("out", Path, ..., "the run's folder"),
         ("data", str, "auto", "images: the model's own, an image folder, or hf:NAME"),
@@ -164,17 +170,22 @@ def _forget_command(name: str) -> Any:
             values["data"], values["images"], values["test_images"], values["shots"],
             tuple(filter(None, [values["missing"]])),
         )  # fmt: skip
+        file, samples = values["samples"], ()
+        if file is not None:
+            samples = load("erasure_datasets.classes:read_samples")(file)
         same = ("out", "seed", "quick", "mixed_precision", "report_to", "watch_every")
         result = forgetting.forget(
             values["model"], name, [task for task in tasks if task], data=data,
+            samples=samples,
             **{key: values[key] for key in same}, **given_settings(values, common),
         )  # fmt: skip
         records = importlib.import_module("erasure.files.records")
         file = result.folder / "requests.json"
         for request in records.read_record(file, records.RequestsShape):
+            what = ", ".join(request["classes"]) or f"{len(request['samples'])} training images"
             shown = [f"{k} {v:.3f}" for k, v in request.items() if k.startswith("Acc")]
             shown += [] if "Acc_f" in request else ["no test image of it, and so no Acc_f"]
-            say(f"{', '.join(request['classes'])}: {', '.join(shown)}, {_time(request)}")
+            say(f"{what}: {', '.join(shown)}, {_time(request)}")
 
     text = inspect.getdoc(inspect.getmodule(method))
     return built(name, command, [*common, *setting_options(method)], text)

@@ -84,13 +84,13 @@ forget_app = typer.Typer(
 app.add_typer(
     forget_app,
     name="forget",
-    help="Make a ViT forget classes: erasure forget METHOD --class NAME --out FOLDER.",
+    help="Make a classifier forget classes: erasure forget METHOD --class NAME --out FOLDER.",
 )
 
 
 @forget_app.callback()
 def _forget() -> None:
-    """Make a vision transformer forget classes; `METHOD --help` lists a method's settings."""
+    """Make an image classifier forget classes; `METHOD --help` lists a method's settings."""
 
 
 attack_app = typer.Typer(

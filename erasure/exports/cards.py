@@ -12,7 +12,7 @@ from erasure.exports.forms import Form, cell
 from erasure.exports.publishing import hub_id, is_built_in, public_name, without_paths
 from erasure.exports.pushing import TAG
 from erasure.files.records import AttackShape, ScoresShape, read_record
-from erasure.models.classifier.classifier import ViTModel
+from erasure.models.classifier.classifier import Classifier
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 
 DATASETS = {
@@ -22,7 +22,7 @@ DATASETS = {
 
 
 def model_card(
-    run: Path, edit: Edit, form: Form, model: LatentDiffusion | ViTModel | None = None
+    run: Path, edit: Edit, form: Form, model: LatentDiffusion | Classifier | None = None
 ) -> str:
     """Front matter with base model, tags and scores (`model-index`), then the same for people.
 
@@ -39,7 +39,11 @@ def model_card(
     ]  # fmt: skip
     lines += form.usage(edit, model)
     lines += ["## Settings", "", "| setting | value |", "|---|---|"]
-    lines += [f"| {name} | {cell(without_paths(value))} |" for name, value in edit.settings.items()]
+    lines += [
+        f"| {name} | {cell(without_paths(value))} |"
+        for name, value in edit.settings.items()
+        if name != "samples"  # whose images they were is nobody's business
+    ]
     for title, record in records.items():
         lines += _score_lines(title, record)
     if not records:

@@ -11,7 +11,7 @@ from erasure.exports.forms import Form
 from erasure.exports.publishing import DTYPES, clean_configs
 from erasure.files.naming import checked_path
 from erasure.files.storage import atomic
-from erasure.opening import open_run, open_vit
+from erasure.opening import open_classifier, open_run
 from erasure.registry import EXPORTS
 from erasure.training.run_folder import refuse_inside
 
@@ -43,7 +43,7 @@ def export(
         if base is not None:
             raise SettingError(f"base is not needed for {to}, which holds the edit alone.")
     else:
-        model = (open_run if form.of == "pipeline" else open_vit)(run, base=base)
+        model = (open_run if form.of == "pipeline" else open_classifier)(run, base=base)
     card = model_card(run, edit, form, model)
     with atomic(out) as temporary:
         temporary.mkdir(parents=True, exist_ok=True)

@@ -133,13 +133,18 @@ class AttackShape(TypedDict):
 
 
 class RequestShape(TypedDict):
-    """One request of `erasure forget`; what there were no test images of is not in it."""
+    """One request of `erasure forget`; what there were no images of is not in it.
+
+    `samples` are the ids of single training images; `classes` is then empty.
+    """
 
     classes: list[str]
+    samples: NotRequired[list[str]]
     before: NotRequired[float]
     Acc_f: NotRequired[float]
     Acc_r: NotRequired[float]
     Acc_o: NotRequired[float]
+    Acc_t: NotRequired[float]
     seconds: NotRequired[float | None]
 
 
@@ -170,6 +175,7 @@ class ConfigShape(TypedDict, total=False):
     config: str | None
     quick: bool
     tasks: list[list[str]]
+    samples: NotRequired[list[str]]
     data: DataShape
     versions: dict[str, str]
     device: str

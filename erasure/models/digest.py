@@ -12,15 +12,16 @@ THREADS = 8  # sha256 of one tensor runs beside that of others
 
 
 def digest_of(model: Editable) -> str:
-    """sha256 over names, shapes and float32 values of all weights, and what else decides answers.
+    """sha256 over names, shapes and float32 values of all tensors, and what else decides answers.
 
-    That is an autoencoder, the noise schedule, vocabularies and labels (`Editable.constants`).
+    Tensors are weights and buffers; the rest is an autoencoder, the noise schedule, vocabularies
+    and labels (`Editable.constants`).
 
     The untouched model's: an edit that is in the weights does not change it, nor do the device and
     the files' layout. A model that was opened in lower precision has another.
     """
     constants = model.constants()
-    untouched: dict[str, Tensor] = {**model.parameters(), **model.originals}
+    untouched: dict[str, Tensor] = {**model.tensors(), **model.originals}
     untouched |= {f"= {n}": value for n, value in constants.items() if isinstance(value, Tensor)}
     names = sorted(untouched)
     with ThreadPoolExecutor(THREADS) as pool:

@@ -1,10 +1,9 @@
-"""What an edit needs of a model: named weights, and a way to ask what it said before."""
+"""What an edit needs of a model: named tensors, and a way to ask what it said before."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ class Editable(ABC):
 
     name: str
     folder: Path | None
-    selections: ClassVar[Mapping[str, str]]
+    selections: Mapping[str, str]
 
     def __init__(self) -> None:
         self.originals: dict[str, Tensor] = {}
@@ -32,6 +31,14 @@ class Editable(ABC):
     @abstractmethod
     def parameters(self) -> dict[str, nn.Parameter]:
         """Every weight that an edit may change, by full name."""
+
+    def buffers(self) -> dict[str, Tensor]:
+        """What training moves beside the weights, such as BatchNorm's statistics, by full name."""
+        return {}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers: all that an edit may hold."""
+        return {**self.parameters(), **self.buffers()}
 
     @property
     @abstractmethod
@@ -60,10 +67,10 @@ class Editable(ABC):
 
     def remember(self, names: Sequence[str]) -> None:
         """Keep copies of the named tensors as they are now, unless they are kept already."""
-        parameters = self.parameters()
+        current = self.tensors()
         for name in names:
             if name not in self.originals:
-                self.originals[name] = parameters[name].detach().to("cpu", copy=True)
+                self.originals[name] = current[name].detach().to("cpu", copy=True)
 
     def kept(self, prefix: str, like: nn.Module) -> dict[str, Tensor]:
         """The remembered tensors below a prefix, without it, as the module's own: for a call.
@@ -75,8 +82,9 @@ class Editable(ABC):
         for name, tensor in self.originals.items():
             if name.startswith(prefix):
                 source, copy = self._copies.get(name, (None, tensor))
-                if source is not tensor or (copy.dtype, copy.device) != (own.dtype, own.device):
-                    copy = tensor.to(own.device, own.dtype)
+                dtype = own.dtype if tensor.is_floating_point() else tensor.dtype
+                if source is not tensor or (copy.dtype, copy.device) != (dtype, own.device):
+                    copy = tensor.to(own.device, dtype)
                     self._copies[name] = tensor, copy
                 found[name.removeprefix(prefix)] = copy
         return found
@@ -94,7 +102,7 @@ class Editable(ABC):
     @contextmanager
     def without_edit(self) -> Iterator[None]:
         """Within it the model itself is the untouched one, `generate` included."""
-        current = self.parameters()
+        current = self.tensors()
         edited = {name: current[name].detach().to("cpu", copy=True) for name in self.originals}
         try:
             with torch.no_grad():

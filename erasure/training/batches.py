@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from erasure.models.classifier.classifier import ViTModel
+from erasure.models.classifier.classifier import Classifier
 from erasure.training.run import Run
 from erasure_datasets.classes import Labelled
 
@@ -22,7 +22,7 @@ def picked(count: int, batch: int, step: int, run: Run, name: str) -> Tensor:
 
 
 def labelled(
-    model: ViTModel, part: Labelled, batch: int, step: int, run: Run, name: str
+    model: Classifier, part: Labelled, batch: int, step: int, run: Run, name: str
 ) -> tuple[Tensor, Tensor]:
     """The step's prepared images and their labels, on the run's device."""
     chosen = picked(len(part), batch, step, run, name)

@@ -18,7 +18,8 @@ def fit(
     Of several, by name, each has a turn in every step, in order, and only then do its weights ask
     for gradients; `trainable` lends them to another's turn. Their terms, named apart, share a line
     of the log. `carried` are tensors that a loss changes in place from step to step; they resume as
-    well. DivergedError, with the learner's name, if a loss or gradient is not finite; the state
+    well. A network learns in eval mode, BatchNorm's statistics fixed, unless a loss says otherwise.
+    DivergedError, with the learner's name, if a loss or gradient is not finite; the state
     before that step is kept and named.
     """
     named = {"learner": learners} if isinstance(learners, Learner) else learners

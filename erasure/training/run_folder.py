@@ -20,6 +20,7 @@ SAME_RUN = (
     "config",
     "concepts",
     "tasks",
+    "samples",
     "data",
     "settings",
     "inputs",

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Bool, UInt8
 from torch import Tensor
 
-from classifiers.predict import Classifier, load_classifier
 from erasure.errors import SettingError
+from erasure.models.classifier.classifier import Classifier
+from erasure.models.classifier.load import load_classifier
 from erasure.models.diffusion.load import POCKET
 from erasure.models.diffusion.model import DiffusionModel
 from erasure.registry import CRITERIA
@@ -28,29 +29,28 @@ class JudgeLabel(Criterion):
 
     @classmethod
     def of(cls, value: str, model: DiffusionModel, concept: Concept) -> Self:
-        judge = load_classifier(Path(value)) if value else _shipped(model, concept)
+        judge = load_classifier(value or _shipped(model, concept), device=model.device)
         if concept.name not in judge.labels:
             raise SettingError(
                 f"the judge {judge.name} has no label {concept.name!r}; "
                 f"its labels are {', '.join(judge.labels)}."
             )
-        judge.model.to(model.device)
         return cls(judge, concept.name)
 
     @property
     def name(self) -> str:
-        return f"{self.judge.name} says {self.label}"
+        return f"{Path(self.judge.name).name} says {self.label}"
 
     def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Bool[Tensor, " n"]:
         own = [index for index, label in enumerate(self.judge.labels) if label == self.label]
-        return torch.isin(self.judge.predict(images), torch.tensor(own))
+        return torch.isin(self.judge.predict(self.judge.cut(images)).argmax(1), torch.tensor(own))
 
 
-def _shipped(model: DiffusionModel, concept: Concept) -> Classifier:
+def _shipped(model: DiffusionModel, concept: Concept) -> str:
     if concept.name not in (catalogue().targets() if is_pocket(model) else []):
         raise SettingError(
             f"no judge knows the concept {concept.name!r} of {model.name}; name a criterion: "
             "judge=FOLDER, clip=NAME:PRETRAINED, or file.py:function."
         )
     is_style = concept.name in catalogue().styles
-    return load_classifier(POCKET / ("style-judge" if is_style else "vit"))
+    return str(POCKET / ("style-judge" if is_style else "vit"))

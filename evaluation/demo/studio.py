@@ -14,11 +14,12 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from classifiers.predict import Classifier, load_classifier
 from erasure.config import nearest, resolve
 from erasure.edit import Edit
 from erasure.errors import SettingError
-from erasure.models.diffusion.load import POCKET, read_presets
+from erasure.models.classifier.classifier import Classifier
+from erasure.models.classifier.load import load_classifier
+from erasure.models.diffusion.load import read_presets
 from erasure.models.diffusion.model import DiffusionModel, Sampling
 from erasure.opening import open_run
 from erasure.registry import ATTACKS
@@ -235,7 +236,7 @@ def _shown(images: UInt8[Tensor, "n 3 h w"]) -> list[Image.Image]:
 
 @cache
 def _judges() -> tuple[Classifier, Classifier]:
-    return load_classifier(POCKET / "vit"), load_classifier(POCKET / "style-judge")
+    return load_classifier("pocket-vit"), load_classifier("pocket-style-vit")
 
 
 def _seen(model: Any, images: UInt8[Tensor, "n 3 h w"]) -> list[str]:
@@ -244,7 +245,7 @@ def _seen(model: Any, images: UInt8[Tensor, "n 3 h w"]) -> list[str]:
         return [""] * len(images)
     said = []
     for judge in _judges():
-        chances, labels = judge.logits(images).softmax(1).cpu().max(1)
+        chances, labels = judge.predict(judge.cut(images)).max(1)
         said.append(
             [f"{judge.labels[i]} {100 * p:.0f} %" for p, i in zip(chances, labels, strict=True)]
         )

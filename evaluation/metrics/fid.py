@@ -25,6 +25,7 @@ over their number where each moves another way: a model that mixes up its prompt
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -33,8 +34,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 
-from classifiers.predict import Classifier
 from erasure.errors import ModelError, SettingError
+from erasure.models.classifier.classifier import Classifier
 from evaluation.metrics.clip_score import TextImageModel
 from evaluation.score import Score
 
@@ -69,16 +70,16 @@ class ClipFeatures:
 
 @dataclass(frozen=True)
 class JudgeFeatures:
-    """What a timm classifier sees before its head."""
+    """What a classifier sees before its head."""
 
     judge: Classifier
 
     @property
     def name(self) -> str:
-        return f"{self.judge.name} before its head"
+        return f"{Path(self.judge.name).name} before its head"
 
     def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
-        return self.judge.features(images)
+        return self.judge.features(self.judge.cut(images))
 
 
 class InceptionFeatures:

@@ -1,8 +1,10 @@
-"""The protocol `class-forgetting`: what a vision transformer still knows, on held-out images.
+"""The protocol `class-forgetting`: what a classifier still knows, on held-out images.
 
 Acc_f on the forgotten classes, Acc_r on the kept ones, Acc_o on those of earlier requests; H, the
 harmonic mean of the drop in Acc_f and Acc_r; MIA, the share of the forgotten training images that a
-confidence attack takes for never seen. Zhao et al. (CVPR 2024) and Fan et al. (ICLR 2024).
+confidence attack takes for never seen. Of single images: Acc_f on those, Acc_r on the other
+training images, Acc_t on the test images, and MIA. Zhao et al. (CVPR 2024) and Fan et al. (ICLR
+2024).
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,8 +22,8 @@ from erasure.errors import RunError, SettingError
 from erasure.files.records import ForgettingShape, RequestsShape, read_record
 from erasure.files.storage import write_json
 from erasure.forgetting import Data, load_parts
-from erasure.models.classifier.classifier import ViTModel
-from erasure.opening import open_vit
+from erasure.models.classifier.classifier import Classifier
+from erasure.opening import open_classifier
 from erasure.registry import PROTOCOLS
 from erasure.training.processes import own_device
 from erasure_datasets.classes import Labelled
@@ -60,14 +62,23 @@ def scored(
     data = Data(**{**given, "missing": tuple(given["missing"])})  # type: ignore[arg-type]
     _refuse_other_requests(run, edit, config["tasks"], [told["classes"] for told in requests])
     _refuse_other_images(run, data, config.get("inputs", {}))
-    model = open_vit(run, device=device, edited=False, base=base)
+    model = open_classifier(run, device=device, edited=False, base=base)
     other = _reference(reference, edit, model)
     train, test = load_parts(model, data)
-    now, earlier, kept = _parts(model, config["tasks"], classes)
-    before = _scores(model, train, test, now, earlier, kept, None)
+    samples = config.get("samples", [])
+    if samples and classes:
+        raise SettingError(f"concept must not be given: {run} forgot single images, not classes.")
+    now, earlier, kept = ([], [], []) if samples else _parts(model, config["tasks"], classes)
+
+    def figures(before: dict[str, Score] | None) -> dict[str, Score]:
+        if samples:
+            return _of_samples(model, *train.split(samples), test)
+        return _scores(model, train, test, now, earlier, kept, before)
+
+    before = figures(None)
     known = model.predict(test.images)
     edit.apply(model)
-    scores = _scores(model, train, test, now, earlier, kept, before)
+    scores = figures(before)
     said = model.predict(test.images)
     if other is not None:
         gone = other.predict(test.images)
@@ -87,7 +98,7 @@ def scored(
         "left_out": _left_out(model, scores, now, earlier),
         "without_images": [model.title(c) for c in range(len(model.labels)) if c not in seen],
         "requests": requests,
-        "weights_touched": sum(sizes[weight] for weight in touched) / sum(sizes.values()),
+        "weights_touched": sum(sizes.get(tensor, 0) for tensor in touched) / sum(sizes.values()),
         "seconds": config.get("seconds"),
         "stamp": stamp(name, given, model, len(test), reference),
     }
@@ -120,7 +131,7 @@ def _refuse_other_images(run: Path, data: Data, noted: Mapping[str, str]) -> Non
 
 
 def _left_out(
-    model: ViTModel, scores: Mapping[str, Score], now: list[int], earlier: list[int]
+    model: Classifier, scores: Mapping[str, Score], now: list[int], earlier: list[int]
 ) -> dict[str, str]:
     """Why each score that is missing is."""
     titles = {"Acc_f": now, **({"Acc_o": earlier} if earlier else {})}
@@ -137,7 +148,7 @@ def _left_out(
 
 
 def _parts(
-    model: ViTModel, tasks: list[list[str]], classes: Sequence[str] | None
+    model: Classifier, tasks: list[list[str]], classes: Sequence[str] | None
 ) -> tuple[list[int], list[int], list[int]]:
     """(the classes that are scored as forgotten, those of earlier requests, those kept)."""
     requests = [model.indices(task) for task in tasks]
@@ -149,7 +160,7 @@ def _parts(
     return now, earlier, kept
 
 
-def _reference(reference: Path | None, edit: Edit, model: ViTModel) -> ViTModel | None:
+def _reference(reference: Path | None, edit: Edit, model: Classifier) -> Classifier | None:
     """The retrained model, on the same device; SettingError if it began as another model."""
     if reference is None:
         return None
@@ -158,11 +169,11 @@ def _reference(reference: Path | None, edit: Edit, model: ViTModel) -> ViTModel 
     is_same = digests[0] == digests[1] if all(digests) else other.base == edit.base
     if not other.is_of_classes or not is_same:
         raise SettingError(f"reference must be of {edit.base}; {reference} is of {other.base}.")
-    return open_vit(reference, device=model.device)
+    return open_classifier(reference, device=model.device)
 
 
 def stamp(
-    name: str, data: dict[str, Any], model: ViTModel, images: int, reference: Path | None
+    name: str, data: dict[str, Any], model: Classifier, images: int, reference: Path | None
 ) -> dict[str, object]:
     return {
         "protocol": name,
@@ -176,7 +187,7 @@ def stamp(
 
 
 def _scores(
-    model: ViTModel, train: Labelled, test: Labelled, now: list[int], earlier: list[int],
+    model: Classifier, train: Labelled, test: Labelled, now: list[int], earlier: list[int],
     kept: list[int], before: dict[str, Score] | None,
 ) -> dict[str, Score]:  # fmt: skip
     """Every figure of one model; H needs the scores from before the edit."""
@@ -196,7 +207,19 @@ def _scores(
     return scores
 
 
-def confidence(model: ViTModel, part: Labelled) -> Tensor:
+def _of_samples(
+    model: Classifier, forgotten: Labelled, others: Labelled, test: Labelled
+) -> dict[str, Score]:
+    """Every figure of one model that was to forget single training images."""
+    every, scores = list(range(len(model.labels))), dict[str, Score]()
+    for name, part in (("Acc_f", forgotten), ("Acc_r", others), ("Acc_t", test)):
+        score = accuracy(model.predict(part.images), part.labels, every)
+        scores[name] = replace(score, higher_is_better=name != "Acc_f")
+    asked = (confidence(model, part) for part in (others, test, forgotten))
+    return {**scores, "MIA": membership(*asked)}
+
+
+def confidence(model: Classifier, part: Labelled) -> Tensor:
     """The probability of each image's true class."""
     return model.predict(part.images)[torch.arange(len(part)), part.labels]
 

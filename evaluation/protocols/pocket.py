@@ -14,11 +14,12 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from classifiers.predict import Classifier, load_classifier
 from erasure.config import nearest
 from erasure.errors import SettingError
 from erasure.files.records import read_record
 from erasure.files.storage import read_tensors
+from erasure.models.classifier.classifier import Classifier
+from erasure.models.classifier.load import load_classifier
 from erasure.models.diffusion.load import ONE_STEP, POCKET
 from erasure.models.diffusion.model import DiffusionModel, Sampling
 from erasure.registry import PROTOCOLS
@@ -58,7 +59,9 @@ Looks = dict[Key, Float[Tensor, " d"]]  # Pocket CLIP's features for FID and KID
 def judge(images: UInt8[Tensor, "n 3 h w"], chosen: Sequence[Key]) -> Labels:
     """What the suite's judges and CLIP see in images of these (seed, prompt index)."""
     judges = (_judge(name) for name in ("vit", "style-judge"))
-    seen_objects, seen_styles = (network.predict(images).tolist() for network in judges)
+    seen_objects, seen_styles = (
+        judge.predict(judge.cut(images)).argmax(1).tolist() for judge in judges
+    )
     prompts = [shot.prompt for shot in shots(chosen)]
     cosines = clip_scores(_clip(), images, prompts).tolist()
     return dict(zip(chosen, zip(seen_objects, seen_styles, cosines, strict=True), strict=True))
@@ -74,9 +77,7 @@ def look(images: UInt8[Tensor, "n 3 h w"], chosen: Sequence[Key]) -> Looks:
 
 @cache
 def _judge(name: str) -> Classifier:
-    judge = load_classifier(POCKET / name)
-    judge.model.to(own_device())
-    return judge
+    return load_classifier(str(POCKET / name), device=own_device())
 
 
 @cache

@@ -10,7 +10,7 @@ from erasure.edit import Edit
 from erasure.errors import EditError, ModelError, RunError
 from erasure.files.naming import slug
 from erasure.files.records import ROUNDING, AttackShape, read_record
-from erasure.opening import open_run, open_vit
+from erasure.opening import open_classifier, open_run
 from erasure.training.run_folder import run_record
 from erasure_datasets.concept import Concept
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES
@@ -18,7 +18,9 @@ from evaluation.protocols import pocket
 from evaluation.score import interval
 from evaluation.seen import REMEDY, JudgedShape, seen
 
-RATES = ("UA", "UA_own", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o", "Acc", "MIA")
+RATES = (
+    "UA", "UA_own", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o", "Acc_t", "Acc", "MIA",
+)  # fmt: skip
 DISTANCES = ("FID", "perceptual", "distance")  # never below 0; KID may be
 SHOWN = 8  # pictures in a row, and attacked cases
 
@@ -80,8 +82,8 @@ def moved(run: Path, edit: Edit) -> tuple[list[dict[str, Any]], list[dict[str, A
 
     A part is what the first three words of a tensor's name say: unet.mid_block.attentions.
     """
-    model = open_vit(run) if edit.is_of_classes else open_run(run)
-    current = model.parameters()
+    model = open_classifier(run) if edit.is_of_classes else open_run(run)
+    current = model.tensors()
     tensors: list[dict[str, Any]] = []
     squares: dict[str, list[float]] = {}
     for name, old in model.originals.items():

@@ -10,14 +10,16 @@ All are over the images whose prompt names no target, read from the answer set's
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from classifiers.predict import Classifier
 from erasure.errors import SettingError
+from erasure.models.classifier.classifier import Classifier
 from erasure_datasets.images import read_image
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES, UnlearnCanvas
 from evaluation.metrics.clip_score import NamedClip, TextImageModel, clip_scores
@@ -57,7 +59,7 @@ class Eyes:
 
         SettingError or ModelError for what is not there.
         """
-        device = next(judge.model.parameters()).device
+        device = judge.device
         clip = NamedClip(settings.clip) if settings.clip else None
         if clip is not None:
             clip.model.to(device)
@@ -88,8 +90,15 @@ def _features(
 def _distance(name: str, judge: Classifier, clip: TextImageModel | None) -> Distance:
     if name == "lpips":
         return lpips
-    network = clip if name == "clip" and clip else judge
-    return lambda a, b: perceptual_distance(network.layers(a), network.layers(b))
+    layers = clip.layers if name == "clip" and clip else partial(_layers, judge)
+    return lambda a, b: perceptual_distance(layers(a), layers(b))
+
+
+@torch.no_grad()
+def _layers(judge: Classifier, images: Images) -> list[Float[Tensor, "n _ _ _"]]:
+    """What each stage of a timm judge sees in whole images, (n, c, h, w) each."""
+    network: Any = judge.network
+    return network.forward_intermediates(judge.prepare(judge.cut(images)), intermediates_only=True)
 
 
 def _data(source: str, side: int, keys: Sequence[Key]) -> Callable[[Key], UInt8[Tensor, "3 h w"]]:

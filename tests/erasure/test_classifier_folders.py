@@ -12,13 +12,13 @@ import pytest
 import timm
 import torch
 import transformers
+from networks import LABELS, timm_folder, torchvision_folder, transformers_folder
 from safetensors.torch import load_file, save_file
-from vits import LABELS, timm_folder, torchvision_folder, transformers_folder
 
-from classifiers.predict import load_classifier
 from erasure.commandline.main import main
 from erasure.errors import ModelError
-from erasure.models.classifier.load import load_vit, save_vit
+from erasure.models.classifier.blocks import groups
+from erasure.models.classifier.load import load_classifier, save_classifier
 
 BEYOND = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_labels": 4,
           "intermediate_size": 64, "image_size": 32, "patch_size": 8,
@@ -63,8 +63,10 @@ def address() -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
-@pytest.mark.parametrize("opened", [lambda f: load_vit(str(f)), load_classifier])
-def test_a_config_neither_runs_nor_fetches(opened, tmp_path: Path, address) -> None:
+def test_a_config_neither_runs_nor_fetches(tmp_path: Path, address) -> None:
+    def opened(folder: Path) -> None:
+        load_classifier(str(folder))
+
     url, asked = address
     torch.save({"a": Code(tmp_path / "ran")}, tmp_path / "evil.pth")
     folder, evil = timm_folder(tmp_path / "model"), str(tmp_path / "evil.pth")
@@ -107,14 +109,14 @@ def test_transformers_folders_bring_no_code(tmp_path: Path) -> None:
         {"attn_implementation": "owner/kernel"},
     ):
         with pytest.raises(ModelError, match="may not hold"):
-            load_vit(str(change(folder, **added)))
+            load_classifier(str(change(folder, **added)))
         (folder / "config.json").write_text(kept)
     with pytest.raises(ModelError, match="model_type must be vit, deit"):
-        load_vit(str(change(folder, model_type="timm_wrapper", architecture="hf-hub:a/b")))
+        load_classifier(str(change(folder, model_type="timm_wrapper", architecture="hf-hub:a/b")))
     (folder / "config.json").write_text(kept)
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "owner/name"}')
     with pytest.raises(ModelError, match="holds an adapter"):
-        load_vit(str(folder))
+        load_classifier(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -131,28 +133,28 @@ def test_every_transformer_opens_as_itself(kind: str, tmp_path: Path) -> None:
     transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(
         tmp_path / "model"
     )
-    ours = load_vit(str(tmp_path / "model"))
+    ours = load_classifier(str(tmp_path / "model"))
     assert ours.labels == LABELS
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert torch.equal(ours.forward(x)[1], theirs(x).logits)
-    assert [len(group) for group in ours.groups()] == [2, 2]
-    save_vit(ours, tmp_path / "out")
-    assert torch.equal(load_vit(str(tmp_path / "out")).forward(x)[1], ours.forward(x)[1])
+    assert [len(group) for group in groups(ours)] == [2, 2]
+    save_classifier(ours, tmp_path / "out")
+    assert torch.equal(load_classifier(str(tmp_path / "out")).forward(x)[1], ours.forward(x)[1])
 
 
 def test_weights_that_the_file_lacks_are_not_made_up(tmp_path: Path) -> None:
     headless = transformers.ViTModel(transformers.ViTConfig(**BEYOND))
     headless.save_pretrained(tmp_path / "headless")
     with pytest.raises(ModelError, match=r"must hold a ViTForImage.*; it holds a ViTModel"):
-        load_vit(str(tmp_path / "headless"))
+        load_classifier(str(tmp_path / "headless"))
     change(tmp_path / "headless", architectures=...)  # without the word that gives it away
     with pytest.raises(ModelError, match=r"weights lack classifier\.bias"):
-        load_vit(str(tmp_path / "headless"))
+        load_classifier(str(tmp_path / "headless"))
     deit = transformers.DeiTForImageClassification(transformers.DeiTConfig(**BEYOND))
     deit.save_pretrained(tmp_path / "deit")
     with pytest.raises(ModelError, match=r"weights (lack|hold)"):
-        load_vit(str(change(tmp_path / "deit", model_type="vit", architectures=...)))
+        load_classifier(str(change(tmp_path / "deit", model_type="vit", architectures=...)))
     folder = transformers_folder(tmp_path / "vit")
     whole = load_file(folder / "model.safetensors")
     name = next(n for n in whole if "mlp" in n or "intermediate" in n)
@@ -164,7 +166,7 @@ def test_weights_that_the_file_lacks_are_not_made_up(tmp_path: Path) -> None:
     ):
         save_file(made, folder / "model.safetensors", {"format": "pt"})
         with pytest.raises(ModelError, match="vit"):
-            load_vit(str(folder))
+            load_classifier(str(folder))
 
 
 @pytest.mark.parametrize("make", [timm_folder, torchvision_folder])
@@ -181,7 +183,7 @@ def test_weights_of_timm_and_torchvision_are_whole(make, tmp_path: Path) -> None
     ):
         save_file(made, folder / "model.safetensors", {"format": "pt"})
         with pytest.raises(ModelError, match=message):
-            load_vit(str(folder))
+            load_classifier(str(folder))
 
 
 def test_folders_as_timm_itself_saves_them(tmp_path: Path) -> None:
@@ -191,7 +193,7 @@ def test_folders_as_timm_itself_saves_them(tmp_path: Path) -> None:
         theirs, str(tmp_path / "new"), model_config={"label_names": list(LABELS)},
         model_args=sizes, safe_serialization=True,  # timm 1.0.26 does not note them by itself
     )  # fmt: skip
-    ours = load_vit(str(tmp_path / "new"))
+    ours = load_classifier(str(tmp_path / "new"))
     assert ours.labels == LABELS
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -204,12 +206,12 @@ def test_folders_as_timm_itself_saves_them(tmp_path: Path) -> None:
     for layout in (older, inside):
         file = tmp_path / "new" / "config.json"
         file.write_text(json.dumps({k: v for k, v in layout.items() if v is not ...}))
-        again = load_vit(str(tmp_path / "new"))
+        again = load_classifier(str(tmp_path / "new"))
         assert again.labels == ("0", "1", "2", "3")
         assert again.transform == ours.transform
     timm.models.save_for_hf(theirs, str(tmp_path / "bin"))
     with pytest.raises(ModelError, match=r"weights as pytorch_model\.bin alone"):
-        load_vit(str(tmp_path / "bin"))
+        load_classifier(str(tmp_path / "bin"))
 
 
 CFG = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
@@ -250,14 +252,13 @@ CFG = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
 def test_configs_that_are_merely_wrong(changes: dict, message: str, tmp_path: Path) -> None:
     folder = timm_folder(tmp_path / "model")
     with pytest.raises(ModelError, match=message) as refused:
-        load_vit(str(change(folder, **changes)))
+        load_classifier(str(change(folder, **changes)))
     assert "\n" not in str(refused.value)
 
 
 def test_labels_in_a_dict_and_gaps(tmp_path: Path) -> None:
     folder = change(timm_folder(tmp_path / "model"), label_names={"0": "red", "3": "grey"})
-    assert load_vit(str(folder)).labels == ("red", "1", "2", "grey")
-    assert load_classifier(folder).labels == ("red", "1", "2", "grey")
+    assert load_classifier(str(folder)).labels == ("red", "1", "2", "grey")
 
 
 @pytest.mark.parametrize("text", [b"", b"null", b"[]", b"[" * 9999, b'{"a": "\xe9"}', b'"x"'])
@@ -273,5 +274,3 @@ def test_the_command_says_it_in_one_line(
     assert ended.value.code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert not out.exists()
-    with pytest.raises(ModelError):
-        load_classifier(folder)

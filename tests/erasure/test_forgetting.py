@@ -11,9 +11,16 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from networks import (
+    LABELS,
+    image_folder,
+    resnet_folder,
+    timm_folder,
+    transformers_folder,
+    vit_base_folder,
+)
 from peft import PeftModel
 from torch.nn import functional as F
-from vits import LABELS, image_folder, timm_folder, transformers_folder, vit_base_folder
 
 from erasure.commandline.main import main
 from erasure.config import Value
@@ -27,13 +34,15 @@ from erasure.methods.classifier.gs_lora import bounded_loss, prototype_distance
 from erasure.methods.classifier.salun import saliency
 from erasure.methods.classifier.ssd import dampening
 from erasure.models.classifier.classifier import reinitialise
-from erasure.models.classifier.load import load_vit
+from erasure.models.classifier.load import load_classifier
+from erasure.models.digest import digest_of
 from erasure.models.lora import Adapter
 from erasure.registry import METHODS
 from erasure.training.fit import fit
 from erasure.training.learner import Learner
 from erasure.training.run import Run
 from erasure.undoing import undo
+from erasure_datasets.classes import read_samples
 from evaluation.evaluating import evaluate
 from evaluation.reports.reporting import report
 
@@ -48,12 +57,16 @@ TINY: dict[str, dict[str, Value]] = {
     "retrain": {"steps": 4, "batch_size": 8},
 }  # fmt: skip
 NAMES = METHODS.names("classifier")
+CASES = [(m, make) for m in NAMES for make in (timm_folder, resnet_folder)]
+REFUSED = ("gs-lora", resnet_folder)
 
 
 def run_one(method: str, folder: Path, tasks: list[list[str]], **changes: object) -> Forgotten:
     """A method on the miniature of the folder, which must hold `model` and `images`."""
     out = changes.pop("out", folder / method)
-    settings = {**TINY[method], **changes}
+    is_resnet = "resnet" in (folder / "model" / "config.json").read_text()
+    gentle = {"learning_rate": 1e-3} if is_resnet and method != "ssd" else {}
+    settings = {**TINY[method], **gentle, **changes}
     return forget(
         str(folder / "model"), method, tasks, out=out,  # type: ignore[arg-type]
         data=Data(source=str(folder / "images"), images=8, test_images=2), watch_every=2,
@@ -62,10 +75,16 @@ def run_one(method: str, folder: Path, tasks: list[list[str]], **changes: object
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    timm_folder(tmp_path / "model")
+def place(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A model, timm's ViT unless another maker is asked for, and images."""
+    getattr(request, "param", timm_folder)(tmp_path / "model")
     image_folder(tmp_path / "images")
     return tmp_path
+
+
+def over(cases: list) -> pytest.MarkDecorator:
+    ids = [f"{method}-{make.__name__}" for method, make in cases]
+    return pytest.mark.parametrize(("method", "place"), cases, indirect=["place"], ids=ids)
 
 
 def test_every_method_is_here() -> None:
@@ -82,16 +101,18 @@ def test_settings(method: str) -> None:
             kind(**{name: object()})
 
 
-@pytest.mark.parametrize("method", NAMES)
+@over([case for case in CASES if case != REFUSED])
 def test_a_sequence_saved_and_exported(method: str, place: Path) -> None:
     result = run_one(method, place, [["red"], ["blue"]])
     history = json.loads((place / method / "requests.json").read_text())
     assert [request["classes"] for request in history] == [["red"], ["blue"]]
     assert {"Acc_f", "Acc_r", "Acc_o", "before", "seconds"} <= history[1].keys()
-    untouched = load_vit(str(place / "model"))
+    untouched = load_classifier(str(place / "model"))
     changed = result.edit.shapes()
-    for name, parameter in result.model.parameters().items():
-        assert torch.equal(parameter, untouched.parameters()[name]) == (name not in changed), name
+    for name, tensor in result.model.tensors().items():
+        assert torch.equal(tensor, untouched.tensors()[name]) == (name not in changed), name
+    moves_statistics = method == "retrain" and bool(untouched.buffers())
+    assert any(name in changed for name in untouched.buffers()) == moves_statistics
     with result.model.original():
         x = untouched.prepare(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
         assert torch.equal(result.model.forward(x)[1], untouched.forward(x)[1])
@@ -99,21 +120,27 @@ def test_a_sequence_saved_and_exported(method: str, place: Path) -> None:
     edit.apply(untouched)
     assert torch.equal(result.model.forward(x)[1], untouched.forward(x)[1])
     edit.undo(untouched)
+    with result.model.without_edit():
+        assert torch.equal(result.model.forward(x)[1], untouched.forward(x)[1])
+    assert digest_of(result.model) == digest_of(untouched) == edit.base_digest
     out = export(place / method, place / "export", to="vit")
     plain = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+    for name, buffer in plain.named_buffers():
+        assert torch.equal(buffer, result.model.tensors()[name]), name
     with torch.no_grad():
         assert torch.allclose(plain(x), result.model.forward(x)[1], atol=1e-6)
+    assert evaluate(place / method)["scores"]["Acc_r"]["n"] == 4
     again = run_one(method, place, [["red"], ["blue"]], out=place / "again")
     for name, tensor in result.edit.tensors.items():
         assert torch.equal(tensor, again.edit.tensors[name]), name
 
 
-@pytest.mark.parametrize("method", [name for name in NAMES if name != "ssd"])
+@over([case for case in CASES if case != REFUSED and case[0] != "ssd"])
 def test_killed_in_the_second_request_and_resumed(method: str, place: Path) -> None:
     whole = run_one(method, place, [["red"], ["blue"]])
     program = f"""
 import os, signal, sys
-sys.path[:0] = [{str(Path(__file__).parents[1])!r}]
+sys.path[:0] = [{str(Path(__file__).parents[1])!r}, {str(Path(__file__).parent)!r}]
 from pathlib import Path
 import erasure.training.run as run
 from test_forgetting import run_one
@@ -139,16 +166,83 @@ run_one({method!r}, Path({str(place)!r}), [["red"], ["blue"]], out=Path({str(pla
     assert len(json.loads((place / "k" / "requests.json").read_text())) == 2
 
 
+@pytest.mark.parametrize("method", ["fine-tune", "gradient-ascent", "random-label", "salun"])
+def test_single_images_are_forgotten(method: str, place: Path) -> None:
+    file = place / "samples.txt"
+    file.write_text("red/3.png\n\n 9 \n")  # the second of the 8 green ones
+    told = ["red/3.png", "green/2.png"]
+    result = run_one(method, place, [], samples=read_samples(file))
+    record = json.loads((place / method / "config.json").read_text())
+    assert (record["tasks"], record["samples"]) == ([], ["red/3.png", "9"])
+    history = json.loads((place / method / "requests.json").read_text())
+    assert [request["samples"] for request in history] == [told]
+    edit = Edit.load(place / method)
+    assert edit.settings["samples"] == told
+    assert [concept.name for concept in edit.concepts] == ["2 training images"]
+    scores = evaluate(place / method)["scores"]
+    assert {n: score["n"] for n, score in scores.items()} == {
+        "Acc_f": 2, "Acc_r": 30, "Acc_t": 8, "MIA": 2,
+    }  # fmt: skip
+    for name in ("Acc_f", "Acc_r", "Acc_t"):
+        assert scores[name]["value"] == pytest.approx(history[0][name])
+    out = export(place / method, place / "export", to="vit")
+    assert "no longer knows 2 training images" in (out / "README.md").read_text()
+    assert "green/2.png" not in (out / "README.md").read_text()
+    delta = export(place / method, place / "delta", to="delta")
+    assert "green/2.png" not in (delta / "edit.json").read_text()
+    assert run_one(method, place, [], samples=["red/3.png", "9"]).edit.digest == edit.digest
+    with pytest.raises(RunError, match="its samples is"):
+        run_one(method, place, [], samples=["red/3.png", "10"])
+    assert result.folder == place / method
+
+
+@pytest.mark.parametrize(
+    ("method", "samples", "message"),
+    [
+        ("gs-lora", ["1"], "gs-lora forgets whole classes"),
+        ("ssd", ["99"], "places from 0 to 31; got '99'"),
+        ("ssd", ["red/77.png"], "ids of training images"),
+        ("ssd", ["0", "red/1.png"], "are the same image"),
+        ("ssd", [str(number) for number in range(32)], "no retain images"),
+    ],
+)
+def test_samples_that_cannot_be_forgotten(
+    method: str, samples: list[str], message: str, place: Path
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        run_one(method, place, [], samples=samples)
+    assert not (place / method).exists()
+
+
+@over([REFUSED])
+def test_a_network_without_blocks_is_refused(method: str, place: Path) -> None:
+    with pytest.raises(SettingError, match=r"has no transformer blocks.* Choose another method\.$"):
+        run_one(method, place, [["red"]])
+    assert not (place / method).exists()
+
+
+@over([("retrain", resnet_folder)])
+def test_batch_statistics_are_learnt_from_scratch(method: str, place: Path) -> None:
+    """Other weights than the base's see other activations, and the colours are told apart."""
+    result = run_one(method, place, [["red"]], steps=60, learning_rate=1e-2)
+    moved = [n for n in result.edit.tensors if n.endswith(("running_mean", "running_var"))]
+    assert len(moved) == 2 * len(result.model.buffers()) / 3
+    assert int(result.model.buffers()["bn1.num_batches_tracked"]) == 60
+    train, _ = load_parts(result.model, Data(source=str(place / "images"), images=8))
+    kept = train.of([1, 2, 3])
+    assert (result.model.predict(kept.images).argmax(1) == kept.labels).float().mean() > 0.9
+
+
 def test_one_request_is_given_back(place: Path) -> None:
     result = run_one("gs-lora", place, [["red"], ["blue"]])
     undone = undo(place / "gs-lora", place / "undone", concepts=["red"])
     edit = Edit.load(undone)
     assert edit.requests == {"1": ["blue"]}
-    model = load_vit(str(place / "model"))
+    model = load_classifier(str(place / "model"))
     edit.apply(model)
     for name, delta in result.edit.shapes().items():
         assert delta == tuple(model.parameters()[name].shape)
-    only = load_vit(str(place / "model"))
+    only = load_classifier(str(place / "model"))
     before = {name: p.detach().clone() for name, p in only.parameters().items()}
     for name, p in model.parameters().items():
         a, b = (result.edit.adapter("1").get(f"{name[:-7]}.lora_{x}.weight") for x in "AB")
@@ -168,7 +262,7 @@ def test_adapters_open_in_peft(tmp_path: Path) -> None:
     image_folder(tmp_path / "images")
     result = run_one("gs-lora", tmp_path, [["red"], ["blue"]])
     out = export(tmp_path / "gs-lora", tmp_path / "lora", to="lora")
-    network = load_vit(str(tmp_path / "model")).network
+    network = load_classifier(str(tmp_path / "model")).network
     plain = PeftModel.from_pretrained(network, str(out / "red"), adapter_name="red")
     plain.load_adapter(str(out / "blue"), adapter_name="blue")
     plain.base_model.set_adapter(["red", "blue"])
@@ -293,7 +387,7 @@ def test_a_penalty_in_vain_is_refused() -> None:
 
 def test_a_mask_keeps_exactly_its_share(place: Path) -> None:
     """Also where gradients tie; each image weighs alike, however batches end."""
-    model = load_vit(str(place / "model"))
+    model = load_classifier(str(place / "model"))
     train, _ = load_parts(model, Data(source=str(place / "images"), images=5))
     request = Request(0, [0], [], [1, 2, 3], train.of([0]), train.of([1, 2, 3]))
     weights = model.weights("mlp")
@@ -308,7 +402,7 @@ def test_a_mask_keeps_exactly_its_share(place: Path) -> None:
 
 
 def test_dead_weights_tie_and_only_their_share_is_kept(place: Path) -> None:
-    model = load_vit(str(place / "model"))
+    model = load_classifier(str(place / "model"))
     for parameter in model.parameters().values():
         parameter.data.zero_()  # nothing reaches the blocks, whose gradients all are 0
     train, _ = load_parts(model, Data(source=str(place / "images"), images=4))
@@ -323,7 +417,7 @@ def test_importance_is_of_mixed_batches(place: Path) -> None:
     """Images to forget in the order of their classes, or not: the same batches on average."""
     seen: list[set[int]] = []
     kind = METHODS.get("classifier", "ssd")
-    model = load_vit(str(place / "model"))
+    model = load_classifier(str(place / "model"))
     forward = F.cross_entropy
 
     def noting(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -351,7 +445,7 @@ def test_the_last_step_of_retraining_counts(place: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("erasure.methods.classifier.retrain.fit", noting)
         result = run_one("retrain", place, [["red"]], steps=1)
-    fresh = load_vit(str(place / "model"))
+    fresh = load_classifier(str(place / "model"))
     run = Run(place / "unused", seed=0)
     reinitialise(fresh.network, run.generator_for("request 0 weights"))
     for name, before in fresh.parameters().items():
@@ -410,7 +504,7 @@ def test_salun_moves_only_the_mask(place: Path) -> None:
     result = run_one("salun", place, [["red"]], keep_fraction=0.1)
     moved = total = 0
     for name, tensor in result.edit.tensors.items():
-        before = load_vit(str(place / "model")).parameters()[name]
+        before = load_classifier(str(place / "model")).parameters()[name]
         moved += int((tensor != before).sum())
         total += tensor.numel()
     every = sum(p.numel() for p in result.model.parameters().values())

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import image_folder, timm_folder
 from safetensors.torch import load_file, save_file
-from vits import image_folder, timm_folder
 
 from erasure.errors import ErasureError, RunError, SettingError
 from erasure.forgetting import Data, forget

@@ -12,10 +12,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 import erasure
-from classifiers.predict import Classifier
 from classifiers.unlearncanvas import Judges
 from erasure.commandline.main import main
 from erasure.errors import RunError, SettingError
+from erasure.models.classifier.classifier import Classifier
+from erasure.models.classifier.transform import Transform
 from erasure.models.diffusion.load import load_model
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES
 from evaluation.drawing.generate import own_noise
@@ -87,22 +88,14 @@ class Colour(nn.Module):
 
     def __init__(self, channel: int, labels: int, step: int) -> None:
         super().__init__()
-        self.channel, self.labels, self.step = channel, labels, step
-        self.anchor = nn.Parameter(torch.zeros(1))
+        self.head = nn.Linear(3, labels)
+        levels = step * torch.arange(labels) / 127.5 - 1  # -|x - level|^2 but for x^2
+        with torch.no_grad():
+            self.head.weight.zero_()[:, channel] = 2 * levels
+            self.head.bias.copy_(-(levels**2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
-
-    def forward_head(self, colour: Tensor, *, pre_logits: bool = False) -> Tensor:
-        level = (colour[:, self.channel] + 1) * 127.5
-        return (
-            colour
-            if pre_logits
-            else -(level[:, None] - self.step * torch.arange(self.labels)).abs()
-        )
+        return self.head(x.mean((2, 3)))
 
     def forward_intermediates(self, x: Tensor, *, intermediates_only: bool) -> list[Tensor]:
         assert intermediates_only
@@ -114,7 +107,13 @@ def colours(monkeypatch: pytest.MonkeyPatch) -> None:
     """Judges that see flat colours: themes in red, objects in green."""
     parts = (THEMES, 0, 5), (OBJECTS, 1, 12)
     judges = [
-        Classifier(Colour(channel, len(labels), step), labels, 16, (0.5,) * 3, (0.5,) * 3, "colour")
+        Classifier(
+            Colour(channel, len(labels), step),
+            name="colour",
+            labels=labels,
+            library="timm",
+            transform=Transform(16, (0.5,) * 3, (0.5,) * 3),
+        )
         for labels, channel, step in parts
     ]
     known = Judges(judges[0], judges[1], {"style": "colour", "object": "colour"})

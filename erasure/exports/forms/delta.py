@@ -36,7 +36,8 @@ class Delta(Form):
     def write(self, edit: Edit, model: None, folder: Path, dtype: torch.dtype) -> None:  # noqa: ARG002
         base = public_name(edit.base)
         tensors = checked(edit.tensors, dtype, f"the edit of {base}")
-        settings = cast(dict[str, object], without_paths(edit.settings))
+        told = {name: value for name, value in edit.settings.items() if name != "samples"}
+        settings = cast(dict[str, object], without_paths(told))  # nor images that it forgot
         replace(edit, tensors=tensors, base=base, settings=settings).save(folder)
 
     def usage(self, edit: Edit, model: None) -> list[str]:  # noqa: ARG002

@@ -9,8 +9,8 @@ from erasure.edit import Edit
 from erasure.errors import ModelError
 from erasure.exports.forms import HERE, Form, code
 from erasure.files.records import read_record
-from erasure.models.classifier.classifier import ViTModel
-from erasure.models.classifier.load import save_vit
+from erasure.models.classifier.classifier import Classifier
+from erasure.models.classifier.load import save_classifier
 from erasure.registry import EXPORTS
 
 TORCHVISION = """\
@@ -27,10 +27,10 @@ class Vit(Form):
 
     of: ClassVar[Literal["pipeline", "classifier", "edit"]] = "classifier"
 
-    def write(self, edit: Edit, model: ViTModel, folder: Path, dtype: torch.dtype) -> None:  # noqa: ARG002
-        save_vit(model, folder, dtype)
+    def write(self, edit: Edit, model: Classifier, folder: Path, dtype: torch.dtype) -> None:  # noqa: ARG002
+        save_classifier(model, folder, dtype)
 
-    def usage(self, edit: Edit, model: ViTModel) -> list[str]:
+    def usage(self, edit: Edit, model: Classifier) -> list[str]:
         if model.library == "transformers":
             text = "from transformers import AutoModelForImageClassification\n\n"
             text += f'network = AutoModelForImageClassification.from_pretrained("{HERE}")'
@@ -45,11 +45,12 @@ class Vit(Form):
                 kind=str(config["architecture"]).removeprefix("torchvision:"),
                 arguments=", ".join(f"{name}={value!r}" for name, value in given.items()),
             )
-        count = len(edit.concepts)
+        first, count = edit.concepts[0], len(edit.concepts)
+        what = first.name if first.kind == "samples" else f"{count} of its classes"
         return [
-            f"A classifier that no longer knows {count} of its classes; the head keeps its size.",
+            f"A classifier that no longer knows {what}; the head keeps its size.",
             "", *code(text),
         ]  # fmt: skip
 
-    def library(self, edit: Edit, model: ViTModel) -> str:  # noqa: ARG002
+    def library(self, edit: Edit, model: Classifier) -> str:  # noqa: ARG002
         return model.library

@@ -1,1 +1,1 @@
-"""Vision-transformer methods, one file each; found by erasure.registry."""
+"""Methods for image classifiers, one file each; found by erasure.registry."""

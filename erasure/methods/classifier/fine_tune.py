@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from erasure.config import check, setting
 from erasure.errors import SettingError
 from erasure.forgetting import Request
-from erasure.models.classifier.classifier import ViTModel
+from erasure.models.classifier.classifier import Classifier
 from erasure.registry import METHODS
 from erasure.training.batches import labelled
 from erasure.training.fit import fit
@@ -54,7 +54,7 @@ class FineTune:
                 f"never applies; got {self.epochs_without}. For none, set l1 to 0."
             )
 
-    def forget(self, model: ViTModel, request: Request, run: Run) -> None:
+    def forget(self, model: Classifier, request: Request, run: Run) -> None:
         weights = model.weights(self.select)
         model.remember(list(weights))
         part = request.retain

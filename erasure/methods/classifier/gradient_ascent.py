@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.forgetting import Request
-from erasure.models.classifier.classifier import ViTModel
+from erasure.models.classifier.classifier import Classifier
 from erasure.registry import METHODS
 from erasure.training.batches import labelled
 from erasure.training.fit import fit
@@ -43,7 +43,7 @@ class GradientAscent:
     def __post_init__(self) -> None:
         check(self)
 
-    def forget(self, model: ViTModel, request: Request, run: Run) -> None:
+    def forget(self, model: Classifier, request: Request, run: Run) -> None:
         weights = model.weights(self.select)
         model.remember(list(weights))
         part = request.forget

@@ -34,7 +34,6 @@ Choices
 
 from dataclasses import dataclass
 from math import log
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -42,8 +41,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erasure.config import check, setting
+from erasure.errors import SettingError
 from erasure.forgetting import Request
-from erasure.models.classifier.classifier import ViTModel
+from erasure.models.classifier.blocks import Place, groups
+from erasure.models.classifier.classifier import Classifier
 from erasure.models.lora import Adapter, linears, merge, moving_groups
 from erasure.registry import METHODS
 from erasure.training.batches import augmented, labelled
@@ -65,7 +66,7 @@ class GSLoRA:
     weight_decay: float = setting(0.05, help="AdamW's", at_least=0)
     rank: int = setting(8, help="of the adapters (r)", at_least=1)
     alpha: float = setting(1.0, help="the adapters' effect is alpha / rank B A", above=0)
-    place: Literal["ffn", "attention", "both"] = setting("ffn", help="which linears are adapted")
+    place: Place = setting("ffn", help="which linears are adapted")
     forget_weight: float = setting(0.15, help="of the forget term (beta)", at_least=0)
     bound: float = setting(3.0, help="BND as a multiple of log(classes)", above=0)
     cross_entropy_bound: float = setting(0.0, help="BND itself, if above 0", at_least=0)
@@ -87,9 +88,11 @@ class GSLoRA:
     def __post_init__(self) -> None:
         check(self)
 
-    def forget(self, model: ViTModel, request: Request, run: Run) -> dict[str, Tensor]:
-        groups = model.groups(self.place)
-        layers = linears(model, [name for group in groups for name in group])
+    def forget(self, model: Classifier, request: Request, run: Run) -> dict[str, Tensor]:
+        if not request.classes:
+            raise SettingError("gs-lora forgets whole classes, no samples. Choose another method.")
+        blocks = groups(model, self.place)
+        layers = linears(model, [name for block in blocks for name in block])
         adapter = Adapter.fresh(
             layers, self.rank, self.alpha, run.generator_for(f"adapter {request.number}")
         )
@@ -119,7 +122,7 @@ class GSLoRA:
                 * bounded_loss(F.cross_entropy(logits[: len(y_f)], y_f), bound),
             }
             if step >= self.group_warmup * per_epoch and self.group_weight:
-                terms["groups"] = self.group_weight * adapter.group_norms(groups).sum()
+                terms["groups"] = self.group_weight * adapter.group_norms(blocks).sum()
             if known is not None:
                 far = prototype_distance(known[y_f], features[: len(y_f)])
                 near = prototype_distance(known[y_r], features[len(y_f) :])
@@ -136,7 +139,7 @@ class GSLoRA:
                 stage=request.stage, carried={f"mean.{n}": matrix for n, matrix in mean.items()},
             )  # fmt: skip
         _follow(mean, weights, share if self.average_from < self.epochs else 1)
-        kept, moved = moving_groups(model, mean, groups, adapter.scale, self.zero_below)
+        kept, moved = moving_groups(model, mean, blocks, adapter.scale, self.zero_below)
         run.log(f"{request.stage} groups", steps, {f"block {i}": m for i, m in enumerate(moved)})
         merge(model, kept, adapter.scale)
         return {name: matrix.float().cpu().clone() for name, matrix in kept.items()}
@@ -158,7 +161,7 @@ def prototype_distance(
 
 @torch.no_grad()
 def prototypes(
-    model: ViTModel, request: Request, batch_size: int = 128
+    model: Classifier, request: Request, batch_size: int = 128
 ) -> Float[Tensor, "classes d"]:
     """The mean feature of each class that has images, by class index; zeros for the others."""
     sums, counts = torch.zeros(0), torch.zeros(len(model.labels), 1, device=model.device)

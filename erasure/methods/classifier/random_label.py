@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.forgetting import Request
-from erasure.models.classifier.classifier import ViTModel
+from erasure.models.classifier.classifier import Classifier
 from erasure.registry import METHODS
 from erasure.training.batches import labelled
 from erasure.training.fit import fit
@@ -49,14 +49,14 @@ class RandomLabel:
     def __post_init__(self) -> None:
         check(self)
 
-    def forget(self, model: ViTModel, request: Request, run: Run) -> None:
+    def forget(self, model: Classifier, request: Request, run: Run) -> None:
         weights = model.weights(self.select)
         model.remember(list(weights))
         relabel(self, model, request, weights, None, run)
 
 
 def relabel(
-    settings: RandomLabel, model: ViTModel, request: Request, weights: dict[str, nn.Parameter],
+    settings: RandomLabel, model: Classifier, request: Request, weights: dict[str, nn.Parameter],
     masks: dict[str, Tensor] | None, run: Run,
 ) -> None:  # fmt: skip
     """Train the weights, or what the masks leave of them, on random labels and right ones."""

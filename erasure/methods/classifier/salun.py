@@ -29,7 +29,7 @@ from erasure.errors import SettingError
 from erasure.forgetting import Request
 from erasure.methods.classifier.random_label import RandomLabel, relabel
 from erasure.methods.shared.saliency import largest
-from erasure.models.classifier.classifier import ViTModel
+from erasure.models.classifier.classifier import Classifier
 from erasure.registry import METHODS
 from erasure.training.learner import trainable
 from erasure.training.run import Run
@@ -47,7 +47,7 @@ class SalUn(RandomLabel):
     def __post_init__(self) -> None:
         check(self)
 
-    def forget(self, model: ViTModel, request: Request, run: Run) -> None:
+    def forget(self, model: Classifier, request: Request, run: Run) -> None:
         weights = model.weights(self.select)
         masks = saliency(model, request, weights, self.keep_fraction)
         model.remember(list(weights))
@@ -55,7 +55,7 @@ class SalUn(RandomLabel):
 
 
 def saliency(
-    model: ViTModel, request: Request, weights: dict[str, nn.Parameter], keep: float,
+    model: Classifier, request: Request, weights: dict[str, nn.Parameter], keep: float,
     batch_size: int = 64,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Bool masks of the `keep` share of weights with the largest summed gradient, by name.

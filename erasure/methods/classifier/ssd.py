@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.forgetting import Request
-from erasure.models.classifier.classifier import ViTModel
+from erasure.models.classifier.classifier import Classifier
 from erasure.registry import METHODS
 from erasure.training.learner import trainable
 from erasure.training.run import Run
@@ -49,12 +49,14 @@ class SSD:
     def __post_init__(self) -> None:
         check(self)
 
-    def forget(self, model: ViTModel, request: Request, run: Run) -> None:
+    def forget(self, model: Classifier, request: Request, run: Run) -> None:
         weights = model.weights(self.select)
         model.remember(list(weights))
         forget, retain = request.forget, request.retain
         everything = Labelled(
-            torch.cat([forget.images, retain.images]), torch.cat([forget.labels, retain.labels])
+            torch.cat([forget.images, retain.images]),
+            torch.cat([forget.labels, retain.labels]),
+            (*forget.ids, *retain.ids),
         )
         mattering, to_forgotten = (
             self._importance(model, weights, shuffled(part, run.generator_for(name)))
@@ -67,7 +69,7 @@ class SSD:
                 )
 
     def _importance(
-        self, model: ViTModel, weights: dict[str, nn.Parameter], part: Labelled
+        self, model: Classifier, weights: dict[str, nn.Parameter], part: Labelled
     ) -> dict[str, Tensor]:
         """The mean importance of every weight over batches, by name."""
         sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -96,5 +98,4 @@ def dampening(everything: Tensor, forgotten: Tensor, selection: float, strength:
 
 def shuffled(part: Labelled, generator: torch.Generator) -> Labelled:
     """The same images in another order, so that no batch holds one class alone."""
-    order = torch.randperm(len(part), generator=generator)
-    return Labelled(part.images[order], part.labels[order])
+    return part.at(torch.randperm(len(part), generator=generator).tolist())

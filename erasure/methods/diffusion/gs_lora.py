@@ -26,8 +26,8 @@ Choices
   over each one's own share.
 - Points lie on guided paths of the untouched model, as in esd.py.
 - Rank, alpha, the group weight's warm-up and the dropping of idle groups as for classifiers
-  (methods/vit/gs_lora.py). Prototype losses are for classifiers only: here R already says what the
-  features are for. The learning rate is constant and no average of the adapter is kept.
+  (methods/classifier/gs_lora.py). Prototype losses are for classifiers only: here R already says
+  what the features are for. The learning rate is constant and no average of the adapter is kept.
 """
 
 from dataclasses import asdict, dataclass

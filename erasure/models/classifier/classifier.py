@@ -1,7 +1,8 @@
-"""Vision transformers that classify: timm's, transformers' and torchvision's, in one shape."""
+"""Image classifiers of timm, transformers and torchvision, in one shape."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,32 +11,26 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from erasure.errors import ModelError, SettingError
+from erasure.errors import ModelError
 from erasure.models.classifier.labels import Labels
 from erasure.models.classifier.transform import Transform
 from erasure.models.editable import Editable
 
 Library = Literal["timm", "transformers", "torchvision"]
-FEED_FORWARD = re.compile(
-    r"(?:^|\.)(?:blocks|layers?)\.(?:encoder_layer_)?(\d+)"
-    r"\.(?:mlp\.(?:fc1|fc2|0|3)|intermediate\.dense|output\.dense)$"
-)
-ATTENTION = re.compile(
-    r"(?:^|\.)(?:blocks|layers?)\.(?:encoder_layer_)?(\d+)\."
-    r"(?:attn\.(?:qkv|proj)|attention\.(?:attention\.)?(?:[qkvo]_proj|query|key|value|output\.dense))$"
-)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 SELECTIONS = {
     "all": "",
     "mlp": r"\b(?:mlp|intermediate|output)\.(?!.*\battention\b)",
     "attention": r"\b(?:attn|attention|self_attention)\.",
-    "head": r"^(?:head|heads|classifier)\.",
 }
 
 
-class ViTModel(Editable):
-    """A classifier of `labels`, with its features (what its head reads) and its blocks' linears."""
+class Classifier(Editable):
+    """A classifier of `labels`, with its features: what its linear head reads.
 
-    selections = SELECTIONS
+    The network is in eval mode, also while a method fits it: BatchNorm's running statistics stay as
+    they are but within `learning_statistics`.
+    """
 
     def __init__(
         self, network: nn.Module, *, name: str, labels: Sequence[str], transform: Transform,
@@ -50,10 +45,7 @@ class ViTModel(Editable):
         if not heads:
             raise ModelError(f"{name} has no linear head of {len(self.labels)} classes.")
         self._head = heads[-1]
-        try:
-            self.groups()
-        except SettingError as error:
-            raise ModelError(f"{name} is no vision transformer: no feed-forward block.") from error
+        self.selections = {**SELECTIONS, "head": rf"^{re.escape(self._head)}\."}
 
     @property
     def device(self) -> torch.device:
@@ -62,28 +54,36 @@ class ViTModel(Editable):
     def parameters(self) -> dict[str, nn.Parameter]:
         return dict(self.network.named_parameters())
 
+    def buffers(self) -> dict[str, Tensor]:
+        return {
+            f"{name}.{own}": tensor
+            for name, module in self.network.named_modules()
+            if isinstance(module, NORMS)
+            for own, tensor in module.named_buffers()
+        }
+
     def constants(self) -> dict[str, Tensor | str]:
-        buffers = dict(self.network.named_buffers())
-        return {**buffers, "labels": repr(self.labels)}
+        moving = self.buffers()
+        fixed = {n: b for n, b in self.network.named_buffers() if n not in moving}
+        return {**fixed, "labels": repr(self.labels)}
 
     def module(self, name: str) -> nn.Module:
         return self.network.get_submodule(name)
 
-    def groups(self, place: Literal["ffn", "attention", "both"] = "ffn") -> list[list[str]]:
-        """Names of the linear modules in each transformer block, in the blocks' order.
+    @contextmanager
+    def learning_statistics(self) -> Iterator[None]:
+        """Within it BatchNorm goes by each batch, and its running statistics follow.
 
-        torchvision's attention has none that can be adapted. SettingError if nothing is found.
+        Dropout stays off: its dice are not the run's.
         """
-        found: dict[int, list[str]] = {}
-        for name, module in self.network.named_modules():
-            if isinstance(module, nn.Linear):
-                for kind, rule in (("ffn", FEED_FORWARD), ("attention", ATTENTION)):
-                    block = rule.search(name)
-                    if block and place in (kind, "both"):
-                        found.setdefault(int(block[1]), []).append(name)
-        if not found:
-            raise SettingError(f"place must be ffn for {self.name}: its {place} has no linears.")
-        return [found[number] for number in sorted(found)]
+        norms = [module for module in self.network.modules() if isinstance(module, NORMS)]
+        for norm in norms:
+            norm.train()
+        try:
+            yield
+        finally:
+            for norm in norms:
+                norm.eval()
 
     def forward(self, x: Float[Tensor, "b 3 s s"]) -> tuple[Tensor, Tensor]:
         """(features (b, d), logits (b, classes)) of prepared images; the untouched model's within
@@ -105,13 +105,25 @@ class ViTModel(Editable):
     def predict(
         self, images: UInt8[Tensor, "n 3 h w"], batch_size: int = 128
     ) -> Float[Tensor, "n classes"]:
-        """Probabilities of images in [0, 255], on the CPU."""
+        """Probabilities of images in [0, 255], prepared by `prepare`, on the CPU."""
         parts = [self.forward(self.prepare(part))[1] for part in images.split(batch_size)]
         return torch.cat([part.float().softmax(1).cpu() for part in parts])
 
+    @torch.no_grad()
+    def features(
+        self, images: UInt8[Tensor, "n 3 h w"], batch_size: int = 128
+    ) -> Float[Tensor, "n d"]:
+        """What the head reads of images in [0, 255], prepared by `prepare`, on the CPU."""
+        parts = [self.forward(self.prepare(part))[0] for part in images.split(batch_size)]
+        return torch.cat([part.float().cpu() for part in parts])
+
     def prepare(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
-        """Images as `load_parts` gives them; those of the network's own side count as cut."""
+        """Images as the network takes them; those of its own side count as `cut` already."""
         return self.transform.of_cut(images.to(self.device))
+
+    def cut(self, images: UInt8[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 s s"]:
+        """Whole pictures, scaled and cut as the classifier's own library does it, on the CPU."""
+        return torch.stack([self.transform.cut(image) for image in images])
 
     def indices(self, names: Sequence[str]) -> list[int]:
         """The class of each name, which is a label, its part before a comma, or its number.
@@ -130,7 +142,10 @@ class ViTModel(Editable):
 
 
 def reinitialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Random weights in place: matrices and embeddings normal (0.02), gains 1, biases 0."""
+    """Random weights in place: matrices and embeddings normal (0.02), gains 1, biases 0.
+
+    BatchNorm's statistics begin anew.
+    """
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if parameter.ndim > 1:
@@ -138,3 +153,6 @@ def reinitialise(network: nn.Module, generator: torch.Generator) -> None:
                 parameter.copy_(value)
             else:
                 parameter.fill_(1.0 if name.endswith(("weight", "gamma")) else 0.0)
+    for module in network.modules():
+        if isinstance(module, NORMS):
+            module.reset_running_stats()

@@ -18,18 +18,21 @@ from erasure.models.classifier.transform import Transform
 
 # what a timm or torchvision network may be told: its sizes and parts, and nothing to load
 HARMLESS = """
-act_layer attention_dropout attn_drop_rate attn_layer attn_type class_token depth depths
-drop_path_rate drop_rate dropout dynamic_img_pad dynamic_img_size embed_dim embed_dims
-embed_layer embed_norm_layer eta fc_norm final_norm fix_init global_pool head_dim
-head_init_scale hidden_dim image_size img_size in_chans init_values mlp_dim mlp_layer mlp_ratio
-no_embed_class norm_layer num_classes num_heads num_layers num_reg_tokens patch_drop_rate
-patch_size pool_include_prefix pos_drop_rate pos_embed pre_norm proj_bias proj_drop_rate
-qk_norm qkv_bias qkv_fused ref_feat_shape reg_tokens rel_pos_type representation_size
-rope_grid_indexing rope_grid_offset rope_rotate_half rope_temperature rope_type
-scale_attn_inner scale_attn_norm scale_mlp scale_mlp_norm shared_rel_pos stochastic_depth_prob
-strict_img_size swiglu_align_to swiglu_mlp use_abs_pos_emb use_fc_norm use_pos_embed
-use_post_norm use_post_transformer_norm use_pre_transformer_norm use_rel_pos_bias
-use_rot_pos_emb use_shared_rel_pos_bias weight_init window_size
+act_layer always_partition attention_dropout attn_drop_rate attn_layer attn_type avg_down
+base_width cardinality channels class_token conv_bias conv_mlp depth depths dims drop_path_rate
+drop_rate dropout dynamic_img_pad dynamic_img_size embed_dim embed_dims embed_layer
+embed_norm_layer eta fc_norm final_norm fix_init global_pool groups head_dim head_init_scale
+head_norm_first hidden_dim image_size img_size in_chans init_values kernel_sizes layers
+ls_init_value mlp_dim mlp_layer mlp_ratio no_embed_class norm_layer num_classes num_heads
+num_layers num_reg_tokens output_stride patch_drop_rate patch_size pool_include_prefix
+pos_drop_rate pos_embed pre_norm proj_bias proj_drop_rate qk_norm qkv_bias qkv_fused
+ref_feat_shape reg_tokens rel_pos_type representation_size rope_grid_indexing rope_grid_offset
+rope_rotate_half rope_temperature rope_type scale_attn_inner scale_attn_norm scale_mlp
+scale_mlp_norm shared_rel_pos stem_type stem_width stochastic_depth_prob strict_img_size
+swiglu_align_to swiglu_mlp use_abs_pos_emb use_fc_norm use_grn use_pos_embed use_post_norm
+use_post_transformer_norm use_pre_transformer_norm use_rel_pos_bias use_rot_pos_emb
+use_shared_rel_pos_bias weight_init width_per_group window_size zero_init_last
+zero_init_residual
 """
 ARGUMENTS = frozenset(HARMLESS.split())
 WORD = re.compile(r"[\w.+-]*")

@@ -10,7 +10,7 @@ from erasure.models.classifier.transform import Transform
 
 
 def fill(network: nn.Module, tensors: dict[str, Tensor], what: str, kind: str) -> None:
-    """Put every tensor in its place, in float32.
+    """Put every tensor in its place, float numbers in float32.
 
     ModelError unless they are all that the network has, of its shapes, and finite numbers.
     """
@@ -18,16 +18,18 @@ def fill(network: nn.Module, tensors: dict[str, Tensor], what: str, kind: str) -
         if not tensor.is_floating_point() and name.rpartition(".")[2] in ("weight", "bias"):
             raise ModelError(f"{what}: {name} must hold float numbers; it is {tensor.dtype}.")
     try:
-        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        network.load_state_dict(
+            {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
+        )
     except RuntimeError as error:
         raise ModelError(f"{what} do not fit {kind}: {line_of(error, 1)}") from error
     refuse_not_finite(network, what)
 
 
 def refuse_not_finite(network: nn.Module, what: str) -> None:
-    """ModelError for a weight that is NaN or infinite."""
-    for name, weight in network.named_parameters():
-        if not torch.isfinite(weight).all():
+    """ModelError for a weight or statistic that is NaN or infinite."""
+    for name, tensor in network.state_dict().items():
+        if not torch.isfinite(tensor).all():
             raise ModelError(f"{what}: {name} holds values that are not finite.")
 
 

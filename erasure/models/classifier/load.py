@@ -1,4 +1,4 @@
-"""Open a vision transformer: the built-in one, timm's by name, a folder, or a Hub id."""
+"""Open an image classifier: the built-in one, timm's by name, a folder, or a Hub id."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,25 +14,25 @@ from erasure.errors import ModelError
 from erasure.files.naming import checked_path
 from erasure.files.records import read_record
 from erasure.files.storage import read_tensors, write_json
-from erasure.models.classifier.classifier import Library, ViTModel
+from erasure.models.classifier.classifier import Classifier, Library
 from erasure.models.classifier.config import ClassifierConfig, read_config, transform_of
 from erasure.models.classifier.filling import fill, line_of, try_once
 from erasure.models.classifier.transform import Transform
-from erasure.models.classifier.transformers_vit import open_transformers
+from erasure.models.classifier.transformers_folder import open_transformers
 from erasure.models.diffusion.load import POCKET
 
 BUILT_IN = {"pocket-vit": POCKET / "vit", "pocket-style-vit": POCKET / "style-judge"}
 FILES = ["config.json", "model.safetensors", "preprocessor_config.json"]
 
 
-def load_vit(
+def load_classifier(
     name: str, *, revision: str | None = None, device: torch.device | str = "cpu"
-) -> ViTModel:
+) -> Classifier:
     """Load a classifier from safetensors.
 
     `name`: "pocket-vit", "timm:NAME" (with timm's pretrained weights), or a folder or Hub id (also
-    id@revision) whose config.json is timm's, transformers' (of a vision transformer), or
-    torchvision's, written
+    id@revision) whose config.json is timm's, transformers' (of a kind that transformers_folder.py
+    lists), or torchvision's, written
     {"architecture": "torchvision:vit_b_16", "label_names": [...], "pretrained_cfg": {...}}.
     A config.json says sizes and labels alone; one that names code, files or addresses is refused.
     ModelError names what is wrong.
@@ -88,7 +88,7 @@ def empty_network(config: ClassifierConfig) -> nn.Module:
         ) from error
 
 
-def save_vit(model: ViTModel, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+def save_classifier(model: Classifier, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a folder that the model's own library opens: config.json and model.safetensors.
 
     Weights are stored as `dtype`; errors as of `checked`.
@@ -116,7 +116,7 @@ def save_vit(model: ViTModel, folder: Path, dtype: torch.dtype = torch.float32) 
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
-def _timm_by_name(name: str, device: torch.device | str) -> ViTModel:
+def _timm_by_name(name: str, device: torch.device | str) -> Classifier:
     word = name.removeprefix("timm:")
     if not timm.is_model(word):
         raise ModelError(f"timm has no model {word!r}.")
@@ -134,8 +134,8 @@ def _timm_by_name(name: str, device: torch.device | str) -> ViTModel:
 def _opened(
     network: nn.Module, name: str, folder: Path | None, labels: Sequence[str], library: Library,
     transform: Transform, device: torch.device | str,
-) -> ViTModel:  # fmt: skip
-    return ViTModel(
+) -> Classifier:  # fmt: skip
+    return Classifier(
         network.to(device), name=name, labels=labels, transform=transform, library=library,
         folder=folder,
     )  # fmt: skip

@@ -10,15 +10,15 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from huggingface_hub import ModelCard
+from networks import timm_folder, torchvision_folder, transformers_folder
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
-from vits import timm_folder, torchvision_folder, transformers_folder
 
 from erasure.edit import Edit
 from erasure.erasing import erase
 from erasure.errors import EditError, ErasureError, ModelError, SettingError
 from erasure.exports.exporting import export
-from erasure.models.classifier.load import load_vit
+from erasure.models.classifier.load import load_classifier
 from erasure.models.diffusion.load import load_model
 from erasure.opening import open_run
 from erasure.undoing import undo
@@ -269,7 +269,7 @@ def test_classifiers_are_stored_as_asked_and_open_in_their_library(
     build: Callable[[Path], object], dtype: str, tmp_path: Path
 ) -> None:
     build(tmp_path / "model")
-    model = load_vit(str(tmp_path / "model"))
+    model = load_classifier(str(tmp_path / "model"))
     name = next(n for n in model.parameters() if n.endswith(".weight"))
     concept = Concept("red", "class", ("an image of {name}",))
     value = model.parameters()[name].detach() + 0.1

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from classifiers.predict import load_classifier
 from erasure.errors import ModelError, SettingError
+from erasure.models.classifier.load import load_classifier
 from erasure.models.diffusion.load import POCKET
 from evaluation.metrics.clip_score import PocketClip
 from evaluation.metrics.fid import (
@@ -150,11 +150,11 @@ def test_standard_errors_are_the_spread_of_repeated_draws() -> None:
 
 def test_feature_networks() -> None:
     images = torch.randint(256, (3, 3, 64, 64), dtype=torch.uint8)
-    judge = load_classifier(POCKET / "vit")
+    judge = load_classifier("pocket-vit")
     seen = JudgeFeatures(judge)(images)
-    head = judge.model.head
+    head = judge.network.head
     assert isinstance(head, torch.nn.Module)
-    torch.testing.assert_close(head(seen), judge.logits(images))
+    torch.testing.assert_close(head(seen).softmax(1), judge.predict(images))
     embedded = ClipFeatures(PocketClip(POCKET))(images)
     torch.testing.assert_close(embedded.square().mean(1), torch.ones(3))  # of order one
 

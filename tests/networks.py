@@ -1,4 +1,4 @@
-"""Miniature vision transformers of three libraries, and a folder of two-coloured images."""
+"""Miniature classifiers of three libraries, and a folder of images of one colour each."""
 
 from pathlib import Path
 
@@ -7,11 +7,17 @@ import torch
 import torchvision
 from PIL import Image
 from torch import nn
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ConvNextImageProcessor,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from erasure.files.storage import write_json, write_tensors
-from erasure.models.classifier.classifier import ViTModel, reinitialise
-from erasure.models.classifier.load import save_vit
+from erasure.models.classifier.classifier import Classifier, reinitialise
+from erasure.models.classifier.load import save_classifier
 from erasure.models.classifier.transform import Transform
 
 LABELS = ("red", "green", "blue", "grey")
@@ -40,9 +46,52 @@ def torchvision_folder(folder: Path) -> Path:
     return _plain_folder(folder, "torchvision:VisionTransformer", arguments, build)
 
 
+def resnet_folder(folder: Path) -> Path:
+    """timm's miniature ResNet, whose BatchNorm has seen a few pictures."""
+    return _plain_folder(folder, "test_resnet", {}, _with_statistics(timm.create_model))
+
+
+def torchvision_resnet_folder(folder: Path) -> Path:
+    def build(_word: str, **options: int) -> nn.Module:
+        return torchvision.models.resnet18(**options)
+
+    arguments = {"width_per_group": 64}
+    return _plain_folder(folder, "torchvision:resnet18", arguments, _with_statistics(build))
+
+
+def convnext_folder(folder: Path) -> Path:
+    """transformers' ConvNeXt."""
+    torch.manual_seed(0)
+    network = ConvNextForImageClassification(
+        ConvNextConfig(
+            hidden_sizes=[8, 8, 16, 32], depths=[1, 1, 1, 1], image_size=32,
+            num_labels=len(LABELS), id2label=dict(enumerate(LABELS)),
+        )
+    )  # fmt: skip
+    network.save_pretrained(folder)
+    ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=1.0).save_pretrained(folder)
+    return folder
+
+
+def _with_statistics(build):
+    """The network as `build` makes it, after some batches in training mode."""
+
+    def built(word: str, **options: object) -> nn.Module:
+        network = build(word, **options).train()
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for _ in range(20):
+                network(torch.randn(8, 3, 32, 32, generator=generator))
+        return network
+
+    return built
+
+
 def _plain_folder(folder: Path, word: str, arguments: dict, build, size: int = 32) -> Path:
+    torch.manual_seed(0)
     network = build(word, num_classes=len(LABELS), **arguments)
-    reinitialise(network, torch.Generator().manual_seed(0))
+    if not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+        reinitialise(network, torch.Generator().manual_seed(0))
     folder.mkdir(parents=True)
     config = {"architecture": word, "num_classes": len(LABELS), "label_names": list(LABELS),
               "model_args": arguments,
@@ -61,11 +110,11 @@ def transformers_folder(folder: Path) -> Path:
             id2label=dict(enumerate(LABELS)), label2id={n: i for i, n in enumerate(LABELS)},
         )
     )  # fmt: skip
-    model = ViTModel(
+    model = Classifier(
         network, name="made", labels=LABELS, library="transformers",
         transform=Transform(32, (0.5,) * 3, (0.5,) * 3),
     )  # fmt: skip
-    save_vit(model, folder)
+    save_classifier(model, folder)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Open a transformers folder of a vision transformer: all its weights, none of its code."""
+"""Open a transformers folder of an image classifier: all its weights, none of its code."""
 
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -11,7 +11,7 @@ from erasure.files.records import read_record
 from erasure.models.classifier.filling import line_of, refuse_not_finite, try_once
 from erasure.models.classifier.transform import Transform, from_processor
 
-# model types whose blocks `ViTModel.groups` finds, with the classes that open them
+# model types with the classes that open them
 CLASSES = {
     "vit": ("ViTForImageClassification",),
     "deit": ("DeiTForImageClassification", "DeiTForImageClassificationWithTeacher"),
@@ -21,6 +21,11 @@ CLASSES = {
     "dinov2_with_registers": ("Dinov2WithRegistersForImageClassification",),
     "vit_msn": ("ViTMSNForImageClassification",),
     "ijepa": ("IJepaForImageClassification",),
+    "resnet": ("ResNetForImageClassification",),
+    "convnext": ("ConvNextForImageClassification",),
+    "convnextv2": ("ConvNextV2ForImageClassification",),
+    "swin": ("SwinForImageClassification",),
+    "swinv2": ("Swinv2ForImageClassification",),
 }
 # keys by which a record names code, another place, or another way of holding weights
 REFUSED = (
@@ -102,10 +107,10 @@ def _read(kind: Any, folder: Path) -> Any:
 def _transform(network: Any, folder: Path) -> Transform:
     file, config = folder / "preprocessor_config.json", network.config
     if not file.is_file():
-        side = config.image_size
-        if config.model_type != "vit" or not isinstance(side, int):
+        if config.model_type != "vit" or not isinstance(config.image_size, int):
             raise ModelError(f"{folder} has no {file.name}, which says how pictures are prepared.")
-        return Transform(side, (0.5,) * 3, (0.5,) * 3, mode="squash")  # ViTImageProcessor's own
+        # as ViTImageProcessor does it by itself
+        return Transform(config.image_size, (0.5,) * 3, (0.5,) * 3, mode="squash")
     from transformers import AutoImageProcessor
 
     _refuse(read_record(file, dict[str, Any], error=ModelError), file)

@@ -1,0 +1,39 @@
+"""The transformer blocks of a classifier that has some, by the names of their linears."""
+
+import re
+from typing import Literal
+
+from torch import nn
+
+from erasure.errors import SettingError
+from erasure.models.classifier.classifier import Classifier
+
+BLOCK = r"(?P<block>(?:^|.*\.)(?:blocks|layers?)\.(?:encoder_layer_)?\d+)\."
+FEED_FORWARD = re.compile(BLOCK + r"(?:mlp\.(?:fc1|fc2|0|3)|intermediate\.dense|output\.dense)")
+ATTENTION = re.compile(
+    BLOCK + r"(?:attn\.(?:qkv|proj)"
+    r"|attention\.(?:attention\.)?(?:[qkvo]_proj|query|key|value|output\.dense))"
+)
+Place = Literal["ffn", "attention", "both"]
+RULES = {"ffn": [FEED_FORWARD], "attention": [ATTENTION], "both": [FEED_FORWARD, ATTENTION]}
+
+
+def groups(model: Classifier, place: Place = "ffn") -> list[list[str]]:
+    """Names of the linear modules in each transformer block, in the blocks' order.
+
+    SettingError for a network without such blocks, and for a place without linears: torchvision's
+    attention has none that can be adapted.
+    """
+    found: dict[str, list[str]] = {}
+    for name, module in model.network.named_modules():
+        linear = next(filter(None, (rule.fullmatch(name) for rule in RULES[place])), None)
+        if linear and isinstance(module, nn.Linear):
+            found.setdefault(linear["block"], []).append(name)
+    if not found and place != "ffn" and groups(model):
+        raise SettingError(f"place must be ffn for {model.name}: its {place} has no linears.")
+    if not found:
+        raise SettingError(
+            f"{model.name} has no transformer blocks, and adapters go nowhere else. "
+            "Choose another method."
+        )
+    return list(found.values())
