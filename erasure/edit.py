@@ -1,7 +1,7 @@
 """The result of an erasure: the tensors that changed, and a record of what they are."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Self
@@ -14,8 +14,9 @@ from erasure.files.naming import checked_path
 from erasure.files.records import EditShape, read_record
 from erasure.files.storage import file_digest, read_tensors, write_json, write_tensors
 from erasure.models.diffusion.model import Sampling
-from erasure.models.editable import Editable
+from erasure.models.editable import Editable, Moved
 from erasure.models.lora import deltas, merge
+from erasure.sparse import Changed, Sparse, changed, opened, put, stored
 from erasure_datasets.concept import Concept
 
 TENSORS = "edit.safetensors"
@@ -25,15 +26,17 @@ TENSORS = "edit.safetensors"
 class Edit:
     """What an erasure changed, in float32.
 
-    Form "weights": the changed tensors by full name ("unet.…", "blocks.…"), with new values.
+    Form "weights": the changed tensors by full name ("unet.…", "blocks.…"), with new values; one
+    of which few elements changed is `Sparse`, and edit.json then says "sparse".
     Form "lora": each request's adapter, as "request.{i}.{module}.lora_A.weight" and lora_B;
     `requests` has the names that request i took away, and `settings` rank and alpha.
     `base` is the model they belong to: a Hub id (with its `revision`), a built-in name or an
     absolute path; `base_digest` is `digest_of` its weights. `digest` is the sha256 of
-    edit.safetensors, "" for an edit that is not on disk yet.
+    edit.safetensors, "" for an edit that is not on disk yet. `moved` is `Editable.moved` of the
+    edited model; empty for edits of earlier versions.
     """
 
-    tensors: dict[str, Tensor]
+    tensors: Mapping[str, Changed]
     method: str
     concepts: list[Concept]
     base: str
@@ -44,6 +47,7 @@ class Edit:
     revision: str | None = None
     base_digest: str = ""
     digest: str = ""
+    moved: Mapping[str, Moved] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         names = ", ".join(concept.name for concept in self.concepts)
@@ -58,7 +62,7 @@ class Edit:
         settings: dict[str, object],
     ) -> Self:
         """Collect what differs from the untouched model; EditError if nothing does."""
-        changed: dict[str, Tensor] = {}
+        found: dict[str, Changed] = {}
         current = model.tensors()
         for name, original in model.originals.items():
             value = current[name].detach().cpu()
@@ -67,22 +71,23 @@ class Edit:
                     f"{method} left values in {name} that are not finite; nothing was written."
                 )
             if not torch.equal(value, original):
-                changed[name] = value.float().clone()
-        if not changed:
+                found[name] = changed(value, original)
+        if not found:
             raise EditError(
                 f"{method} changed no weight of {model.name}; raise its steps or learning_rate."
             )
         return cls(
-            changed, method, concepts, model.name, sampling=getattr(model, "sampling", None),
-            settings=settings,
+            found, method, concepts, model.name, sampling=getattr(model, "sampling", None),
+            settings=settings, moved=model.moved(),
         )  # fmt: skip
 
     def save(self, folder: Path) -> None:
         """Write edit.safetensors, then edit.json, whose presence says that the edit is whole."""
         file = folder / TENSORS
-        write_tensors(file, self.tensors, self._told())
+        write_tensors(file, stored(self.tensors), self._told())
+        is_sparse = any(isinstance(new, Sparse) for new in self.tensors.values())
         record: dict[str, object] = {
-            "form": self.form,
+            "form": "sparse" if is_sparse else self.form,
             "method": self.method,
             "concepts": [concept.as_json() for concept in self.concepts],
             "base": self.base,
@@ -91,6 +96,7 @@ class Edit:
             "digest": file_digest(file),
             "sampling": asdict(self.sampling) if self.sampling else None,
             "settings": self.settings,
+            "moved": {name: list(sums) for name, sums in self.moved.items()},
         }
         if self.requests:
             record["requests"] = self.requests
@@ -119,10 +125,11 @@ class Edit:
                 "or replaced. Run the erasure again, in another folder."
             )
         found = cls(
-            tensors, record["method"], concepts, record["base"], record["form"],
+            opened(tensors, folder / TENSORS), record["method"], concepts, record["base"],
+            "lora" if record["form"] == "lora" else "weights",
             Sampling(**record["sampling"]) if record["sampling"] else None,
             record["settings"], record.get("requests", {}), record.get("revision"),
-            record.get("base_digest", ""), digest,
+            record.get("base_digest", ""), digest, record.get("moved", {}),
         )  # fmt: skip
         found._check(file)
         for name, told in found._told().items():
@@ -149,9 +156,10 @@ class Edit:
             if not isinstance(value, (int, float)) or is_flag or value <= 0:
                 raise EditError(f"{file} has no {name} for its adapters; got {value!r}.")
         rank = self.settings["rank"]
-        odd = next((n for n, t in self.tensors.items() if "lora_A" in n and len(t) != rank), None)
+        sizes = {n: t.shape[0] for n, t in self.tensors.items() if "lora_A" in n}
+        odd = next((name for name, size in sizes.items() if size != rank), None)
         if odd is not None:
-            raise EditError(f"{file} says rank {rank}, and {odd} has {len(self.tensors[odd])}.")
+            raise EditError(f"{file} says rank {rank}, and {odd} has {sizes[odd]}.")
         known = tuple(f"request.{number}." for number in self.requests)
         empty = next((k for k in known if not any(n.startswith(k) for n in self.tensors)), None)
         if empty is not None:
@@ -173,7 +181,11 @@ class Edit:
     def adapter(self, request: str) -> dict[str, Tensor]:
         """One request's matrices by module."""
         start = f"request.{request}."
-        return {n.removeprefix(start): t for n, t in self.tensors.items() if n.startswith(start)}
+        return {
+            name.removeprefix(start): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(start) and isinstance(tensor, Tensor)
+        }
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The weights that the edit changes, by full name."""
@@ -214,9 +226,8 @@ class Edit:
             for request in self.requests:
                 merge(model, self.adapter(request), self.scale)
             return
-        with torch.no_grad():
-            for name, tensor in self.tensors.items():
-                current[name].copy_(tensor)
+        for name, new in self.tensors.items():
+            put(new, current[name])
 
     def without(self, names: Sequence[str]) -> Self:
         """The edit with the requests for these names taken back; EditError if it cannot be."""
@@ -242,12 +253,25 @@ class Edit:
         if not kept:
             raise EditError("every request would be taken back; the base model is what is left.")
         left = {name for taken in kept.values() for name in taken}
-        return replace(
+        found = replace(
             self,
             tensors={n: t for n, t in self.tensors.items() if n.split(".")[1] in kept},
             requests=kept,
             concepts=[concept for concept in self.concepts if concept.name in left],
         )
+        return replace(found, moved=found._moved_by_adapters(self.moved))
+
+    def _moved_by_adapters(self, before: Mapping[str, Moved]) -> dict[str, Moved]:
+        """What is left of `before`, which was of more requests."""
+        added: dict[str, Tensor] = {}
+        for request in self.requests:
+            for name, delta in deltas(self.adapter(request), self.scale).items():
+                added[name] = added[name] + delta if name in added else delta
+        return {
+            name: (before[name][0], float(delta.float().square().sum()), before[name][2])
+            for name, delta in added.items()
+            if name in before
+        }
 
     def undo(self, model: Editable) -> None:
         """Give the model its own values back; EditError if this edit is not in it."""

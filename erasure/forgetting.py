@@ -298,5 +298,6 @@ def _forget_all(
         return Edit(
             adapters, word, concepts, model.name, form="lora", settings=settings,
             requests={str(number): task for number, task in enumerate(tasks)},
+            moved=model.moved(),
         )  # fmt: skip
     return Edit.between(model, concepts, word, settings)

@@ -108,6 +108,6 @@ class MiniatureFlow(DiffusionModel):
     def _none(self, *_: object, **__: object) -> Any:
         raise NotImplementedError
 
-    states = check_window = token_count = open_slots = encode_slots = decode = _none
+    states = check_window = beyond_window = token_count = open_slots = encode_slots = decode = _none
     to_latents = generate = use_resolution = gradient_checkpointing = _none
     token_table = special_tokens = word_tokens = property(_none)

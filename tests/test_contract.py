@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -68,7 +68,7 @@ def test_settings_survive_json(method: str) -> None:
 @pytest.mark.parametrize("method", every_method())
 def test_settings_refuse_nonsense(method: str) -> None:
     kind = METHODS.get("diffusion", method)
-    for name in kind.__dataclass_fields__:
+    for name in (item.name for item in fields(kind)):
         with pytest.raises(ErasureError, match=f"{kind.__name__}.{name}"):
             kind(**{name: object()})
 

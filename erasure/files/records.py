@@ -39,9 +39,9 @@ class SamplingShape(TypedDict):
 
 
 class EditShape(TypedDict):
-    """edit.json; the last four are missing from folders of older versions."""
+    """edit.json; the last five are missing from folders of older versions."""
 
-    form: Literal["weights", "lora"]
+    form: Literal["weights", "sparse", "lora"]
     method: str
     concepts: list[ConceptShape]
     base: str
@@ -51,6 +51,7 @@ class EditShape(TypedDict):
     revision: NotRequired[str | None]
     base_digest: NotRequired[str]
     digest: NotRequired[str]
+    moved: NotRequired[dict[str, tuple[int, float, float]]]
 
 
 class ScoreShape(msgspec.Struct):

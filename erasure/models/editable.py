@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from erasure.models.select import select_names
 
+Moved = tuple[int, float, float]  # elements, squared distance, squared norm before
+
 
 class Editable(ABC):
     """A frozen model with a way to ask what it would have said before it was edited.
@@ -39,6 +41,15 @@ class Editable(ABC):
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers: all that an edit may hold."""
         return {**self.parameters(), **self.buffers()}
+
+    def moved(self) -> dict[str, Moved]:
+        """How far each remembered tensor is from the untouched one, where it is."""
+        current, found = self.tensors(), dict[str, Moved]()
+        for name, old in self.originals.items():
+            gone = float((current[name].detach().cpu() - old).float().square().sum())
+            if gone > 0:
+                found[name] = old.numel(), gone, float(old.float().square().sum())
+        return found
 
     @property
     @abstractmethod

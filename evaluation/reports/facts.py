@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from erasure.edit import Edit
-from erasure.errors import EditError, ModelError, RunError
+from erasure.errors import RunError
 from erasure.files.naming import slug
 from erasure.files.records import ROUNDING, AttackShape, read_record
-from erasure.opening import open_classifier, open_run
 from erasure.training.run_folder import run_record
 from erasure_datasets.concept import Concept
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES
@@ -40,11 +39,7 @@ def facts(run: Path) -> dict[str, Any]:
 def _facts(run: Path) -> dict[str, Any]:
     edit, config = Edit.load(run), run_record(run)
     sources = config.get("sources", {})
-    tensors, parts, unopened = [], [], ""
-    try:
-        tensors, parts = moved(run, edit)
-    except (EditError, ModelError) as error:  # the base may be on another machine, or have moved
-        unopened = str(error)
+    tensors, parts = moved(edit)
     return {
         "run": str(run),
         "folder": run,
@@ -72,32 +67,29 @@ def _facts(run: Path) -> dict[str, Any]:
         "changed": len(edit.shapes()),
         "tensors": tensors,
         "parts": parts,
-        "unopened": unopened,
         "storage_mb": round((run / "edit.safetensors").stat().st_size / 1e6, 2),
     }
 
 
-def moved(run: Path, edit: Edit) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def moved(edit: Edit) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Relative changes |new - old| / |old|: (of each changed tensor, of each part), largest first.
 
     A part is what the first three words of a tensor's name say: unet.mid_block.attentions.
     """
-    model = open_classifier(run) if edit.is_of_classes else open_run(run)
-    current = model.tensors()
-    tensors: list[dict[str, Any]] = []
-    squares: dict[str, list[float]] = {}
-    for name, old in model.originals.items():
-        gone = float((current[name].detach() - old).float().square().sum())
-        whole = float(old.float().square().sum())
-        tensors.append({"name": name, "size": old.numel(), "change": _relative(gone, whole)})
-        sums = squares.setdefault(".".join(name.split(".")[:3]), [0.0, 0.0, 0.0])
-        for place, value in enumerate((gone, whole, old.numel())):
+    parts: dict[str, list[float]] = {}
+    for name, moved in edit.moved.items():
+        sums = parts.setdefault(".".join(name.split(".")[:3]), [0, 0.0, 0.0])
+        for place, value in enumerate(moved):
             sums[place] += value
-    parts = [
-        {"name": name, "size": int(size), "change": _relative(gone, whole)}
-        for name, (gone, whole, size) in squares.items()
+    return _relative(edit.moved), _relative(parts)
+
+
+def _relative(moved: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+    found = [
+        {"name": name, "size": int(size), "change": gone**0.5 / max(whole**0.5, 1e-12)}
+        for name, (size, gone, whole) in moved.items()
     ]
-    return tuple(sorted(found, key=lambda e: -e["change"]) for found in (tensors, parts))  # type: ignore[return-value]
+    return sorted(found, key=lambda entry: -entry["change"])
 
 
 def pairs(run: Path, concepts: Sequence[Concept]) -> list[dict[str, Any]]:
@@ -234,7 +226,3 @@ def _records(folder: Path) -> list[Path]:
 
 def _in(run: Path, file: Path) -> str:
     return file.relative_to(run).as_posix()
-
-
-def _relative(gone: float, whole: float) -> float:
-    return gone**0.5 / max(whole**0.5, 1e-12)

@@ -5,7 +5,7 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -96,7 +96,7 @@ def test_settings(method: str) -> None:
     kind = METHODS.get("classifier", method)
     settings = kind(**TINY[method])
     assert kind(**json.loads(json.dumps(asdict(settings)))) == settings
-    for name in kind.__dataclass_fields__:
+    for name in (item.name for item in fields(kind)):
         with pytest.raises(ErasureError, match=f"{kind.__name__}.{name}"):
             kind(**{name: object()})
 

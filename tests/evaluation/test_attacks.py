@@ -130,7 +130,7 @@ def test_an_interrupted_attack_ends_as_if_it_had_not_been(
 ) -> None:
     """Chunks of three cases; what is noted is not attacked again, records and pictures agree."""
     import evaluation.attacking.attacking as attacking
-    from evaluation import generate
+    from evaluation.drawing import generate
 
     options = {"criterion": f"{criterion}:by_chance", "seeds": (188, 288), **SMALL[name]}
     monkeypatch.setattr(attacking, "CHUNK", 3)

@@ -10,6 +10,7 @@ from erasure.edit import Edit
 from erasure.exports.forms import Form, code
 from erasure.exports.publishing import checked, public_name, without_paths
 from erasure.registry import EXPORTS
+from erasure.sparse import Sparse, opened, stored
 
 PLAIN_DELTA = """\
 from safetensors.torch import load_file
@@ -18,6 +19,20 @@ for name, tensor in load_file("<this folder>/edit.safetensors").items():
     part, _, rest = name.partition(".")  # unet, text_encoder or text_encoder_2
     found = dict(getattr(pipeline, part).named_parameters())
     found[rest].data.copy_(tensor)"""
+PLAIN_SPARSE = """\
+from safetensors.torch import load_file
+
+tensors = load_file("<this folder>/edit.safetensors")
+for name, tensor in tensors.items():
+    plain, _, what = name.partition(":")  # whole, or :indices, :values and :shape of what changed
+    part, _, rest = plain.partition(".")  # unet, text_encoder or text_encoder_2
+    found = dict(getattr(pipeline, part).named_parameters())
+    if not what:
+        found[rest].data.copy_(tensor)
+    elif what == "indices":
+        weight = found[rest].data.flatten()
+        weight[tensor.long()] = tensors[plain + ":values"].to(weight)
+        found[rest].data.copy_(weight.view_as(found[rest]))"""
 PLAIN_ADAPTERS = """\
 from safetensors.torch import load_file
 
@@ -35,7 +50,7 @@ class Delta(Form):
 
     def write(self, edit: Edit, model: None, folder: Path, dtype: torch.dtype) -> None:  # noqa: ARG002
         base = public_name(edit.base)
-        tensors = checked(edit.tensors, dtype, f"the edit of {base}")
+        tensors = opened(checked(stored(edit.tensors), dtype, f"the edit of {base}"), edit.base)
         told = {name: value for name, value in edit.settings.items() if name != "samples"}
         settings = cast(dict[str, object], without_paths(told))  # nor images that it forgot
         replace(edit, tensors=tensors, base=base, settings=settings).save(folder)
@@ -48,5 +63,8 @@ class Delta(Form):
         if edit.is_of_classes:
             return lines
         is_lora = edit.form == "lora"
-        text = PLAIN_ADAPTERS.replace("{scale}", f"{edit.scale:g}") if is_lora else PLAIN_DELTA
+        is_sparse = any(isinstance(new, Sparse) for new in edit.tensors.values())
+        text = PLAIN_SPARSE if is_sparse else PLAIN_DELTA
+        if is_lora:
+            text = PLAIN_ADAPTERS.replace("{scale}", f"{edit.scale:g}")
         return [*lines, "Without it, into a pipeline of the base:", "", *code(text)]

@@ -100,7 +100,7 @@ class GSLoRA:
         requests = {str(number): [concept.name] for number, concept in enumerate(concepts)}
         return Edit(
             tensors, "gs-lora", concepts, model.name, form="lora", settings=asdict(self),
-            requests=requests,
+            requests=requests, moved=model.moved(),
         )  # fmt: skip
 
     def _request(

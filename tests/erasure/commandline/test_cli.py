@@ -268,7 +268,7 @@ ATTACKS = [
     (["attack", "paraphrase", "RUN", "--concept", "zebra"], "knows no concept 'zebra'"),
     (["attack", "paraphrase", "NOWHERE"], "holds no finished erasure"),
     (["export", "RUN", "OUT", "--to", "text-encoder"], "outside the text encoder"),
-    (["export", "RUN", "OUT", "--to", "gguf"], "to must be one of diffusers, text-encoder, delta"),
+    (["export", "RUN", "OUT", "--to", "gguf"], "there is no export form 'gguf'. Known: delta"),
 ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from erasure import cli
+from erasure.commandline import main as cli
 from erasure.erasing import find_concepts
 from erasure.errors import SettingError
 from erasure.methods.shared.training_data import Pictures, Plan, gather
