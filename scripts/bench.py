@@ -32,6 +32,7 @@ import torch
 from bench_models import FAMILIES
 from bench_rows import ROWS, Measured, Row, Side
 
+import erasure
 from erasure.errors import ErasureError, SettingError
 from erasure.files.storage import atomic, write_json
 
@@ -208,7 +209,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "device": torch.cuda.get_device_name() if asked.device == "cuda" else "the CPU",
         "threads": torch.get_num_threads(),
         "clock": asked.clock,
-        "versions": {name: version(name) for name in ("torch", "diffusers", "erasure-toolkit")},
+        "versions": {name: version(name) for name in ("torch", "diffusers")}
+        | {"erasure-toolkit": erasure.__version__},
         "matrix_rate": in_child(bench_rows.matrix_rate, asked.device),
         "rows": [],
     }

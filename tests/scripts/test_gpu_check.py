@@ -131,7 +131,7 @@ def test_rows_come_shortest_first() -> None:
         (["--minutes", "x"], "argument --minutes: invalid float value: 'x'."),
         (
             ["--device", "cpu", "--stage", "tests"],
-            "stage must be among methods, .*, bench; got 'tests'.",
+            "stage must be among classifiers, .*, bench; got 'tests'.",
         ),
         (["--device", "cpu", "--row", "sd14/esd"], "row must be among pocket/esd, .*'sd14/esd'."),
         (["--device", "cpu", "--out", __file__], "out must be a new folder; .* exists."),
