@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,11 @@ def check(out: Path, *more: str) -> tuple[int, dict, str]:
 
 @pytest.fixture
 def at_hand(sd1: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are measured in this process, on the miniature."""
+    """Rows are measured in this process, which has had its peak of memory, on the miniature."""
 
     def here(function: Callable[..., object], *given: object, until: float) -> object:  # noqa: ARG001
-        return function(*given)
+        found = function(*given)
+        return replace(found, peak=10**9) if isinstance(found, bench.Measured) else found
 
     monkeypatch.setattr(bench, "in_child", here)
     monkeypatch.setattr(bench_models, "build", lambda *_: load_model(str(sd1)))
@@ -46,8 +48,9 @@ def test_a_test_and_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     (test,), (row,) = record["tests"], record["rows"]
     assert (test["stage"], test["outcome"]) == ("classifiers", "passed")
     assert test["test"].endswith("test_class_steps[random-label-no]")
+    assert "error" not in row, row["error"]
     assert row["toolkit"]["seconds"] > 0
-    assert row["naive"]["peak"] >= 0
+    assert row["faster_than_naive"] > 0
     assert record["matrix_rate"] > 0
     assert "on the CPU; torch " in text
     assert "| classifiers | 1 | 0 | 0 |" in text
