@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from steps import CLASS_METHODS, Record, apart, forget_two_steps, update
+from steps import CLASS_METHODS, Record, apart, close, flat, forget_two_steps, update
 
 from erasure.edit import Edit
 from erasure.errors import SettingError
@@ -31,7 +31,7 @@ def test_class_steps(
         return
     result = forget_two_steps(method, classes, tmp_path / "run", mixed_precision=precision)
     base = load_vit(str(classes / "model")).parameters()
-    moved = update(result.edit, base)
+    moved = flat(update(result.edit, base))
     assert torch.isfinite(moved).all()
     assert moved.norm() > 0
     assert all(tensor.dtype == torch.float32 for tensor in result.edit.tensors.values())
@@ -72,4 +72,4 @@ def test_the_cpu_forgets_the_same(
     base = load_vit(str(classes / "model")).parameters()
     distance = apart(update(card.edit, base), update(Edit.load(on_the_cpu / method), base))
     record_property("apart", distance)
-    assert distance < 0.2  # a cosine above 0.98; Adam makes steps of what is rounding
+    assert distance < close(method)
