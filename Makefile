@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup quickstart test test-browser slow check format clean
+.PHONY: setup quickstart test test-browser test-cuda slow check format clean
 
 setup: .venv/ready
 
@@ -20,6 +20,9 @@ test: setup
 test-browser: setup
 	@command -v chromium >/dev/null || { echo "make test-browser needs chromium: apt-get install chromium"; exit 2; }
 	$(BIN)/python -m pytest -m browser tests/browser
+
+test-cuda: setup
+	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES-0} $(BIN)/python -m pytest -m cuda tests/cuda
 
 slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -17,6 +17,7 @@ import multiprocessing
 import shlex
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -31,6 +32,7 @@ import torch
 from bench_models import FAMILIES
 from bench_rows import ROWS, Measured, Row, Side
 
+import erasure
 from erasure.errors import ErasureError, SettingError
 from erasure.files.storage import atomic, write_json
 
@@ -46,45 +48,66 @@ class Parser(argparse.ArgumentParser):
         raise SettingError(message + ".")
 
 
-def in_child(function: Callable[..., Answer], *given: object) -> Answer:
-    """What a function returns in a fresh process; ErasureError if that was killed."""
+def in_child(function: Callable[..., Answer], *given: object, until: float | None = None) -> Answer:
+    """What a function returns in a fresh process; ErasureError if that was killed.
+
+    It is killed here at `until`, a value of time.monotonic().
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["erasure.erasing", "evaluation.attacking.scene"])
     with ProcessPoolExecutor(1, mp_context=context, initializer=bench_rows.silence) as pool:
+        left = None if until is None else until - time.monotonic()
         try:
-            return pool.submit(function, *given).result()
+            return pool.submit(function, *given).result(left)
         except BrokenProcessPool:
             raise ErasureError("killed, most likely for its memory.") from None
         except torch.OutOfMemoryError:
             raise ErasureError("out of memory.") from None
+        except TimeoutError:
+            for child in multiprocessing.active_children():
+                child.kill()
+            raise ErasureError("stopped, for its time was over.") from None
 
 
 def sides(row: Row) -> tuple[Side, ...]:
     return ("toolkit", "naive", "batched") if row.method == "generate" else ("toolkit", "naive")
 
 
-def compare(row: Row, repeats: int) -> dict[str, Any]:
-    """A row's figures for each side, and their ratios; or what went wrong on a side."""
+def compare(row: Row, repeats: int, until: float | None = None) -> dict[str, Any]:
+    """A row's figures for each side, and their ratios; or what went wrong on a side.
+
+    Then those of the sides that were measured. Nothing runs past `until` (see `in_child`).
+    """
     found: dict[Side, list[Measured]] = {side: [] for side in sides(row)}
     entry: dict[str, Any] = {"family": row.family, "method": row.method}
     for _ in range(repeats):
         for side in sides(row):
             try:
-                found[side].append(in_child(bench_rows.measure, row, side))
+                found[side].append(in_child(bench_rows.measure, row, side, until=until))
             except ErasureError as error:
-                return {**entry, "error": f"{side}: {error}"}
+                return {**entry, **figures(found), "error": f"{side}: {error}"}
+    entry |= figures(found)
+    for side in sides(row)[1:]:
+        pairs = list(zip(found["toolkit"], found[side], strict=True))
+        entry[f"faster_than_{side}"] = statistics.median(b.seconds / a.seconds for a, b in pairs)
+        entry[f"memory_of_{side}"] = entry["toolkit"]["peak"] / entry[side]["peak"]
+    return entry
+
+
+def figures(found: dict[Side, list[Measured]]) -> dict[str, Any]:
+    """The medians of each side that was measured, and the FLOPs of a step."""
+    entry: dict[str, Any] = {}
     for side, turns in found.items():
+        if not turns:
+            continue
         middle = {
             key: statistics.median(getattr(turn, key) for turn in turns)
             for key in ("seconds", "peak", "setup", "schedule")
         }
         whole = middle["setup"] + middle["schedule"] * middle["seconds"]
         entry[side] = {**middle, "whole": whole, "turns": [turn.seconds for turn in turns]}
-    entry["flops"] = found["toolkit"][0].flops
-    for side in sides(row)[1:]:
-        pairs = list(zip(found["toolkit"], found[side], strict=True))
-        entry[f"faster_than_{side}"] = statistics.median(b.seconds / a.seconds for a, b in pairs)
-        entry[f"memory_of_{side}"] = entry["toolkit"]["peak"] / entry[side]["peak"]
+        if side == "toolkit":
+            entry["flops"] = turns[0].flops
     return entry
 
 
@@ -186,7 +209,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "device": torch.cuda.get_device_name() if asked.device == "cuda" else "the CPU",
         "threads": torch.get_num_threads(),
         "clock": asked.clock,
-        "versions": {name: version(name) for name in ("torch", "diffusers", "erasure-toolkit")},
+        "versions": {name: version(name) for name in ("torch", "diffusers")}
+        | {"erasure-toolkit": erasure.__version__},
         "matrix_rate": in_child(bench_rows.matrix_rate, asked.device),
         "rows": [],
     }

@@ -38,6 +38,13 @@ from erasure.registry import ATTACKS, CRITERIA, EXPORTS, METHODS, PROTOCOLS, loa
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--cuda-device", default="cuda", choices=("cuda", "cpu"),
+        help="what the tests marked cuda run on; cpu tries their code without a card",
+    )  # fmt: skip
+
+
 Family = Literal["1", "2", "xl"]
 NOISE = {
     "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1,

@@ -7,11 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import erasure
 from erasure.errors import RunError, SettingError
 from erasure.files.locking import LOCK
 from erasure.files.records import ConfigShape, read_record
 
-VERSIONS = ("torch", "diffusers", "transformers", "accelerate", "erasure-toolkit")
+VERSIONS = ("torch", "diffusers", "transformers", "accelerate")
 LONGEST = 200  # letters of a value in a message
 SAME_RUN = (
     "method",
@@ -70,7 +71,7 @@ def refuse_another(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any])
 def versions() -> dict[str, str]:
     """Of Python and of the libraries that decide a run's bits."""
     found = {name: version(name) for name in VERSIONS}
-    return found | {"python": platform.python_version()}
+    return found | {"erasure-toolkit": erasure.__version__, "python": platform.python_version()}
 
 
 def holds_files(folder: Path) -> bool:

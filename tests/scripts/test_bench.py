@@ -86,7 +86,7 @@ def test_the_record_and_the_table(
 ) -> None:
     """Medians and ratios of known measurements; a side that fails is said in its row."""
 
-    def known(function: object, *given: object) -> object:
+    def known(function: object, *given: object, until: None = None) -> object:  # noqa: ARG001
         if function is bench_rows.matrix_rate:
             return 2e12
         asked, side = given

@@ -246,7 +246,7 @@ def test_nothing_goes_among_a_runs_own_files(run: Path, tmp_path: Path, name: st
 def test_a_place_that_cannot_be_written_is_one_line(run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file" / "out", tmp_path / ("x" * 300)):
-        with pytest.raises(ErasureError, match="could not write|out must be a path"):
+        with pytest.raises(ErasureError, match=r"could not write|out must be a path"):
             export(run, out, to="delta")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(SettingError, match="out must be a new folder"):

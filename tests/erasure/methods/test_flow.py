@@ -1,6 +1,6 @@
 """Methods and attacks on a flow-matching model: the losses are those of its own velocity."""
 
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from erasure.methods.diffusion import esd, salun
 from erasure.models.diffusion.model import Sampling
+from erasure.training.learner import Learner
 from erasure.training.run import Run
 from erasure_datasets.concept import Concept
 from evaluation.attacking.scene import Scene, Targets
@@ -23,13 +24,13 @@ def watched(method: ModuleType, monkeypatch: pytest.MonkeyPatch) -> list[dict[st
     """The loss's terms at each step of the method, unrounded."""
     terms, real = list[dict[str, float]](), method.fit
 
-    def fit(loss: Callable[[int], dict[str, Tensor]], *given: Any, **more: Any) -> None:
+    def fit(learner: Learner, **more: Any) -> None:
         def noted(step: int) -> dict[str, Tensor]:
-            found = loss(step)
+            found = learner.loss(step)
             terms.append({name: float(value.detach()) for name, value in found.items()})
             return found
 
-        real(noted, *given, **more)
+        real(replace(learner, loss=noted), **more)
 
     monkeypatch.setattr(method, "fit", fit)
     return terms

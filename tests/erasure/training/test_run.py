@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,21 @@ def trained(folder: Path, steps: int, *, die_at: int | None = None) -> Run:
 
     fit(Learner(loss, {"w": weight}, 0.1), steps=steps, run=run)
     return run
+
+
+def test_a_checkout_that_is_not_installed_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def version(name: str) -> str:
+        if name == "erasure-toolkit":
+            raise PackageNotFoundError(name)
+        return "1"
+
+    monkeypatch.setattr("erasure.version", version)
+    monkeypatch.setattr("erasure.training.run_folder.version", version)
+    trained(tmp_path, 1)
+    record = json.loads((tmp_path / "config.json").read_text())
+    assert record["versions"]["erasure-toolkit"] == "unknown"
 
 
 def test_a_stage_that_begins_again_has_its_lines_once(tmp_path: Path) -> None:
