@@ -11,11 +11,11 @@ from torch import Tensor
 
 from erasure.config import Value, refuse_without_effect, resolve
 from erasure.edit import Edit
-from erasure.erasing import inputs, kept_edit, record_of
 from erasure.errors import ModelError, RunError, SettingError
 from erasure.files.naming import checked_path
 from erasure.files.records import RequestsShape, read_record
 from erasure.files.storage import write_json
+from erasure.keeping import inputs, kept_edit, record_of
 from erasure.models.classifier.classifier import Classifier
 from erasure.models.classifier.load import load_classifier
 from erasure.models.diffusion.load import read_presets

@@ -16,8 +16,8 @@ import bench_naive
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from erasure.concepts import find_concepts
 from erasure.config import resolve
-from erasure.erasing import find_concepts
 from erasure.models.diffusion.load import read_presets
 from erasure.registry import METHODS
 from erasure.training.hardware import Hardware, peak_memory

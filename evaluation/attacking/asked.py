@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from erasure.concepts import find_concepts
 from erasure.edit import Edit
-from erasure.erasing import find_concepts
 from erasure.errors import SettingError
 from erasure.files.storage import file_digest
 from erasure.models.diffusion.model import DiffusionModel

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from erasure.edit import Edit
-from erasure.erasing import inputs
 from erasure.errors import RunError, SettingError
 from erasure.files.records import ForgettingShape, RequestsShape, read_record
 from erasure.files.storage import write_json
 from erasure.forgetting import Data, load_parts
+from erasure.keeping import inputs
 from erasure.models.classifier.classifier import Classifier
 from erasure.opening import open_classifier
 from erasure.registry import PROTOCOLS

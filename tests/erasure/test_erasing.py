@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from erasure.commandline.main import main
+from erasure.concepts import find_concepts
 from erasure.edit import Edit
-from erasure.erasing import erase, find_concepts
+from erasure.erasing import erase
 from erasure.errors import EditError, ModelError, RunError, SettingError
 from erasure.files.storage import read_tensors, write_tensors
 from erasure.forgetting import forget

@@ -95,7 +95,7 @@ def test_mask_signs_are_summed_before_the_magnitude(listed: Path, tmp_path: Path
 
     The last of the two batches is short, and its image weighs as much as the others.
     """
-    from erasure.erasing import find_concepts
+    from erasure.concepts import find_concepts
     from erasure.methods.diffusion.salun import SalUn
     from erasure.methods.shared.training_data import Plan, gather
     from erasure.training.run import Run

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from erasure.commandline import main as cli
-from erasure.erasing import find_concepts
+from erasure.concepts import find_concepts
 from erasure.errors import SettingError
 from erasure.methods.shared.training_data import Pictures, Plan, gather
 from erasure.models.diffusion.load import load_model
