@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from erasure.commandline.groups import (
+from erasure.commandline.commands import (
     BASE,
     AttackGroup,
     ForgetGroup,

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from erasure.errors import SettingError
-from erasure.models.diffusion.checkpointing import checkpointing
 from erasure.models.diffusion.checks import check_pipeline
 from erasure.models.diffusion.decoding import decoded, encoded
+from erasure.models.diffusion.gradient_checkpointing import checkpointing
 from erasure.models.diffusion.model import Condition
 from erasure.models.diffusion.noise_prediction import NoisePrediction
 from erasure.models.diffusion.slots import Slotted, fill, repadded
