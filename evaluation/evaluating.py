@@ -14,9 +14,9 @@ from erasure.opening import open_edit
 from erasure.registry import PROTOCOLS
 from erasure.training.processes import own_device
 from erasure.training.run_folder import run_record
-from evaluation.drawing.pictures import before_and_after
 from evaluation.drawing.pocket_plan import NAME as POCKET
 from evaluation.drawing.pocket_plan import find_targets, is_pocket
+from evaluation.pictures import before_and_after
 from evaluation.protocols import Asked, Protocol
 
 ELSEWHERE = "unlearncanvas"  # the protocol of models that are not pocket's

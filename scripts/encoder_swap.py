@@ -25,7 +25,7 @@ from erasure_datasets.concept import Concept
 from evaluation.attacking.scene import Case, cases_of, sampling_of
 from evaluation.criteria import find_criterion
 from evaluation.drawing.grid import grid
-from evaluation.drawing.pictures import COLUMNS
+from evaluation.pictures import COLUMNS
 from evaluation.protocols import pocket
 
 

@@ -18,7 +18,7 @@ from erasure.models.diffusion.model import Sampling
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.opening import open_run
 from evaluation.drawing.grid import grid
-from evaluation.drawing.pictures import COLUMNS
+from evaluation.pictures import COLUMNS
 from evaluation.protocols import pocket
 
 ROUNDS, BATCH = 3, 64

@@ -15,9 +15,9 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from erasure.exports.saving import save_classifier
 from erasure.files.storage import write_json, write_tensors
 from erasure.models.classifier.classifier import Classifier, reinitialise
-from erasure.models.classifier.load import save_classifier
 from erasure.models.classifier.transform import Transform
 
 LABELS = ("red", "green", "blue", "grey")

@@ -1,14 +1,18 @@
-"""Write a model as a folder that plain diffusers opens."""
+"""Write a model as a folder that its own library opens."""
 
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 from erasure.errors import ModelError
-from erasure.exports.publishing import convert, rename_text_encoder, write_vocabulary
+from erasure.exports.publishing import checked, convert, rename_text_encoder, write_vocabulary
+from erasure.files.records import read_record
 from erasure.files.storage import write_json
+from erasure.models.classifier.classifier import Classifier
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 
 
@@ -32,3 +36,29 @@ def save_model(model: LatentDiffusion, folder: Path, dtype: torch.dtype | None =
             shutil.copy(model.folder / name, folder / name)
     if model.sampling:
         write_json(folder / "sampling.json", asdict(model.sampling))
+
+
+def save_classifier(model: Classifier, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a folder that the model's own library opens: config.json and model.safetensors.
+
+    Weights are stored as `dtype`; errors as of `checked`.
+    """
+    network: Any = model.network
+    tensors = checked(network.state_dict(), dtype, model.name)
+    if model.library == "transformers":
+        network.save_pretrained(folder, state_dict=tensors)
+        extra = model.folder / "preprocessor_config.json" if model.folder else None
+        if extra and extra.is_file():
+            (folder / extra.name).write_text(extra.read_text())
+        return
+    if model.folder:
+        config = read_record(model.folder / "config.json", dict[str, Any], error=ModelError)
+    else:
+        given = {**network.pretrained_cfg, "num_classes": len(model.labels)}
+        config = {
+            "architecture": given.pop("architecture"), "num_classes": len(model.labels),
+            "label_names": list(model.labels), "pretrained_cfg": given,
+        }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", config)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})

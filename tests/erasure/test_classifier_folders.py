@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 
 from erasure.commandline.main import main
 from erasure.errors import ModelError
+from erasure.exports.saving import save_classifier
 from erasure.models.classifier.blocks import groups
-from erasure.models.classifier.load import load_classifier, save_classifier
+from erasure.models.classifier.load import load_classifier
 
 BEYOND = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_labels": 4,
           "intermediate_size": 64, "image_size": 32, "patch_size": 8,

@@ -14,9 +14,9 @@ from erasure.edit import Edit
 from erasure.errors import ErasureError, RunError, SettingError
 from erasure.models.diffusion.load import load_model
 from erasure.registry import PROTOCOLS
-from evaluation.drawing.pictures import before_and_after
 from evaluation.drawing.pocket_plan import catalogue, find_targets, plan, shots
 from evaluation.evaluating import evaluate, read_scores
+from evaluation.pictures import before_and_after
 from evaluation.protocols import pocket
 from evaluation.scored import free_file
 
@@ -231,7 +231,7 @@ def test_what_is_shown_as_kept_is_not_erased(
         drawn.extend(shot.prompt for shot in asked)
         return torch.zeros(len(asked), 3, 64, 64, dtype=torch.uint8)
 
-    monkeypatch.setattr("evaluation.drawing.pictures.draw", draw)
+    monkeypatch.setattr("evaluation.pictures.draw", draw)
     model, erased = load_model("pocket"), find_targets(names)
     file = before_and_after(tmp_path, erased[0], model, erased=erased)
     assert file == tmp_path / "images" / f"before-after-{names[0]}.png"

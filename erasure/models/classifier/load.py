@@ -7,13 +7,12 @@ from typing import Any
 import timm
 import torch
 import torchvision
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from erasure.errors import ModelError
 from erasure.files.naming import checked_path
 from erasure.files.records import read_record
-from erasure.files.storage import read_tensors, write_json
+from erasure.files.storage import read_tensors
 from erasure.models.classifier.classifier import Classifier, Library
 from erasure.models.classifier.config import ClassifierConfig, read_config, transform_of
 from erasure.models.classifier.filling import fill, line_of, try_once
@@ -86,34 +85,6 @@ def empty_network(config: ClassifierConfig) -> nn.Module:
         raise ModelError(
             f"{word} cannot be built as config.json says: {line_of(error)}."
         ) from error
-
-
-def save_classifier(model: Classifier, folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write a folder that the model's own library opens: config.json and model.safetensors.
-
-    Weights are stored as `dtype`; errors as of `checked`.
-    """
-    from erasure.exports.publishing import checked
-
-    network: Any = model.network
-    tensors = checked(network.state_dict(), dtype, model.name)
-    if model.library == "transformers":
-        network.save_pretrained(folder, state_dict=tensors)
-        extra = model.folder / "preprocessor_config.json" if model.folder else None
-        if extra and extra.is_file():
-            (folder / extra.name).write_text(extra.read_text())
-        return
-    if model.folder:
-        config = read_record(model.folder / "config.json", dict[str, Any], error=ModelError)
-    else:
-        given = {**network.pretrained_cfg, "num_classes": len(model.labels)}
-        config = {
-            "architecture": given.pop("architecture"), "num_classes": len(model.labels),
-            "label_names": list(model.labels), "pretrained_cfg": given,
-        }  # fmt: skip
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", config)
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 def _timm_by_name(name: str, device: torch.device | str) -> Classifier:

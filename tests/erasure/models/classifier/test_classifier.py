@@ -17,9 +17,10 @@ from networks import (
 from transformers import ViTForImageClassification
 
 from erasure.errors import ModelError, SettingError
+from erasure.exports.saving import save_classifier
 from erasure.models.classifier.blocks import groups
 from erasure.models.classifier.classifier import Classifier
-from erasure.models.classifier.load import load_classifier, save_classifier
+from erasure.models.classifier.load import load_classifier
 from erasure.models.lora import Adapter, deltas, linears, merge
 
 MAKERS = {"timm": timm_folder, "torchvision": torchvision_folder, "hf": transformers_folder}
