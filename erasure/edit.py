@@ -26,8 +26,9 @@ TENSORS = "edit.safetensors"
 class Edit:
     """What an erasure changed, in float32.
 
-    Form "weights": the changed tensors by full name ("unet.…", "blocks.…"), with new values; one
-    of which few elements changed is `Sparse`, and edit.json then says "sparse".
+    Form "weights": the changed tensors by full name ("unet.…", "blocks.…"), with new values.
+    Form "sparse": the same, but those of which few elements changed as NAME:indices, NAME:values
+    and NAME:shape (see sparse.py).
     Form "lora": each request's adapter, as "request.{i}.{module}.lora_A.weight" and lora_B;
     `requests` has the names that request i took away, and `settings` rank and alpha.
     `base` is the model they belong to: a Hub id (with its `revision`), a built-in name or an
@@ -36,11 +37,11 @@ class Edit:
     edited model; empty for edits of earlier versions.
     """
 
-    tensors: Mapping[str, Changed]
+    tensors: dict[str, Tensor]
     method: str
     concepts: list[Concept]
     base: str
-    form: Literal["weights", "lora"] = "weights"
+    form: Literal["weights", "sparse", "lora"] = "weights"
     sampling: Sampling | None = None
     settings: dict[str, object] = field(default_factory=dict)
     requests: dict[str, list[str]] = field(default_factory=dict)
@@ -76,18 +77,19 @@ class Edit:
             raise EditError(
                 f"{method} changed no weight of {model.name}; raise its steps or learning_rate."
             )
+        is_sparse = any(isinstance(new, Sparse) for new in found.values())
         return cls(
-            found, method, concepts, model.name, sampling=getattr(model, "sampling", None),
+            stored(found), method, concepts, model.name,
+            "sparse" if is_sparse else "weights", getattr(model, "sampling", None),
             settings=settings, moved=model.moved(),
         )  # fmt: skip
 
     def save(self, folder: Path) -> None:
         """Write edit.safetensors, then edit.json, whose presence says that the edit is whole."""
         file = folder / TENSORS
-        write_tensors(file, stored(self.tensors), self._told())
-        is_sparse = any(isinstance(new, Sparse) for new in self.tensors.values())
+        write_tensors(file, self.tensors, self._told())
         record: dict[str, object] = {
-            "form": "sparse" if is_sparse else self.form,
+            "form": self.form,
             "method": self.method,
             "concepts": [concept.as_json() for concept in self.concepts],
             "base": self.base,
@@ -125,8 +127,7 @@ class Edit:
                 "or replaced. Run the erasure again, in another folder."
             )
         found = cls(
-            opened(tensors, folder / TENSORS), record["method"], concepts, record["base"],
-            "lora" if record["form"] == "lora" else "weights",
+            tensors, record["method"], concepts, record["base"], record["form"],
             Sampling(**record["sampling"]) if record["sampling"] else None,
             record["settings"], record.get("requests", {}), record.get("revision"),
             record.get("base_digest", ""), digest, record.get("moved", {}),
@@ -147,8 +148,9 @@ class Edit:
         return {name: json.dumps(value, sort_keys=True) for name, value in known.items()}
 
     def _check(self, file: Path) -> None:
-        """EditError for adapters that their record does not describe."""
+        """EditError for adapters that their record does not describe, and for torn indices."""
         if self.form != "lora":
+            opened(self.tensors, file)
             return
         for name in ("alpha", "rank"):
             value = self.settings.get(name)
@@ -181,16 +183,13 @@ class Edit:
     def adapter(self, request: str) -> dict[str, Tensor]:
         """One request's matrices by module."""
         start = f"request.{request}."
-        return {
-            name.removeprefix(start): tensor
-            for name, tensor in self.tensors.items()
-            if name.startswith(start) and isinstance(tensor, Tensor)
-        }
+        return {n.removeprefix(start): t for n, t in self.tensors.items() if n.startswith(start)}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The weights that the edit changes, by full name."""
-        if self.form == "weights":
-            return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+        if self.form != "lora":
+            known = opened(self.tensors, self)
+            return {name: tuple(new.shape) for name, new in known.items()}
         found: dict[str, tuple[int, ...]] = {}
         for request in self.requests:
             added = deltas(self.adapter(request), self.scale)
@@ -226,7 +225,7 @@ class Edit:
             for request in self.requests:
                 merge(model, self.adapter(request), self.scale)
             return
-        for name, new in self.tensors.items():
+        for name, new in opened(self.tensors, self).items():
             put(new, current[name])
 
     def without(self, names: Sequence[str]) -> Self:

@@ -126,7 +126,7 @@ def _erase_command(name: str) -> Any:
         )  # fmt: skip
         record = json.loads((result.folder / "config.json").read_text())
         say(
-            f"{result.folder}: {len(result.edit.tensors)} tensors changed, "
+            f"{result.folder}: {len(result.edit.shapes())} tensors changed, "
             f"{record.get('seconds', 0):.0f} s"
         )
 

@@ -60,12 +60,15 @@ def scored(
     requests = read_record(run / "requests.json", RequestsShape, remedy=REMEDY)
     given = dict(config["data"])
     data = Data(**{**given, "missing": tuple(given["missing"])})  # type: ignore[arg-type]
-    _refuse_other_requests(run, edit, config["tasks"], [told["classes"] for told in requests])
+    samples = config.get("samples", [])
+    if samples:
+        _refuse_other_samples(run, edit, [told.get("samples", []) for told in requests])
+    else:
+        _refuse_other_requests(run, edit, config["tasks"], [told["classes"] for told in requests])
     _refuse_other_images(run, data, config.get("inputs", {}))
     model = open_classifier(run, device=device, edited=False, base=base)
     other = _reference(reference, edit, model)
     train, test = load_parts(model, data)
-    samples = config.get("samples", [])
     if samples and classes:
         raise SettingError(f"concept must not be given: {run} forgot single images, not classes.")
     now, earlier, kept = ([], [], []) if samples else _parts(model, config["tasks"], classes)
@@ -119,6 +122,15 @@ def _refuse_other_requests(
                 f"{run / file} says that {told} were forgotten, and config.json {known}; "
                 "put back what was changed by hand."
             )
+
+
+def _refuse_other_samples(run: Path, edit: Edit, measured: list[list[str]]) -> None:
+    """RunError unless edit.json and requests.json agree on the images that were forgotten."""
+    if measured != [edit.settings.get("samples")]:
+        raise RunError(
+            f"{run / 'requests.json'} names other images than edit.json; put back what was changed "
+            "by hand."
+        )
 
 
 def _refuse_other_images(run: Path, data: Data, noted: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from vits import image_folder, timm_folder
+from networks import image_folder, timm_folder
 
 HERE = Path(__file__).parent
 

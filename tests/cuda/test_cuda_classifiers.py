@@ -11,7 +11,7 @@ from steps import CLASS_METHODS, Record, apart, close, flat, forget_two_steps, u
 
 from erasure.edit import Edit
 from erasure.errors import SettingError
-from erasure.models.classifier.load import load_vit
+from erasure.models.classifier.load import load_classifier
 from erasure.registry import METHODS
 
 
@@ -30,7 +30,7 @@ def test_class_steps(
             forget_two_steps(method, classes, tmp_path / "run", mixed_precision=precision)
         return
     result = forget_two_steps(method, classes, tmp_path / "run", mixed_precision=precision)
-    base = load_vit(str(classes / "model")).parameters()
+    base = load_classifier(str(classes / "model")).parameters()
     moved = flat(update(result.edit, base))
     assert torch.isfinite(moved).all()
     assert moved.norm() > 0
@@ -69,7 +69,7 @@ def test_the_cpu_forgets_the_same(
     record_property: Record,
 ) -> None:  # fmt: skip
     card = forget_two_steps(method, classes, tmp_path / "card")
-    base = load_vit(str(classes / "model")).parameters()
+    base = load_classifier(str(classes / "model")).parameters()
     distance = apart(update(card.edit, base), update(Edit.load(on_the_cpu / method), base))
     record_property("apart", distance)
     assert distance < close(method)

@@ -10,7 +10,6 @@ from erasure.edit import Edit
 from erasure.exports.forms import Form, code
 from erasure.exports.publishing import checked, public_name, without_paths
 from erasure.registry import EXPORTS
-from erasure.sparse import Sparse, opened, stored
 
 PLAIN_DELTA = """\
 from safetensors.torch import load_file
@@ -50,7 +49,7 @@ class Delta(Form):
 
     def write(self, edit: Edit, model: None, folder: Path, dtype: torch.dtype) -> None:  # noqa: ARG002
         base = public_name(edit.base)
-        tensors = opened(checked(stored(edit.tensors), dtype, f"the edit of {base}"), edit.base)
+        tensors = checked(edit.tensors, dtype, f"the edit of {base}")
         told = {name: value for name, value in edit.settings.items() if name != "samples"}
         settings = cast(dict[str, object], without_paths(told))  # nor images that it forgot
         replace(edit, tensors=tensors, base=base, settings=settings).save(folder)
@@ -63,8 +62,6 @@ class Delta(Form):
         if edit.is_of_classes:
             return lines
         is_lora = edit.form == "lora"
-        is_sparse = any(isinstance(new, Sparse) for new in edit.tensors.values())
-        text = PLAIN_SPARSE if is_sparse else PLAIN_DELTA
-        if is_lora:
-            text = PLAIN_ADAPTERS.replace("{scale}", f"{edit.scale:g}")
+        plain = PLAIN_SPARSE if edit.form == "sparse" else PLAIN_DELTA
+        text = PLAIN_ADAPTERS.replace("{scale}", f"{edit.scale:g}") if is_lora else plain
         return [*lines, "Without it, into a pipeline of the base:", "", *code(text)]

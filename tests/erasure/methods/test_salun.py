@@ -84,10 +84,12 @@ def test_weights_outside_the_mask_keep_their_bits(run: Path, listed: Path) -> No
         < 1e-3
     )
     assert {mask.dtype for mask in masks.values()} == {torch.bool}
-    before = load_model(str(listed)).parameters()
-    for name, tensor in Edit.load(run).tensors.items():
-        outside = ~masks[name]
-        assert torch.equal(tensor[outside], before[name].detach()[outside]), name
+    model = load_model(str(listed))
+    Edit.load(run).apply(model)
+    for name, before in model.originals.items():
+        outside, after = ~masks[name], model.parameters()[name].detach()
+        assert torch.equal(after[outside], before[outside]), name
+        assert not torch.equal(after, before), name
 
 
 def test_mask_signs_are_summed_before_the_magnitude(listed: Path, tmp_path: Path) -> None:

@@ -185,8 +185,10 @@ def test_bf16_learns_in_float32_and_leaves_the_rest_alone(
         assert name in shapes or torch.equal(weight, base[name]), name
     again = case.run(tmp_path / "again", mixed_precision="bf16")
     for name, tensor in result.edit.tensors.items():
-        assert tensor.dtype == torch.float32
         assert torch.equal(tensor, again.edit.tensors[name]), name
+        if not tensor.is_floating_point():  # where, of what few elements changed
+            continue
+        assert tensor.dtype == torch.float32
         # steps this small are lost where weights are kept in bfloat16
         assert not torch.equal(tensor, tensor.to(torch.bfloat16).float()), name
 
