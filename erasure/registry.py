@@ -14,6 +14,7 @@ import sys
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, cast
 
 from erasure.config import module_names, nearest
@@ -149,19 +150,24 @@ def load_plugin(file: Path) -> None:
         raise SettingError(f"plugin must be a Python file; got {file}.")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     before = _count()
-    name = f"erasure_plugin_{digest[:16]}.{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look there for the module they are in
     try:
-        spec.loader.exec_module(module)
+        module_of(file, f"erasure_plugin_{digest[:16]}.{file.stem}")
     except (Exception, SystemExit) as error:  # whatever a user's file may do
         raise SettingError(f"{file} could not be loaded: {told(error)}.") from error
     if _count() == before:
         raise SettingError(f"{file} registers nothing; decorate its class (@ATTACKS.register).")
     _files[str(file)] = digest
+
+
+def module_of(file: Path, name: str) -> ModuleType:
+    """A user's file as a module of this name; ImportError if it is no Python file."""
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look there for the module they are in
+    spec.loader.exec_module(module)
+    return module
 
 
 @cache

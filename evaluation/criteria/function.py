@@ -2,8 +2,6 @@
 
 import hashlib
 import importlib
-import importlib.util
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from erasure.errors import SettingError
 from erasure.models.diffusion.model import DiffusionModel
-from erasure.registry import CRITERIA, told
+from erasure.registry import CRITERIA, module_of, told
 from erasure_datasets.concept import Concept
 from evaluation.criteria import Criterion
 
@@ -70,10 +68,4 @@ def _function(word: str) -> Any:
 def _module_of(file: Path) -> ModuleType:
     """A user's file as a module, under a name that no other module has."""
     own = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
-    spec = importlib.util.spec_from_file_location(f"criterion_{own}", file)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look there for the module they are in
-    spec.loader.exec_module(module)
-    return module
+    return module_of(file, f"criterion_{own}")
