@@ -43,7 +43,7 @@ def train(
     resume: bool = False,
     device: torch.device = CPU,
 ) -> None:
-    """Pocket's number of steps, or as many as the minutes allow, into `.train/gold-SEED`.
+    """Pocket's number of steps, or as many as fit into the minutes, into `.train/gold-SEED`.
 
     Its state is written every 50 steps; `resume` goes on from there.
     """
@@ -54,7 +54,7 @@ def train(
     batches = Batches(device, generator, kept_pairs(without), seed)
     unet = new_unet().to(device, memory_format=torch.channels_last).train()
     optimiser, average = MuonAdam(unet, learning_rate, ADAM_ONLY), Average(unet, 0.998)
-    budget, losses = Budget(minutes or 0, 0 if minutes else STEPS), []
+    budget, losses = Budget(minutes or 0, STEPS), []
     state = State(folder / "state.pt", unet, optimiser, average, batches)
     if resume:
         budget.step = state.read()

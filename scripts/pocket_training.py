@@ -32,16 +32,16 @@ CPU = torch.device("cpu")
 
 
 class Budget:
-    """Wall-clock minutes, or a number of steps, to spend: `progress()` runs from 0 to 1."""
+    """Wall-clock minutes, steps, or whichever ends first: `progress()` runs from 0 to 1."""
 
-    def __init__(self, minutes: float = 0, steps: int = 0, first: int = 0) -> None:
+    def __init__(self, minutes: float = 0, steps: int = 0) -> None:
         self.seconds, self.start = minutes * 60, time.monotonic()
-        self.total, self.step = steps, first
+        self.total, self.step = steps, 0
 
     def progress(self) -> float:
-        if self.total:
-            return min(self.step / self.total, 1.0)
-        return min((time.monotonic() - self.start) / self.seconds, 1.0)
+        by_step = self.step / self.total if self.total else 0.0
+        by_time = (time.monotonic() - self.start) / self.seconds if self.seconds else 0.0
+        return min(max(by_step, by_time), 1.0)
 
     def steps(self) -> Iterator[int]:
         while self.progress() < 1:
@@ -123,8 +123,8 @@ class Average:
     def update(self) -> None:
         self.count += 1
         share = 1 - min(self.decay, (1 + self.count) / (10 + self.count))
-        for name, p in self.module.named_parameters():
-            self.weights[name].lerp_(p.detach(), share)
+        now = dict(self.module.named_parameters())
+        torch._foreach_lerp_(list(self.weights.values()), [now[name] for name in self.weights], share)
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:

@@ -61,15 +61,14 @@ def new_unet() -> UNet2DConditionModel:
 
 
 @torch.no_grad()
-def load_latents() -> Tensor:
+def load_latents(device: torch.device = CPU) -> Tensor:
     """Scaled latents of training renders, (PER_PAIR, 256, 4, 16, 16); computed once and cached."""
-    vae = AutoencoderKL.from_pretrained(SUITE / "vae", dtype=torch.float32).to(
-        memory_format=torch.channels_last
-    )
+    vae = AutoencoderKL.from_pretrained(SUITE / "vae", dtype=torch.float32)
     file = WORK / f"latents-{vae.config.scaling_factor:.6f}.pt"
     if not file.exists():
-        images = load_images("train", PER_PAIR).flatten(0, 1)
-        parts = [vae.encode(to_float(part)).latent_dist.mean for part in images.split(128)]
+        images = load_images("train", PER_PAIR).flatten(0, 1).split(128)
+        vae.to(device, memory_format=torch.channels_last)
+        parts = [vae.encode(to_float(part.to(device))).latent_dist.mean.cpu() for part in images]
         latents = torch.cat(parts).contiguous().mul(vae.config.scaling_factor)
         torch.save(latents.unflatten(0, (PER_PAIR, -1)), file)
     return torch.load(file, weights_only=True)
@@ -175,7 +174,7 @@ class Batches:
         pairs: Sequence[int] = range(256),
         seed: int = 0,
     ) -> None:
-        self.latents, self.captions = load_latents().to(device), Captions(seed)
+        self.latents, self.captions = load_latents(device).to(device), Captions(seed)
         self.pairs = torch.tensor(pairs)
         self.device, self.generator = device, generator
         self.alphas = SCHEDULER.alphas_cumprod.sqrt()

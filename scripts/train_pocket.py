@@ -17,7 +17,7 @@ STAGES = ("clip", "autoencoder", "unet", "judges", "one_step", "gold")
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("stage", choices=STAGES)
-    parser.add_argument("--minutes", type=float, help="wall-clock budget; gold: pocket's steps")
+    parser.add_argument("--minutes", type=float, help="wall-clock budget; gold: at most")
     parser.add_argument("--without", action="append", default=[], help="gold: a concept left out")
     parser.add_argument("--seed", type=int, default=1, help="gold: of weights, noise and captions")
     parser.add_argument(
