@@ -53,8 +53,11 @@ def in_child(function: Callable[..., Answer], *given: object, until: float | Non
 
     It is killed here at `until`, a value of time.monotonic().
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["erasure.erasing", "evaluation.attacking.scene"])
+    # a fork of a process that has asked for CUDA's devices, as an import may, cannot use them
+    way = "spawn" if torch.cuda.is_available() else "forkserver"
+    context = multiprocessing.get_context(way)
+    if way == "forkserver":
+        context.set_forkserver_preload(["erasure.erasing", "evaluation.attacking.scene"])
     with ProcessPoolExecutor(1, mp_context=context, initializer=bench_rows.silence) as pool:
         left = None if until is None else until - time.monotonic()
         try:

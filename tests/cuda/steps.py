@@ -12,6 +12,7 @@ from erasure.config import Value
 from erasure.edit import Edit
 from erasure.erasing import Result
 from erasure.forgetting import Data, Forgotten, forget
+from erasure.sparse import INDICES, SHAPE, opened, put
 
 Record = Callable[[str, float], None]  # record_property: a figure for the report
 FAMILIES = ("sd1", "sd2", "sdxl")
@@ -57,12 +58,21 @@ def forget_two_steps(method: str, folder: Path, out: Path, **more: Value) -> For
 
 def update(edit: Edit, base: dict[str, Tensor]) -> dict[str, Tensor]:
     """What an edit changes, on the CPU; of adapters, what they began with zeros in."""
-    return {
-        name: value.detach().cpu().float()
-        - (base[name].detach().cpu().float() if name in base else 0.0)
-        for name, value in edit.tensors.items()
-        if ".lora_A." not in name
-    }
+    if edit.form == "lora":
+        return {name: value for name, value in edit.tensors.items() if ".lora_A." not in name}
+    found = {}
+    for name, new in opened(edit.tensors, "the edit").items():
+        before = base[name].detach().cpu().float()
+        after = before.clone()
+        put(new, after)
+        found[name] = after - before
+    return found
+
+
+def is_float32(edit: Edit) -> bool:
+    """Whether all values are; a sparse tensor's indices and shape are whole numbers."""
+    values = {n: t for n, t in edit.tensors.items() if not n.endswith((INDICES, SHAPE))}
+    return all(tensor.dtype == torch.float32 for tensor in values.values())
 
 
 def flat(one: dict[str, Tensor]) -> Tensor:

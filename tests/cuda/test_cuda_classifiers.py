@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from steps import CLASS_METHODS, Record, apart, close, flat, forget_two_steps, update
+from steps import CLASS_METHODS, Record, apart, close, flat, forget_two_steps, is_float32, update
 
 from erasure.edit import Edit
 from erasure.errors import SettingError
@@ -34,7 +34,7 @@ def test_class_steps(
     moved = flat(update(result.edit, base))
     assert torch.isfinite(moved).all()
     assert moved.norm() > 0
-    assert all(tensor.dtype == torch.float32 for tensor in result.edit.tensors.values())
+    assert is_float32(result.edit)
     for name, weight in result.model.parameters().items():
         assert weight.device.type == device
         assert name in result.edit.shapes() or torch.equal(weight.cpu(), base[name]), name
