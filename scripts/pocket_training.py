@@ -124,7 +124,9 @@ class Average:
         self.count += 1
         share = 1 - min(self.decay, (1 + self.count) / (10 + self.count))
         now = dict(self.module.named_parameters())
-        torch._foreach_lerp_(list(self.weights.values()), [now[name] for name in self.weights], share)
+        torch._foreach_lerp_(
+            list(self.weights.values()), [now[name] for name in self.weights], share
+        )
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
