@@ -1,21 +1,28 @@
 """A gold model: the pocket suite's UNet trained anew, by its own recipe, without some concepts.
 
 Every picture and every caption of the concepts left out is kept from it; autoencoder, text encoder
-and tokenizer are pocket's. What an erased model is measured against is such a model, which never
-knew the concept (`erasure evaluate --protocol gold`).
+and tokenizer are pocket's, so that the folder opens as any model does. What an erased model is
+measured against is such a model, which never knew the concept (`erasure evaluate --protocol gold`).
+
+    python scripts/pocket_gold.py .train/gold-1     # makes that one the suite's `pocket-gold`
 """
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
-from pocket_training import CPU, WORK, Average, Budget, MuonAdam, log
+from pocket_training import CPU, SUITE, WORK, Average, Budget, MuonAdam, log
 from pocket_unet import ADAM_ONLY, Batches, batch_size, draw_sheet, learn, new_unet, save
+from safetensors.torch import load_file, save_file
 
+from erasure.models.diffusion.eight_bit import packed
 from erasure_datasets.canvas import OBJECTS, STYLES
 
+SHARED = ("vae", "text_encoder", "tokenizer", "scheduler", "model_index.json", "concepts.json")
 STEPS = 2562  # what pocket's own UNet took
 STATE_EVERY = 50
 
@@ -67,6 +74,7 @@ def train(
         optimiser.step(budget.rate())
         average.update()
     save(average, folder / "unet")
+    copy_shared(folder)
     facts = {
         "without": without,
         "seed": seed,
@@ -76,6 +84,25 @@ def train(
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
     state.file.unlink(missing_ok=True)
     draw_sheet(folder / "sheet.png", folder / "unet")
+
+
+def copy_shared(folder: Path) -> None:
+    """Pocket's other parts, beside the new UNet."""
+    for name in SHARED:
+        source = SUITE / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(source, folder / name)
+
+
+def ship(folder: Path) -> None:
+    """Put a trained one into the suite, its weights in eight bits."""
+    out = SUITE / "gold"
+    out.mkdir(exist_ok=True)
+    tensors = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    save_file(packed(tensors), out / "unet.safetensors", {"format": "pt"})
+    shutil.copyfile(folder / "training.json", out / "training.json")
 
 
 class State:
@@ -118,3 +145,7 @@ class State:
         self.batches.generator.set_state(state["generator"])
         self.batches.captions.rng.bit_generator.state = json.loads(state["captions"])
         return int(state["step"])
+
+
+if __name__ == "__main__":
+    ship(Path(sys.argv[1]))

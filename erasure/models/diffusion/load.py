@@ -15,6 +15,7 @@ from huggingface_hub import constants
 
 from erasure.errors import ModelError, SettingError
 from erasure.files.naming import checked_path
+from erasure.files.storage import read_tensors
 from erasure.models.diffusion.beside import read_catalogue, read_presets, read_sampling
 from erasure.models.diffusion.checks import check_finite
 from erasure.models.diffusion.components import (
@@ -25,6 +26,7 @@ from erasure.models.diffusion.components import (
     read_configs,
     read_index,
 )
+from erasure.models.diffusion.eight_bit import unpacked
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.one_step import OneStep
 from erasure.models.diffusion.single_file import NEEDED, open_single_file
@@ -34,7 +36,8 @@ from erasure.models.diffusion.stable_diffusion_xl import StableDiffusionXL
 __all__ = ["read_presets"]  # beside what is defined here
 POCKET = Path(__file__).parents[1] / "pocket"
 ONE_STEP = "pocket-one-step"
-BUILT_IN = {"pocket": POCKET, ONE_STEP: POCKET}
+GOLD = "pocket-gold"  # never saw some of the concepts, see gold/training.json
+BUILT_IN = {"pocket": POCKET, ONE_STEP: POCKET, GOLD: POCKET}
 Family = tuple[type[LatentDiffusion], Any, dict[str, Any]]
 # the model of each pipeline, and what is left out of it
 FAMILIES: dict[str, Family] = {
@@ -80,6 +83,9 @@ def load_model(
     check_finite(
         {part: getattr(parts, part) for part in (kind.backbone_name, *kind.towers, "vae")}, name
     )
+    if name == GOLD:  # only its UNet's weights are its own
+        tensors, _ = read_tensors(POCKET / "gold" / "unet.safetensors")
+        parts.unet.load_state_dict(unpacked(tensors))
     folder = path if path.is_dir() else None
     if folder is not None and read_sampling(folder):
         kind = OneStep
