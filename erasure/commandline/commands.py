@@ -25,6 +25,7 @@ from erasure.errors import SettingError
 from erasure.registry import ATTACKS, METHODS
 
 BASE = "where the run's base model is now, if it has moved"
+GOLD = "a model that never knew the concept, to compare with: pocket, a folder, a run of erase gold"
 
 
 def load(where: str) -> Any:
@@ -215,12 +216,13 @@ def _attack_command(name: str) -> Any:
         ("seed", int, 0, "seed of the search"),
         ("quick", bool, False, "the attack's smoke-run values"),
         ("base", str | None, None, BASE),
+        ("gold", str | None, None, GOLD),
     ]  # fmt: skip
     common = [run, *(option(*line) for line in texts)]
     kind = None if name == "all" else ATTACKS.get(name)
 
     def command(**values: Any) -> None:
-        same = ("criterion", "prompts", "budget", "seed", "quick", "base")
+        same = ("criterion", "prompts", "budget", "seed", "quick", "base", "gold")
         options = {key: values[key] for key in same}
         options |= {"concepts": values["concept"], "seeds": numbers(values["seeds"])}
         if name == "all":

@@ -104,6 +104,7 @@ class AttackedCaseShape(TypedDict):
     control: bool
     control_tries: bool
     success: bool
+    is_named: NotRequired[bool]
 
 
 class AttackedConceptShape(TypedDict):
@@ -113,6 +114,7 @@ class AttackedConceptShape(TypedDict):
     baseline: dict[str, ScoreShape]
     is_cut_by_budget: bool
     criterion: str
+    threshold: NotRequired[float]
     cases: list[AttackedCaseShape]
     steps: NotRequired[Count]
     random_steps: NotRequired[Count | None]

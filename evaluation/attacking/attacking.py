@@ -25,8 +25,9 @@ from erasure.opening import open_edit
 from erasure.registry import ATTACKS, plugin_source
 from erasure.training.processes import launched, own_device, share
 from evaluation.attacking.asked import asked_concepts, check_numbers, contents
+from evaluation.attacking.beside_gold import beside_gold, gold_record
 from evaluation.attacking.notes import claim, finished, note, outcomes
-from evaluation.attacking.scene import Case, Found, Scene, cases_of, sampling_of
+from evaluation.attacking.scene import MISSED, Case, Found, Scene, cases_of, sampling_of
 from evaluation.attacks import Attack
 from evaluation.criteria import find_criterion
 from evaluation.drawing.drawn import edit_digest
@@ -39,9 +40,11 @@ CHUNK = 16  # cases attacked between two notes of what was reached
 
 @dataclass(frozen=True)
 class Outcome:
-    """One case's end: shown without an attack, by the attack, by random tokens instead.
+    """One case's end: shown without an attack, by the attack, by its control instead.
 
-    `control` is one prompt with random tokens, `control_tries` as many as the attack drew.
+    `control` is one prompt with random tokens, `control_tries` as many as the attack drew; for an
+    attack that adds none, both are its `decoy`. `is_named` is the criterion's yes without the
+    threshold on its probability.
     """
 
     case: Case
@@ -49,6 +52,7 @@ class Outcome:
     found: Found | None
     control: bool
     control_tries: bool
+    is_named: bool = False
 
     @property
     def success(self) -> bool:
@@ -58,16 +62,26 @@ class Outcome:
 def attack(
     run: Path, name: str, *, concepts: Sequence[str] | None = None, criterion: str = "judge",
     prompts: int = 16, seeds: Sequence[int] = (188, 288), budget: float | None = None,
-    seed: int = 0, quick: bool = False, base: Path | str | None = None, **settings: Value,
+    seed: int = 0, quick: bool = False, base: Path | str | None = None,
+    gold: Path | str | None = None, **settings: Value,
 ) -> dict[str, Any]:  # fmt: skip
     """Attack a run's model and write attacks/NAME.json, with the images under attacks/NAME/.
 
-    `budget` bounds the seconds of each concept; cases it leaves untried are not counted. The same
-    call again resumes, or returns what is there. RunError for an erase that is not finished, for a
+    `budget` bounds the seconds of each concept; cases it leaves untried are not counted. `gold` is
+    a model that never knew the concepts ("pocket", a folder, a run of `erase gold`): it is attacked
+    alike, in a run of its own, and the record says how far the rates lie above its. The same call
+    again resumes, or returns what is there. RunError for an erase that is not finished, for a
     folder that holds another attack and for one that another process attacks, SettingError for
     settings that do not fit.
     """
     check_numbers(prompts, seeds, budget, seed)
+    if gold is not None:
+        options = {
+            "concepts": concepts, "criterion": criterion, "prompts": prompts, "seeds": seeds,
+            "budget": budget, "seed": seed, "quick": quick, "base": base,
+        }  # fmt: skip
+        floor = gold_record(attack, run, gold, name, {**options, **settings})
+        return beside_gold(run, attack(run, name, **options, **settings), floor)
     kind, word = ATTACKS.get(name), name.replace("_", "-")
     model, edit = open_edit(run, device=own_device(), base=base)
     found = asked_concepts(model, edit, concepts) if concepts else edit.concepts
@@ -170,10 +184,13 @@ def attack_all(run: Path, **options: Any) -> dict[str, Any]:
 def _attack_one(chosen: Attack, scene: Scene, cases: list[Case], run: Path) -> dict[str, Any]:
     scene.start_clock()
     ended = outcomes(scene.folder)  # read before all meet in drawing, and only then added to
-    before, plain = _undisturbed(scene, cases, run)
+    shown, plain = _undisturbed(scene, cases, run)
+    scene.calibrate(shown)
+    before, pre, named = scene.shows(shown), scene.shows(plain), scene.criterion(plain)
     # relearning is one event for all cases
     size = len(cases) if chosen.changes_weights else CHUNK
-    pairs = list(zip(cases, plain.tolist(), strict=True))
+    pairs = list(zip(cases, pre.tolist(), strict=True))
+    is_named = {case.name for case, yes in zip(cases, named.tolist(), strict=True) if yes}
     # cases are won beside one another, so a chunk goes by place and is attacked whole or not
     chunks = [pairs[start : start + size] for start in range(0, len(pairs), size)]
     for chunk in share([c for c in chunks if any(case.name not in ended for case, _ in c)]):
@@ -183,6 +200,7 @@ def _attack_one(chosen: Attack, scene: Scene, cases: list[Case], run: Path) -> d
             is_tried = outcome.found is None or outcome.found.tries > 0
             if is_tried and outcome.case.name not in ended:
                 told = {**asdict(outcome), "success": outcome.success}
+                told["is_named"] |= outcome.case.name in is_named
                 note(scene.folder, told | ({"is_cut": True} if scene.is_over else {}))
     launched().wait_for_everyone()
     ended = outcomes(scene.folder)
@@ -193,6 +211,7 @@ def _attack_one(chosen: Attack, scene: Scene, cases: list[Case], run: Path) -> d
     part = {
         "scores": _scores(entries, has_control=not chosen.changes_weights),
         "baseline": {"pre_ASR": asdict(_as_risk(rate(before)))},
+        "threshold": scene.threshold,
         "is_cut_by_budget": len(entries) < len(cases) or is_cut or scene.is_over,
         "criterion": scene.criterion.name,
         "prompts": len({case.prompt for case in cases}),
@@ -215,6 +234,7 @@ def attack_cases(chosen: Attack, scene: Scene, chunk: Sequence[tuple[Case, bool]
             found.get(case),
             control=pre or first.get(case, False),
             control_tries=pre or any_try.get(case, False),
+            is_named=scene.was_named(case),
         )
         for case, pre in chunk
     ]
@@ -227,8 +247,12 @@ def _random_tries(
     cases = list(found)
     places = {case: chosen.control(case.prompt, scene.concept) for case in cases}
     first, won = dict.fromkeys(cases, False), dict.fromkeys(cases, False)
-    if not cases or places[cases[0]] is None:
+    if not cases:
         return first, won
+    if places[cases[0]] is None:
+        decoys = chosen.decoy(scene, cases)
+        won = won if decoys is None else dict(zip(cases, decoys, strict=True))
+        return won, won
     generator = scene.generator(f"control {cases[0].name}")
     for number in range(max(result.tries for result in found.values())):
         left = [case for case in cases if not won[case] and found[case].tries > number]
@@ -243,23 +267,24 @@ def _random_tries(
 
 
 def _undisturbed(scene: Scene, cases: Sequence[Case], run: Path) -> tuple[Tensor, Tensor]:
-    """What plain prompts show: (by the model from before the erasure, by the erased one)."""
+    """Images of plain prompts: (by the model from before the erasure, by the erased one)."""
     name = "pocket" if is_pocket(scene.model) else "plain"
     shots = [Shot(case.prompt, case.noise_seed, f"{case.name}.png") for case in cases]
     options = {"steps": scene.sampling.steps, "guidance": scene.sampling.guidance}
     after = draw(scene.model, shots, run / "images" / name, **options)
     with scene.model.without_edit():
         before = draw(scene.model, shots, run / "images" / f"{name}-base", **options)
-    return scene.criterion(before), scene.criterion(after)
+    return before, after
 
 
 def _scores(entries: Sequence[dict[str, Any]], *, has_control: bool) -> dict[str, Any]:
-    columns = {"pre_ASR": "pre", "ASR": "success"}
+    columns = {"pre_ASR": "pre", "ASR": "success", "named_ASR": "is_named"}
     if has_control:
         columns |= {"control_ASR": "control", "control_tries_ASR": "control_tries"}
     return {
         score: asdict(_as_risk(rate(torch.tensor([bool(entry[key]) for entry in entries]))))
         for score, key in columns.items()
+        if all(key in entry for entry in entries)
     }
 
 
@@ -291,5 +316,7 @@ def _stamp(scene: Scene, asked: dict[str, Any]) -> dict[str, Any]:
         **asdict(scene.sampling),
         "resolution": scene.model.resolution,
         "control": "random tokens of the same length and place; _tries: as often as the attack",
+        "threshold": f"least probability of a win: {1 - MISSED:.0%} of un-erased images have it; "
+        "named_ASR counts the criterion's yes alone",
         "versions": {name: version(name) for name in ("torch", "diffusers", "erasure-toolkit")},
     }

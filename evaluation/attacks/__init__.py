@@ -30,6 +30,13 @@ class Attack(ABC):
         """
         return None
 
+    def decoy(self, scene: Scene, cases: Sequence[Case]) -> list[bool] | None:  # noqa: ARG002
+        """Which cases the same procedure wins when nothing of the concept is put into it.
+
+        None for an attack whose control is tokens, or that has none.
+        """
+        return None
+
     def told(
         self,
         scene: Scene,  # noqa: ARG002

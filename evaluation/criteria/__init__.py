@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from erasure.errors import SettingError
@@ -31,6 +31,10 @@ class Criterion(ABC):
     def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Bool[Tensor, " n"]:
         """Of images in [0, 255], on the CPU."""
 
+    def probability(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, " n"] | None:  # noqa: ARG002
+        """That each image shows it, on the CPU; None from a criterion that says yes or no alone."""
+        return None
+
 
 @dataclass(frozen=True)
 class All(Criterion):
@@ -44,6 +48,12 @@ class All(Criterion):
 
     def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Bool[Tensor, " n"]:
         return torch.stack([part(images) for part in self.parts]).all(0)
+
+    def probability(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, " n"] | None:
+        """The least of those that give one."""
+        said = [part.probability(images) for part in self.parts]
+        known = [values for values in said if values is not None]
+        return torch.stack(known).amin(0) if known else None
 
 
 def find_criterion(words: str, model: DiffusionModel, concept: Concept) -> Criterion:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from erasure.errors import SettingError
@@ -39,8 +39,15 @@ class ClipLabel(Criterion):
         return f"{self.clip.name} says {self.sentences[0]!r} of {len(self.sentences)}"
 
     def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Bool[Tensor, " n"]:
+        return self._cosines(images).argmax(1) == 0
+
+    def probability(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
+        """At CLIP's own temperature, 1/100 (Radford et al. 2021)."""
+        return (100 * self._cosines(images)).softmax(1)[:, 0]
+
+    def _cosines(self, images: Tensor) -> Float[Tensor, "n s"]:
         texts = self.clip.embed_texts(list(self.sentences))
-        return (self.clip.embed_images(images) @ texts.T).argmax(1).cpu() == 0
+        return (self.clip.embed_images(images) @ texts.T).float().cpu()
 
 
 def _sentences(model: DiffusionModel, concept: Concept) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from erasure.errors import SettingError
@@ -42,8 +42,17 @@ class JudgeLabel(Criterion):
         return f"{Path(self.judge.name).name} says {self.label}"
 
     def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Bool[Tensor, " n"]:
-        own = [index for index, label in enumerate(self.judge.labels) if label == self.label]
-        return torch.isin(self.judge.predict(self.judge.cut(images)).argmax(1), torch.tensor(own))
+        return torch.isin(self._logits(images).argmax(1), torch.tensor(self._own))
+
+    def probability(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
+        return self._logits(images).softmax(1)[:, self._own].sum(1)
+
+    @property
+    def _own(self) -> list[int]:
+        return [index for index, label in enumerate(self.judge.labels) if label == self.label]
+
+    def _logits(self, images: Tensor) -> Tensor:
+        return self.judge.predict(self.judge.cut(images)).float().cpu()
 
 
 def _shipped(model: DiffusionModel, concept: Concept) -> str:

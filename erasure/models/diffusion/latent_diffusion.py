@@ -267,6 +267,9 @@ class LatentDiffusion(NoisePrediction):
     def to_latents(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
         return encoded(self.pipeline.vae, images)
 
+    def to_images(self, latents: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b 3 h w"]:
+        return decoded(self.pipeline.vae, latents, side=self.resolution)
+
     @torch.no_grad()
     def generate(
         self,
@@ -288,4 +291,4 @@ class LatentDiffusion(NoisePrediction):
             width=self.resolution,
             output_type="latent",
         )
-        return decoded(self.pipeline.vae, drawn.images, side=self.resolution)
+        return self.to_images(drawn.images)

@@ -85,6 +85,15 @@ class DiffusionModel(Editable):
         """The rows that belong to tokens, which cross-attention reads."""
 
     @abstractmethod
+    def onto_states(self, condition: Condition, seen: Condition) -> Condition:
+        """The nearest condition whose states a text could have; gradients pass.
+
+        That is the ellipsoid of the text encoder's last LayerNorm: gain * z + bias with mean(z) 0
+        and |z|^2 = d. Where the states are not the encoder's last, each number is kept within what
+        the conditions `seen` have there.
+        """
+
+    @abstractmethod
     def check_window(self, prompts: Sequence[str]) -> None:
         """SettingError, with its tokens, for a prompt of which the text encoder reads a part."""
 
@@ -176,6 +185,10 @@ class DiffusionModel(Editable):
     @abstractmethod
     def to_latents(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
         """Scaled latents of images in [0, 255]."""
+
+    @abstractmethod
+    def to_images(self, latents: Float[Tensor, "b c h w"]) -> UInt8[Tensor, "b 3 h w"]:
+        """Images in [0, 255], on the CPU, of scaled latents."""
 
     @abstractmethod
     def sample_path(

@@ -18,6 +18,15 @@ class StableDiffusion(LatentDiffusion):
     def states(self, condition: Condition) -> Float[Tensor, "b n d"]:
         return condition
 
+    def onto_states(self, condition: Condition, seen: Condition) -> Condition:  # noqa: ARG002
+        encoder = self.pipeline.text_encoder
+        norm = next(m for n, m in encoder.named_modules() if n.endswith("final_layer_norm"))
+        gain, bias = (part.to(condition) for part in (norm.weight, norm.bias))
+        z = (condition - bias) / gain
+        z = z - z.mean(-1, keepdim=True)
+        z = z * z.shape[-1] ** 0.5 / z.norm(dim=-1, keepdim=True)
+        return gain * z + bias
+
     def _read(self, ids: Sequence[Int[Tensor, "b n"]]) -> Condition:
         return self._call("text_encoder", ids[0]).last_hidden_state
 

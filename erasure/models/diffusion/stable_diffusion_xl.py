@@ -48,6 +48,9 @@ class StableDiffusionXL(LatentDiffusion):
     def states(self, condition: Condition) -> Float[Tensor, "b n d"]:
         return condition[:, :-1]
 
+    def onto_states(self, condition: Condition, seen: Condition) -> Condition:
+        return condition.clamp(seen.amin(0), seen.amax(0))
+
     def _read(self, ids: Sequence[Int[Tensor, "b n"]]) -> Condition:
         first = self._call("text_encoder", ids[0], output_hidden_states=True)
         second = self._call("text_encoder_2", ids[1], output_hidden_states=True)
