@@ -91,7 +91,7 @@ def new_pipeline(transformer: SD3Transformer2DModel) -> StableDiffusion3Pipeline
 
 
 def save(pipeline: StableDiffusion3Pipeline, folder: Path) -> None:
-    """Write all of it in float16, which the pipeline's networks then are; `open_folder` opens it."""
+    """Write all of it in float16, for `open_folder`; its networks are in float16 then."""
     pipeline.save_config(folder)
     pipeline.scheduler.save_pretrained(folder / "scheduler")
     for name in ("transformer", "vae"):

@@ -95,10 +95,11 @@ def test_the_targets(pipeline: StableDiffusion3Pipeline) -> None:
 
 def test_the_loss_falls(pipeline: StableDiffusion3Pipeline) -> None:
     torch.manual_seed(0)
-    batches = Batches(latents(2), pipeline, captions=4)
+    plain = latents(2)[..., :1, :1].expand(-1, -1, -1, 16, 16)
+    batches = Batches(plain, pipeline, captions=4)
     learner = Learner(new_transformer(64, layers=2), 3e-3)
-    losses = [float(learner.learn(batches.draw(16), 1.0)) for _ in range(60)]
-    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    losses = [float(learner.learn(batches.draw(16), 1.0)) for _ in range(40)]
+    assert sum(losses[-10:]) < 0.6 * sum(losses[:10])
 
 
 def test_the_folder_opens_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
