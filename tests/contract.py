@@ -1,7 +1,10 @@
 """What every method must do on every model it supports: one table, no skip list."""
 
+import shutil
 from dataclasses import dataclass, fields
 from pathlib import Path
+
+from safetensors.torch import load_file, save_file
 
 from erasure.config import Value
 from erasure.erasing import Result, erase
@@ -19,6 +22,7 @@ TINY: dict[str, dict[str, Value]] = {
     },
     "esd": {"steps": 6, "batch_size": 2, "learning_rate": 1e-3, "paths": 2, "sampling_steps": 3},
     "uce": {},
+    "gold": {},
     "advunlearn": {
         "steps": 6,
         "batch_size": 2,
@@ -49,7 +53,12 @@ TINY: dict[str, dict[str, Value]] = {
     },
 }
 # what a method without a `select` setting may change
-SELECTED = {"uce": "xattn.kv", "sfd": "full", "gs-lora": "unet.*transformer_blocks.*.ff.net.*"}
+SELECTED = {
+    "uce": "xattn.kv",
+    "gold": "full",
+    "sfd": "full",
+    "gs-lora": "unet.*transformer_blocks.*.ff.net.*",
+}
 # methods that say in one line that they do not work on a family
 REFUSED = {("sfd", "sdxl")}
 # on top of pocket's presets, for those methods that have these settings
@@ -73,6 +82,8 @@ class Case:
 
     def run(self, out: Path, **changes: Value) -> Result:
         settings = {**TINY[self.method], **changes}
+        if self.method == "gold":
+            settings["weights"] = str(other_weights(self.model))
         return erase(
             str(self.model),
             self.method,
@@ -82,6 +93,17 @@ class Case:
             anchor="dog",
             **settings,
         )
+
+
+def other_weights(folder: Path) -> Path:
+    """The same miniature with a UNet that has learned something else, beside it."""
+    other = folder.with_name(f"{folder.name}-other")
+    if not other.exists():
+        shutil.copytree(folder, other)
+        file = other / "unet" / "diffusion_pytorch_model.safetensors"
+        tensors = load_file(file)
+        save_file({name: 1.01 * tensor for name, tensor in tensors.items()}, file, {"format": "pt"})
+    return other
 
 
 def every_method() -> list[str]:

@@ -109,5 +109,6 @@ class MiniatureFlow(DiffusionModel):
         raise NotImplementedError
 
     states = check_window = beyond_window = token_count = open_slots = encode_slots = decode = _none
-    to_latents = to_images = generate = onto_states = use_resolution = gradient_checkpointing = _none
+    to_latents = to_images = generate = use_resolution = gradient_checkpointing = _none
+    onto_states = _none
     token_table = special_tokens = word_tokens = property(_none)
