@@ -33,6 +33,18 @@ def setting(
     return field(default=default, metadata={"help": help, "quick": quick, **limits})
 
 
+def number_list(name: str, text: str, *, least: float, most: float) -> list[float]:
+    """The numbers of a setting such as "0.3,0.5"; SettingError for none, or one out of range."""
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise SettingError(f"{name} must be numbers with commas; got {text!r}.") from None
+    for number in numbers:
+        if not least <= number <= most:
+            raise SettingError(f"{name} must be from {least:g} to {most:g}; got {number:g}.")
+    return numbers
+
+
 def choices(annotation: object) -> tuple[str, ...]:
     """The valid words of a `Literal` annotation; empty for any other."""
     return get_args(annotation) if get_origin(annotation) is Literal else ()

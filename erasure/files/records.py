@@ -93,6 +93,7 @@ class FoundShape(TypedDict):
     success: bool
     tries: Count
     prompt: str
+    level: NotRequired[float | None]
 
 
 class AttackedCaseShape(TypedDict):

@@ -21,6 +21,7 @@ from erasure.files.naming import slug
 from erasure.files.records import read_record
 from erasure.files.storage import write_json
 from erasure.models.diffusion.load import read_presets
+from erasure.models.diffusion.one_step import OneStep
 from erasure.opening import open_edit
 from erasure.registry import ATTACKS, plugin_source
 from erasure.training.processes import launched, own_device, share
@@ -94,6 +95,8 @@ def attack(
     )  # fmt: skip
     if (record := finished(run, word, asked)) is not None:
         return record
+    if kind.walks_path and isinstance(model, OneStep):
+        raise SettingError(f"{word} needs a model that draws in several steps; {run} has one step.")
     scenes = []
     for concept in found:
         scene = Scene(

@@ -42,11 +42,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Found:
-    """An attack's result on one case: won or not, after how many drawings, by which prompt."""
+    """An attack's result on one case: won or not, after how many drawings, by which prompt.
+
+    `level` is how far an attack that has degrees had to go.
+    """
 
     success: bool
     tries: int
     prompt: str
+    level: float | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,7 @@ class Scene:
         self._budget, self._end = budget, float("inf")
         self._watcher = watcher
         self.threshold, self._named = 0.0, set[str]()
+        self.memory: dict[str, Tensor] = {}  # what an attack found that serves all cases
         model.use_scheduler(sampling.scheduler)
 
     def start_clock(self) -> None:
@@ -253,6 +258,19 @@ class Scene:
         else:
             t = torch.full((len(rows),), int(count * level), device=device)
         return model.add_noise(z0, noise, t), t, model.target(z0, noise, t)
+
+    def pictures(self, cases: Sequence[Case], stage: str) -> Float[Tensor, "n c h w"]:
+        """Latents that the model from before the erasure draws for each case, from other noise."""
+        return self.targets([case.prompt for case in cases], f"{stage} {cases[0].name}").latents
+
+    def decoys(self, cases: Sequence[Case], stage: str) -> Float[Tensor, "n c h w"]:
+        """As `pictures`, with the anchor in the concept's place."""
+        texts = [self.anchored(case.prompt) for case in cases]
+        return self.targets(texts, f"{stage} {cases[0].name}").latents
+
+    def anchored(self, prompt: str) -> str:
+        """A prompt with the anchor in the concept's place; empty where that is no condition."""
+        return prompt.replace(self.concept.name, self.concept.anchor) if self.concept.anchor else ""
 
     def random_prompt(self, place: tuple[str, str], count: int, generator: torch.Generator) -> str:
         """A prompt (text before, text after) with `count` random tokens between, as plain text."""

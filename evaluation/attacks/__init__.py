@@ -14,10 +14,12 @@ class Attack(ABC):
     """What every attack's dataclass inherits.
 
     One that `changes_weights` is a single event for all cases: it gets them together, also those
-    that are shown anyway, and stands beside the worst case of `attack all`.
+    that are shown anyway, and stands beside the worst case of `attack all`. One that `walks_path`
+    needs a model that draws in several steps.
     """
 
     changes_weights: ClassVar[bool] = False
+    walks_path: ClassVar[bool] = False
 
     @abstractmethod
     def attack(self, scene: Scene, cases: Sequence[Case]) -> list[Found]:
@@ -45,3 +47,15 @@ class Attack(ABC):
     ) -> dict[str, Any]:
         """What the record says of a concept beside its scores; `entries` are the ended cases."""
         return {}
+
+
+def by_level(
+    entries: Sequence[Mapping[str, Any]], levels: Sequence[float], *, falling: bool = False
+) -> dict[str, float]:
+    """The share of cases that were shown up to each level; down to it, if they are `falling`."""
+    reached = [(entry.get("found") or {}).get("level") for entry in entries]
+    known = [level for level in reached if level is not None]
+    return {
+        f"{level:g}": sum(k >= level if falling else k <= level for k in known) / len(entries)
+        for level in levels
+    }

@@ -257,10 +257,12 @@ class DiffusionModel(Editable):
 
     def continue_path(
         self, z: Float[Tensor, "b c h w"], condition: Condition, *, steps: int, first: int = 0,
-        guidance: float, eta: float = 0.0, churn: float = 1.0, known: Known | None = None,
-        nudge: Nudge | None = None, generator: torch.Generator,
+        until: int | None = None, guidance: float, eta: float = 0.0, churn: float = 1.0,
+        known: Known | None = None, nudge: Nudge | None = None, generator: torch.Generator,
     ) -> Float[Tensor, "b c h w"]:  # fmt: skip
         """Finished latents, from those that stand before step `first` of `steps`; gradients pass.
+
+        With `until`, those that stand before that step.
 
         z <- signal z0 + sqrt|spread^2 - sigma^2| noise + churn sigma n: guided DDIM (Song et al.
         2021, https://arxiv.org/abs/2010.02502, eq. 12), with z0 and noise as predicted and fresh n.
@@ -272,10 +274,13 @@ class DiffusionModel(Editable):
         """
         if not 0 <= first < steps:
             raise SettingError(f"first must be from 0 to {steps - 1}, the last step; got {first}.")
+        last = steps if until is None else until
+        if not first <= last <= steps:
+            raise SettingError(f"until must be from first, {first}, to {steps}; got {last}.")
         times, arrivals = self.descent(steps)
         empty = self.encode([""]).expand_as(condition) if guidance != 1 else condition
         fixed = _normal(z, generator) if known else z
-        for number in range(first, steps):
+        for number in range(first, last):
             t = times[number].expand(len(z))
             signal, spread = self.levels(t)
             if known:
@@ -292,7 +297,7 @@ class DiffusionModel(Editable):
                 z = z + churn * sigma * _normal(z, generator)
         if not bool(z.isfinite().all()):
             raise DivergedError(f"the path of {self.name} from step {first} is not finite.")
-        return z if known is None else torch.where(known.is_kept, known.z0, z)
+        return z if known is None or last < steps else torch.where(known.is_kept, known.z0, z)
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
