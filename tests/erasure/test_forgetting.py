@@ -454,6 +454,13 @@ def test_the_last_step_of_retraining_counts(place: Path) -> None:
         assert torch.allclose(result.model.parameters()[name], want, atol=1e-6), name
 
 
+@over([("retrain", resnet_folder)])
+def test_batches_of_one_image_have_no_statistics(method: str, place: Path) -> None:
+    with pytest.raises(SettingError, match=r"Retrain\.batch_size must be at least 2.*; got 1\."):
+        run_one(method, place, [["red"]], batch_size=1)
+    assert not (place / method).exists()
+
+
 def test_group_norms_against_float64() -> None:
     torch.manual_seed(0)
     layers = {name: torch.nn.Linear(6, 5) for name in "abcd"}
