@@ -171,7 +171,7 @@ class Edit:
             raise EditError(f"{file} has no request for {stray}.")
 
     @property
-    def is_of_classes(self) -> bool:
+    def is_of_classifier(self) -> bool:
         """Whether a classifier was edited."""
         return bool(self.concepts) and self.concepts[0].kind in ("class", "samples")
 

@@ -66,9 +66,9 @@ def _score_lines(title: str, record: Mapping[str, Any]) -> list[str]:
 def _front_matter(
     edit: Edit, form: Form, title: str, records: dict[str, Any], model: object
 ) -> ModelCardData:
-    task = "image-classification" if edit.is_of_classes else "text-to-image"
+    task = "image-classification" if edit.is_of_classifier else "text-to-image"
     tags = [TAG, "machine-unlearning"]
-    if not edit.is_of_classes:
+    if not edit.is_of_classifier:
         tags += ["concept-erasure", "unlearned-diffusion-model", "stable-diffusion", task]
     if form.name == "lora":
         tags.append("lora")

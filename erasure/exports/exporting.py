@@ -63,7 +63,7 @@ def _refuse_form(run: Path, edit: Edit, form: Form) -> None:
 
 
 def _refusal(run: Path, edit: Edit, form: Form) -> str:
-    own = "classifier" if edit.is_of_classes else "pipeline"
+    own = "classifier" if edit.is_of_classifier else "pipeline"
     if form.of not in ("edit", own):
         return f"{form.name} is of a {form.of}, and {run} edits a {own}"
     return form.refusal(edit)

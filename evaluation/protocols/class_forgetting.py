@@ -179,7 +179,7 @@ def _reference(reference: Path | None, edit: Edit, model: Classifier) -> Classif
     other = Edit.load(reference)
     digests = edit.base_digest, other.base_digest
     is_same = digests[0] == digests[1] if all(digests) else other.base == edit.base
-    if not other.is_of_classes or not is_same:
+    if not other.is_of_classifier or not is_same:
         raise SettingError(f"reference must be of {edit.base}; {reference} is of {other.base}.")
     return open_classifier(reference, device=model.device)
 

@@ -49,7 +49,7 @@ def _facts(run: Path) -> dict[str, Any]:
         "concepts": [concept.name for concept in edit.concepts],
         "anchors": {c.name: c.anchor for c in edit.concepts if c.anchor},
         "kinds": sorted({concept.kind for concept in edit.concepts}),
-        "is_of_classes": edit.is_of_classes,
+        "is_of_classes": edit.is_of_classifier,
         "command": config.get("command", ""),
         "settings": [
             {"name": name, "value": value, "source": sources.get(name, "")}

@@ -59,7 +59,7 @@ class Delta(Form):
             "Only the changed tensors. This toolkit opens them with "
             "`erasure.Edit.load(folder).apply(model)`.", "",
         ]  # fmt: skip
-        if edit.is_of_classes:
+        if edit.is_of_classifier:
             return lines
         is_lora = edit.form == "lora"
         plain = PLAIN_SPARSE if edit.form == "sparse" else PLAIN_DELTA

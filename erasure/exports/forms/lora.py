@@ -35,4 +35,4 @@ class Lora(Form):
         ]  # fmt: skip
 
     def library(self, edit: Edit, model: None) -> str:  # noqa: ARG002
-        return "peft" if edit.is_of_classes else "diffusers"
+        return "peft" if edit.is_of_classifier else "diffusers"
