@@ -135,7 +135,8 @@ def _refuse_other_samples(run: Path, edit: Edit, measured: list[list[str]]) -> N
 
 def _refuse_other_images(run: Path, data: Data, noted: Mapping[str, str]) -> None:
     """RunError if the folder of images is not as the run found it."""
-    if any(digest != noted.get(name, digest) for name, digest in inputs(asdict(data)).items()):
+    held = inputs(asdict(data), noted)
+    if any(digest != noted.get(name, digest) for name, digest in held.items()):
         raise RunError(
             f"{data.source} does not hold the images that {run} was made with: files have come, "
             "gone or changed since. Put them back as they were to judge it."
