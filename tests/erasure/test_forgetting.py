@@ -169,7 +169,7 @@ run_one({method!r}, Path({str(place)!r}), [["red"], ["blue"]], out=Path({str(pla
 @pytest.mark.parametrize("method", ["fine-tune", "gradient-ascent", "random-label", "salun"])
 def test_single_images_are_forgotten(method: str, place: Path) -> None:
     file = place / "samples.txt"
-    file.write_text("red/3.png\n\n 9 \n")  # the second of the 8 green ones
+    file.write_text("\ufeffred/3.png\n\n 9 \n", encoding="utf-8")  # the second of the 8 green ones
     told = ["red/3.png", "green/2.png"]
     result = run_one(method, place, [], samples=read_samples(file))
     record = json.loads((place / method / "config.json").read_text())
