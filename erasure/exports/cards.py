@@ -9,8 +9,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from erasure.edit import Edit
 from erasure.exports.forms import Form, cell
-from erasure.exports.publishing import hub_id, is_built_in, public_name, without_paths
 from erasure.exports.pushing import TAG
+from erasure.exports.writing.publishing import hub_id, is_built_in, public_name, without_paths
 from erasure.files.records import AttackShape, ScoresShape, read_record
 from erasure.models.classifier.classifier import Classifier
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion

@@ -8,7 +8,7 @@ from erasure.edit import Edit
 from erasure.errors import EditError, SettingError
 from erasure.exports.cards import model_card
 from erasure.exports.forms import Form
-from erasure.exports.publishing import DTYPES, clean_configs
+from erasure.exports.writing.publishing import DTYPES, clean_configs
 from erasure.files.naming import checked_path
 from erasure.files.storage import atomic
 from erasure.opening import open_classifier, open_run

@@ -8,7 +8,7 @@ import torch
 
 from erasure.edit import Edit
 from erasure.exports.forms import Form, code
-from erasure.exports.publishing import checked, public_name, without_paths
+from erasure.exports.writing.publishing import checked, public_name, without_paths
 from erasure.registry import EXPORTS
 
 PLAIN_DELTA = """\

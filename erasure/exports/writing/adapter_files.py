@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from erasure.edit import Edit
-from erasure.exports.publishing import checked
+from erasure.exports.writing.publishing import checked
 from erasure.files.naming import LONGEST, slug
 from erasure.models.lora import UP
 
