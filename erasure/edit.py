@@ -62,7 +62,7 @@ class Edit:
         method: str,
         settings: dict[str, object],
     ) -> Self:
-        """Collect what differs from the untouched model; EditError if nothing does."""
+        """Collect what differs from the original model; EditError if nothing does."""
         found: dict[str, Changed] = {}
         current = model.tensors()
         for name, original in model.originals.items():

@@ -55,8 +55,8 @@ def _score_lines(title: str, record: Mapping[str, Any]) -> list[str]:
     lines = ["", f"## Scores ({title})", ""]
     lines += ["| score | erased | s.e. | base | n |", "|---|---|---|---|---|"]
     for name, score in record["scores"].items():
-        untouched = record.get("baseline", {}).get(name, {})
-        known = [score["value"], score.get("stderr"), untouched.get("value")]
+        baseline = record.get("baseline", {}).get(name, {})
+        known = [score["value"], score.get("stderr"), baseline.get("value")]
         value, stderr, before = ("-" if number is None else f"{number:.3f}" for number in known)
         count = "-" if score.get("n") is None else score["n"]
         lines.append(f"| {cell(name)} | {value} | {stderr} | {before} | {count} |")

@@ -79,8 +79,8 @@ def moved(edit: Edit) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     parts: dict[str, list[float]] = {}
     for name, moved in edit.moved.items():
         sums = parts.setdefault(".".join(name.split(".")[:3]), [0, 0.0, 0.0])
-        for place, value in enumerate(moved):
-            sums[place] += value
+        for index, value in enumerate(moved):
+            sums[index] += value
     return _relative(edit.moved), _relative(parts)
 
 
