@@ -62,7 +62,7 @@ class Edit:
         method: str,
         settings: dict[str, object],
     ) -> Self:
-        """Collect what differs from the untouched model; EditError if nothing does."""
+        """Collect what differs from the original model; EditError if nothing does."""
         found: dict[str, Changed] = {}
         current = model.tensors()
         for name, original in model.originals.items():
@@ -171,7 +171,7 @@ class Edit:
             raise EditError(f"{file} has no request for {stray}.")
 
     @property
-    def is_of_classes(self) -> bool:
+    def is_of_classifier(self) -> bool:
         """Whether a classifier was edited."""
         return bool(self.concepts) and self.concepts[0].kind in ("class", "samples")
 

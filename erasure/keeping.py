@@ -11,7 +11,7 @@ from erasure.config import Source
 from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.files.naming import checked_path
-from erasure.files.storage import file_digest
+from erasure.files.storage import file_digest, folder_digest
 from erasure.models.diffusion.load import load_model
 from erasure.models.digest import digest_of
 from erasure.models.editable import Editable
@@ -23,6 +23,7 @@ from erasure_datasets.concept import Concept
 from erasure_datasets.errors import DataError
 
 FILES = {"images", "mask", "retain_prompts", "source"}  # settings that may name a file or folder
+CONTENTS = "contents "  # how a folder's digest begins
 
 
 def kept_edit(
@@ -91,18 +92,32 @@ def record_of(
     }
 
 
-def inputs(settings: Mapping[str, object]) -> dict[str, str]:
-    """A digest of each file or folder that a setting names; a folder's is of names and sizes."""
+def inputs(
+    settings: Mapping[str, object], noted: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """A digest of each file or folder that a setting names, of its contents.
+
+    `noted` are those of a run to compare with: of earlier versions' folders only names and sizes
+    are told. SettingError for what cannot be read.
+    """
     found = {}
     for name in FILES & settings.keys():
         text = settings[name]
         if not text or not isinstance(text, str):  # forget's images are a number
             continue
         place = checked_path(text, name).expanduser()
-        if place.is_file():
-            found[name] = file_digest(place)
-        elif place.is_dir():
-            files = (file for file in place.rglob("*") if file.is_file())
-            listed = sorted((str(file.relative_to(place)), file.stat().st_size) for file in files)
-            found[name] = hashlib.sha256(repr(listed).encode()).hexdigest()
+        is_old = not (noted or {}).get(name, CONTENTS).startswith(CONTENTS)
+        try:
+            if place.is_file():
+                found[name] = file_digest(place)
+            elif place.is_dir():
+                found[name] = _sizes(place) if is_old else CONTENTS + folder_digest(place)
+        except OSError as error:
+            raise SettingError(f"{name} must be readable; {error}.") from error
     return found
+
+
+def _sizes(place: Path) -> str:
+    files = (file for file in place.rglob("*") if file.is_file())
+    listed = sorted((str(file.relative_to(place)), file.stat().st_size) for file in files)
+    return hashlib.sha256(repr(listed).encode()).hexdigest()

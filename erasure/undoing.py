@@ -49,13 +49,13 @@ def _requests(run: Path, kept: list[list[str]]) -> list[dict[str, Any]]:
     they are left out.
     """
     known = read_record(run / "requests.json", RequestsShape)
-    places = {tuple(request["classes"]): place for place, request in enumerate(known)}
+    places = {tuple(request["classes"]): index for index, request in enumerate(known)}
     found = []
-    for place, classes in enumerate(kept):
+    for index, classes in enumerate(kept):
         if tuple(classes) not in places:
             raise RunError(f"{run / 'requests.json'} has no request for {', '.join(classes)}.")
         request = known[places[tuple(classes)]]
-        is_true = place == places[tuple(classes)]
+        is_true = index == places[tuple(classes)]
         told = ("classes", "seconds")
         found.append({k: v for k, v in request.items() if is_true or k in told})
     return found

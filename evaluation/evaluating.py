@@ -106,8 +106,8 @@ def _evaluate_other(
         return found.evaluate(asked)
     if asked.concepts:
         raise SettingError("an un-erased model has no targets; leave --concept out.")
-    untouched = load_model(str(model), device=own_device())
-    return (found or _fitting(untouched, asked)).evaluate(replace(asked, model=untouched))
+    unerased = load_model(str(model), device=own_device())
+    return (found or _fitting(unerased, asked)).evaluate(replace(asked, model=unerased))
 
 
 def _fitting(model: DiffusionModel, asked: Asked) -> Protocol:

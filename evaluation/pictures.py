@@ -57,9 +57,9 @@ def _beside(name: str, gone: set[str]) -> tuple[list[str], list[str]]:
     if name in styles:
         neighbours, columns = styles[::-1], [*objects[::2], *objects[1::2]]
     else:
-        place = objects.index(name)
+        index = objects.index(name)
         # two before it: the next one in the list is what is drawn instead
-        neighbours = [objects[place - step] for step in range(2, len(objects) + 1)]
+        neighbours = [objects[index - step] for step in range(2, len(objects) + 1)]
         columns = [*COLUMNS, *(style for style in styles if style not in COLUMNS)]
     kept = [other for other in neighbours if other != name and other not in gone]
     shown = [column for column in columns if column not in gone] or columns

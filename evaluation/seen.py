@@ -49,13 +49,13 @@ def seen(record: Mapping[str, Any], file: Path) -> dict[str, Any]:
     for name in record.get("per_concept", {}):
         if name not in objects and name not in styles:
             raise RunError(f"{file} has scores of {name!r}, unknown to {protocol}; {REMEDY}.")
-        place, names = (1, styles) if name in styles else (0, objects)
+        index, names = (1, styles) if name in styles else (0, objects)
         label = names.index(name)
-        said = Counter(names[e[2 + place]] for e in asked if e[place] == label)
+        said = Counter(names[e[2 + index]] for e in asked if e[index] == label)
         said_of[name] = said.most_common()
     confusion = {}
-    for place, (kind, names) in enumerate({"objects": objects, "styles": styles}.items()):
-        number = Counter((entry[place], entry[2 + place]) for entry in asked)
+    for index, (kind, names) in enumerate({"objects": objects, "styles": styles}.items()):
+        number = Counter((entry[index], entry[2 + index]) for entry in asked)
         met = sorted({label for pair in number for label in pair})  # a subset meets some alone
         mistakes = [
             f"{names[a]} as {names[b]} {count}×" for (a, b), count in number.most_common() if a != b

@@ -1,6 +1,6 @@
 """What bench.py compares with: each method the naive way, as public research code goes about it.
 
-A second network answers for the untouched model, everything is float32, and nothing is kept from
+A second network answers for the original model, everything is float32, and nothing is kept from
 step to step: every step samples its own path up to a random timestep, encodes its images and its
 prompts again, and asks for each prediction in a call of its own. Costs alone matter, so that
 prompts and values are arbitrary.

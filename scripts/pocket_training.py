@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from erasure.training import averages
 from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, Split, render
 
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -110,23 +111,15 @@ class MuonAdam:
 
 
 class Average:
-    """An exponential moving average of a module's weights.
-
-    It is slow only once there is something to average.
-    """
+    """A module's average weights, which count their updates and can go into a copy of it."""
 
     def __init__(self, module: nn.Module, decay: float = 0.995) -> None:
-        self.module, self.decay, self.count = module, decay, 0
-        self.weights = {name: p.detach().clone() for name, p in module.named_parameters()}
+        self._mean = averages.Average(dict(module.named_parameters()))
+        self.decay, self.count, self.weights = decay, 0, self._mean.means
 
-    @torch.no_grad()
     def update(self) -> None:
         self.count += 1
-        share = 1 - min(self.decay, (1 + self.count) / (10 + self.count))
-        now = dict(self.module.named_parameters())
-        torch._foreach_lerp_(
-            list(self.weights.values()), [now[name] for name in self.weights], share
-        )
+        self._mean.follow(averages.share_of_step(self.count, self.decay))
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:

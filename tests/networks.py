@@ -15,7 +15,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from erasure.exports.saving import save_classifier
+from erasure.exports.writing.saving import save_classifier
 from erasure.files.storage import write_json, write_tensors
 from erasure.models.classifier.classifier import Classifier, reinitialise
 from erasure.models.classifier.transform import Transform

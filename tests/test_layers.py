@@ -31,6 +31,15 @@ def test_imports_go_one_way(package: str) -> None:
         assert not imported(file) & later, f"{file} imports {imported(file) & later}"
 
 
+def test_exports_point_one_way() -> None:
+    """exporting and cards to forms, forms to what they write with."""
+    rooms = {"writing": ("forms", "cards", "exporting"), "forms": ("cards", "exporting")}
+    for room, above in rooms.items():
+        for file in (ROOT / "erasure" / "exports" / room).rglob("*.py"):
+            text = file.read_text()
+            assert not [name for name in above if f"erasure.exports.{name}" in text], file
+
+
 def test_nobody_imports_the_command_line() -> None:
     for package in ORDER:
         for file in FOLDERS[package].rglob("*.py"):

@@ -72,7 +72,7 @@ class Labelled:
 def read_samples(file: Path) -> list[str]:
     """The images that a text file names, one in each line that is not empty; DataError if none."""
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"samples must be a text file; {file} is none: {error}.") from error
     if not any(lines):

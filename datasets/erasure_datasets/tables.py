@@ -23,8 +23,8 @@ def read_column(file: Path, names: Sequence[str] = PROMPT_NAMES) -> list[str]:
     None is empty, and there is at least one.
     """
     columns, rows = _read(file)
-    place = _find(file, columns, names)
-    return [_text(file, number, row, place, columns) for number, row in rows]
+    index = _find(file, columns, names)
+    return [_text(file, number, row, index, columns) for number, row in rows]
 
 
 def read_captions(file: Path) -> dict[str, str]:
@@ -107,15 +107,15 @@ def _find(file: Path, columns: list[str], names: Sequence[str]) -> int:
     raise TableError(f"{file} must have a {names[0]!r} column; has {', '.join(columns)}.")
 
 
-def _text(file: Path, number: int, row: list[str], place: int, columns: list[str]) -> str:
+def _text(file: Path, number: int, row: list[str], index: int, columns: list[str]) -> str:
     if len(row) > len(columns):
         raise TableError(
             f"{file} has {len(row)} cells in line {number} and {len(columns)} columns; a text with "
             "the separator in it must stand in quotes."
         )
-    text = row[place].strip() if place < len(row) else ""
+    text = row[index].strip() if index < len(row) else ""
     if not text:
         raise TableError(
-            f"{file} must have a {columns[place]!r} in every row; line {number} has none."
+            f"{file} must have a {columns[index]!r} in every row; line {number} has none."
         )
     return text

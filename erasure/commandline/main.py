@@ -25,7 +25,7 @@ from erasure.commandline.commands import (
     print_scores,
     told_methods,
 )  # fmt: skip
-from erasure.commandline.options import CONTEXT
+from erasure.commandline.options import CONTEXT, LazyGroup
 from erasure.errors import ErasureError, SettingError
 from erasure.files.naming import checked_path
 from erasure.registry import ATTACKS, CRITERIA, EXPORTS, PROTOCOLS, load_plugin
@@ -63,49 +63,23 @@ def _main(
     """Take a concept out of a text-to-image model, prove that it is gone, hand the model back."""
 
 
-erase_app = typer.Typer(
-    cls=MethodGroup, no_args_is_help=True, context_settings=CONTEXT, rich_markup_mode=None
+def _add_group(name: str, kind: type[LazyGroup], text: str) -> None:
+    """`erasure NAME WORD ...`: one command per plug-in."""
+    group = typer.Typer(
+        cls=kind, no_args_is_help=True, context_settings=CONTEXT, rich_markup_mode=None, help=text
+    )
+    group.callback()(lambda: None)
+    app.add_typer(group, name=name)
+
+
+_add_group(
+    "erase", MethodGroup, "Erase concepts: erasure erase METHOD --concept NAME --out FOLDER."
 )
-app.add_typer(
-    erase_app,
-    name="erase",
-    help="Erase concepts: erasure erase METHOD --concept NAME --out FOLDER.",
-)
-
-
-@erase_app.callback()
-def _erase() -> None:
-    """Erase concepts from a text-to-image model; `METHOD --help` lists a method's settings."""
-
-
-forget_app = typer.Typer(
-    cls=ForgetGroup, no_args_is_help=True, context_settings=CONTEXT, rich_markup_mode=None
-)
-app.add_typer(
-    forget_app,
-    name="forget",
-    help="Make a classifier forget classes: erasure forget METHOD --class NAME --out FOLDER.",
-)
-
-
-@forget_app.callback()
-def _forget() -> None:
-    """Make an image classifier forget classes; `METHOD --help` lists a method's settings."""
-
-
-attack_app = typer.Typer(
-    cls=AttackGroup, no_args_is_help=True, context_settings=CONTEXT, rich_markup_mode=None
-)
-app.add_typer(
-    attack_app,
-    name="attack",
-    help="Try to bring an erased concept back: erasure attack ATTACK RUN.",
-)
-
-
-@attack_app.callback()
-def _attack() -> None:
-    """Attack a run's model; `ATTACK --help` lists an attack's settings, `all` runs every one."""
+_add_group(
+    "forget", ForgetGroup,
+    "Make a classifier forget classes: erasure forget METHOD --class NAME --out FOLDER.",
+)  # fmt: skip
+_add_group("attack", AttackGroup, "Try to bring an erased concept back: erasure attack ATTACK RUN.")
 
 
 app.command("evaluate", context_settings=CONTEXT)(evaluate_command())

@@ -9,8 +9,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from erasure.edit import Edit
 from erasure.exports.forms import Form, cell
-from erasure.exports.publishing import hub_id, is_built_in, public_name, without_paths
 from erasure.exports.pushing import TAG
+from erasure.exports.writing.publishing import hub_id, is_built_in, public_name, without_paths
 from erasure.files.records import AttackShape, ScoresShape, read_record
 from erasure.models.classifier.classifier import Classifier
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
@@ -55,8 +55,8 @@ def _score_lines(title: str, record: Mapping[str, Any]) -> list[str]:
     lines = ["", f"## Scores ({title})", ""]
     lines += ["| score | erased | s.e. | base | n |", "|---|---|---|---|---|"]
     for name, score in record["scores"].items():
-        untouched = record.get("baseline", {}).get(name, {})
-        known = [score["value"], score.get("stderr"), untouched.get("value")]
+        baseline = record.get("baseline", {}).get(name, {})
+        known = [score["value"], score.get("stderr"), baseline.get("value")]
         value, stderr, before = ("-" if number is None else f"{number:.3f}" for number in known)
         count = "-" if score.get("n") is None else score["n"]
         lines.append(f"| {cell(name)} | {value} | {stderr} | {before} | {count} |")
@@ -66,9 +66,9 @@ def _score_lines(title: str, record: Mapping[str, Any]) -> list[str]:
 def _front_matter(
     edit: Edit, form: Form, title: str, records: dict[str, Any], model: object
 ) -> ModelCardData:
-    task = "image-classification" if edit.is_of_classes else "text-to-image"
+    task = "image-classification" if edit.is_of_classifier else "text-to-image"
     tags = [TAG, "machine-unlearning"]
-    if not edit.is_of_classes:
+    if not edit.is_of_classifier:
         tags += ["concept-erasure", "unlearned-diffusion-model", "stable-diffusion", task]
     if form.name == "lora":
         tags.append("lora")

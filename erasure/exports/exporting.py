@@ -8,7 +8,7 @@ from erasure.edit import Edit
 from erasure.errors import EditError, SettingError
 from erasure.exports.cards import model_card
 from erasure.exports.forms import Form
-from erasure.exports.publishing import DTYPES, clean_configs
+from erasure.exports.writing.publishing import DTYPES, clean_configs
 from erasure.files.naming import checked_path
 from erasure.files.storage import atomic
 from erasure.opening import open_classifier, open_run
@@ -63,7 +63,7 @@ def _refuse_form(run: Path, edit: Edit, form: Form) -> None:
 
 
 def _refusal(run: Path, edit: Edit, form: Form) -> str:
-    own = "classifier" if edit.is_of_classes else "pipeline"
+    own = "classifier" if edit.is_of_classifier else "pipeline"
     if form.of not in ("edit", own):
         return f"{form.name} is of a {form.of}, and {run} edits a {own}"
     return form.refusal(edit)

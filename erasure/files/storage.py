@@ -19,6 +19,7 @@ from torch import Tensor
 from erasure.errors import ModelError, StorageError
 
 HOST = re.sub(r"\W", "_", socket.gethostname())[:32]
+LARGE, HEAD = 2**30, 2**16  # bytes: of a folder, and of what is read of each file in a large one
 TEMPORARY = re.compile(r"\.(?P<target>.+)\.(?P<host>\w+)-(?P<pid>\d+)\.tmp")
 
 
@@ -99,6 +100,26 @@ def file_digest(file: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 of the names and contents of all files in a folder but hidden ones.
+
+    Of a folder above a GiB, of names, sizes and the first 64 KiB of each file.
+    """
+    inner = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    names = sorted(str(name) for name in inner if not any(p.startswith(".") for p in name.parts))
+    sizes = [(folder / name).stat().st_size for name in names]
+    is_large, whole = sum(sizes) > LARGE, hashlib.sha256()
+    for name, size in zip(names, sizes, strict=True):
+        digest = _head_digest(folder / name) if is_large else file_digest(folder / name)
+        whole.update(repr((name, size, digest)).encode(errors="surrogatepass"))
+    return whole.hexdigest()
+
+
+def _head_digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.sha256(stream.read(HEAD)).hexdigest()
 
 
 def write_json(file: Path, record: object) -> None:

@@ -17,18 +17,18 @@ def digest_of(model: Editable) -> str:
     Tensors are weights and buffers; the rest is an autoencoder, the noise schedule, vocabularies
     and labels (`Editable.constants`).
 
-    The untouched model's: an edit that is in the weights does not change it, nor do the device and
+    The original model's: an edit that is in the weights does not change it, nor do the device and
     the files' layout. A model that was opened in lower precision has another.
     """
     constants = model.constants()
-    untouched: dict[str, Tensor] = {**model.tensors(), **model.originals}
-    untouched |= {f"= {n}": value for n, value in constants.items() if isinstance(value, Tensor)}
-    names = sorted(untouched)
+    originals: dict[str, Tensor] = {**model.tensors(), **model.originals}
+    originals |= {f"= {n}": value for n, value in constants.items() if isinstance(value, Tensor)}
+    names = sorted(originals)
     with ThreadPoolExecutor(THREADS) as pool:
-        hashed = list(pool.map(_hashed, [untouched[name] for name in names]))
+        hashed = list(pool.map(_hashed, [originals[name] for name in names]))
     whole = hashlib.sha256()
     for name, of_values in zip(names, hashed, strict=True):
-        shape = "x".join(map(str, untouched[name].shape))
+        shape = "x".join(map(str, originals[name].shape))
         whole.update(f"{name} {shape} {of_values}\n".encode())
     for name, text in constants.items():
         if isinstance(text, str):

@@ -17,7 +17,7 @@ class Editable(ABC):
     """A frozen model with a way to ask what it would have said before it was edited.
 
     `originals` holds copies of remembered tensors, in the CPU's memory; only those can differ from
-    the untouched model.
+    the original model.
     `selections` are the words that `weights` knows, each a regular expression over full names.
     """
 
@@ -43,7 +43,7 @@ class Editable(ABC):
         return {**self.parameters(), **self.buffers()}
 
     def moved(self) -> dict[str, Moved]:
-        """How far each remembered tensor is from the untouched one, where it is."""
+        """How far each remembered tensor is from the original one, where it is."""
         current, found = self.tensors(), dict[str, Moved]()
         for name, old in self.originals.items():
             gone = float((current[name].detach().cpu() - old).float().square().sum())
@@ -57,7 +57,7 @@ class Editable(ABC):
 
     @property
     def asks_original(self) -> bool:
-        """Whether the untouched model is being asked just now."""
+        """Whether the original model is being asked just now."""
         return self._asks_original
 
     def constants(self) -> dict[str, Tensor | str]:
@@ -102,7 +102,7 @@ class Editable(ABC):
 
     @contextmanager
     def original(self) -> Iterator[None]:
-        """Within it, `encode` and `predict` answer as the untouched model, without gradients."""
+        """Within it, `encode` and `predict` answer as the original model, without gradients."""
         before, self._asks_original = self._asks_original, True
         try:
             with torch.no_grad():
@@ -112,7 +112,7 @@ class Editable(ABC):
 
     @contextmanager
     def without_edit(self) -> Iterator[None]:
-        """Within it the model itself is the untouched one, `generate` included."""
+        """Within it the model itself is the original one, `generate` included."""
         current = self.tensors()
         edited = {name: current[name].detach().to("cpu", copy=True) for name in self.originals}
         try:

@@ -66,7 +66,7 @@ class Adapter:
 
     @contextmanager
     def on(self, model: Editable, layers: Mapping[str, nn.Linear]) -> Iterator[None]:
-        """Within it the layers answer with the adapter, except for the untouched model's."""
+        """Within it the layers answer with the adapter, except for the original model's."""
 
         def hook_of(name: str):
             def hook(_layer: nn.Module, given: tuple[Tensor], said: Tensor) -> Tensor | None:

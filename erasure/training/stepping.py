@@ -46,10 +46,10 @@ class Stepping:
     def take(self, step: int, steps: int) -> None:
         """One step, of so many, of each learner. DivergedError, perhaps some steps late."""
         names, values = list[str](), list[Tensor]()
-        for place, descent in enumerate(self.descents.values()):
+        for index, descent in enumerate(self.descents.values()):
             with trainable(descent.learner.weights):
                 own, found = descent.backward(step)
-                self._check(step * len(self.descents) + place, descent, found)
+                self._check(step * len(self.descents) + index, descent, found)
                 descent.step(descent.learner.by.rate(step, steps))
             names, values = names + own, [*values, found]
         self._pending.append((step, names, torch.cat(values)))
@@ -99,8 +99,8 @@ class Stepping:
 
     def _diverged(self, turn: int, loss: float) -> DivergedError:
         # what is carried, and the generator, may be ahead of the weights: nothing to go on from
-        step, place = divmod(turn, len(self.descents))
-        who = f" ({list(self.descents)[place]})" if len(self.descents) > 1 else ""
+        step, index = divmod(turn, len(self.descents))
+        who = f" ({list(self.descents)[index]})" if len(self.descents) > 1 else ""
         file = self.keep(step, is_diverged=True)
         return DivergedError(
             f"a loss or gradient of {self.stage}{who} became NaN or infinite at step {step} "

@@ -27,7 +27,7 @@ from erasure.registry import ATTACKS, plugin_source
 from erasure.training.processes import launched, own_device, share
 from evaluation.attacking.asked import asked_concepts, check_numbers, contents
 from evaluation.attacking.beside_gold import beside_gold, gold_record
-from evaluation.attacking.notes import claim, finished, note, outcomes
+from evaluation.attacking.notes import claim, finished, note, outcomes, withdraw
 from evaluation.attacking.scene import MISSED, Case, Found, Scene, cases_of, sampling_of
 from evaluation.attacks import Attack
 from evaluation.criteria import find_criterion
@@ -109,9 +109,14 @@ def attack(
     with _alone(run / "attacks" / word):
         claim(run, word, asked)
         started = time.monotonic()
-        parts = {
-            scene.concept.name: _attack_one(chosen, scene, cases, run) for scene, cases in scenes
-        }
+        try:
+            parts = {
+                scene.concept.name: _attack_one(chosen, scene, cases, run)
+                for scene, cases in scenes
+            }
+        except Exception:
+            withdraw(run, word)
+            raise
         record = {
             "attack": word,
             "protocol": f"attack-{word}",

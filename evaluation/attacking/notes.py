@@ -56,6 +56,14 @@ def claim(run: Path, word: str, asked: dict[str, Any]) -> None:
         write_json(file, asked)
 
 
+def withdraw(run: Path, word: str) -> None:
+    """Free the folder for another attack, if this one failed before it had anything to keep."""
+    folder = run / "attacks" / word
+    kept = any(file.suffix in (".jsonl", ".safetensors") for file in folder.rglob("*"))
+    if launched().is_main_process and not kept:
+        (folder / "attack.json").unlink(missing_ok=True)
+
+
 def note(folder: Path, outcome: dict[str, Any]) -> None:
     """Add a case's outcome to this process's file, on a line of its own whatever a kill left."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from erasure.errors import DivergedError
 from erasure.files.naming import slug
 from erasure.files.storage import atomic
 from erasure.models.diffusion.model import Condition, DiffusionModel, Sampling
@@ -133,6 +134,15 @@ class Scene:
     def is_over(self) -> bool:
         """Whether the budget is used up."""
         return time.monotonic() >= self._end
+
+    def finite(self, loss: Tensor) -> Tensor:
+        """The loss; DivergedError unless it is finite, because a rate would mean nothing then."""
+        if not torch.isfinite(loss).all():
+            raise DivergedError(
+                f"the attack on {self.concept.name} has a loss that is not finite; lower its "
+                "learning_rate."
+            )
+        return loss
 
     def generator(self, stage: str) -> torch.Generator:
         """A fresh CPU generator, fixed by the attack's seed, the concept and the stage's name."""

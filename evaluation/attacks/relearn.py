@@ -109,7 +109,7 @@ class Relearn(Attack):
                         rows = torch.randint(self.images, (self.batch_size,), generator=generator)
                         z_t, t, wanted = scene.lesson(targets, rows, generator)
                         condition = model.encode([prompts[i] for i in rows.tolist()])
-                        loss = F.mse_loss(model.predict(z_t, t, condition), wanted)
+                        loss = scene.finite(F.mse_loss(model.predict(z_t, t, condition), wanted))
                         optimiser.zero_grad()
                         loss.backward()
                         optimiser.step()

@@ -84,7 +84,7 @@ class TextualInversion(Attack):
                 condition = model.encode_slots(
                     slotted.rows(rows.to(model.device)), vectors.expand(len(rows), -1, -1)
                 )
-                loss = F.mse_loss(model.predict(z_t, t, condition), wanted)
+                loss = scene.finite(F.mse_loss(model.predict(z_t, t, condition), wanted))
                 (vectors.grad,) = torch.autograd.grad(loss, [vectors])
                 optimiser.step()
                 bar.advance(f"loss {loss.item():.4f}")

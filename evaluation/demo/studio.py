@@ -71,7 +71,7 @@ class Studio:
         self.runs, self.criterion = dict(runs), criterion
         self.edits = {name: Edit.load(run) for name, run in runs.items()}
         for name, edit in self.edits.items():
-            if edit.is_of_classes:
+            if edit.is_of_classifier:
                 raise SettingError(
                     f"the demo draws pictures, and {runs[name]} forgot classes of a classifier; "
                     f"`erasure report {runs[name]}` shows it."

@@ -1,7 +1,8 @@
 """Images that any tool made, in one folder, by the file names that a protocol gives them."""
 
+import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -9,7 +10,16 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from erasure.errors import SettingError
-from erasure_datasets.images import ImageError, find_images, image_size, read_image
+from erasure_datasets.errors import DataWarning
+from erasure_datasets.images import (
+    ImageError,
+    find_images,
+    image_size,
+    read_image,
+    unread,
+    warn_of_unread,
+)
+from evaluation.drawing.drawn import CLAIM
 
 AT_ONCE = 64
 
@@ -19,8 +29,8 @@ def find_answers(
 ) -> list[Path]:
     """The files of the `wanted` names, in their order; endings do not count.
 
-    SettingError if one is missing or there twice, if an image has a name that is none of `known`,
-    or is not `size` pixels square.
+    A warning tells what else lies there. SettingError if one is missing or there twice, if an image
+    has a name that is none of `known`, or is not `size` pixels square.
     """
     if not folder.is_dir():
         raise SettingError(f"images must be a folder; there is no folder {folder}.")
@@ -45,7 +55,21 @@ def find_answers(
         )
     for stem in stems:
         _check_size(found[stem], size)
+    _warn_of_others(folder, files, {found[stem] for stem in stems})
     return [found[stem] for stem in stems]
+
+
+def _warn_of_others(folder: Path, files: Sequence[Path], judged: Collection[Path]) -> None:
+    """A warning, in one line each, of files that are no images and of images not asked for."""
+    warn_of_unread(folder, unread(folder, [*files, folder / CLAIM]))
+    beside = [file.name for file in files if file not in judged]
+    if beside:
+        warnings.warn(
+            f"{folder} has {len(beside)} images that are not judged, beside the {len(judged)} that "
+            f"seeds and subset ask for; the first is {beside[0]}.",
+            DataWarning,
+            stacklevel=3,
+        )
 
 
 def _check_size(file: Path, size: int) -> None:

@@ -48,24 +48,24 @@ def how_drawn(
     }
 
 
-def claim_folder(place: Path, asked: Mapping[str, Any]) -> None:
+def claim_folder(folder: Path, asked: Mapping[str, Any]) -> None:
     """Note how a folder's images are drawn; RunError if it holds images drawn otherwise.
 
     The note is written before the first image, so that images without one, or with half of one,
     may be anybody's: they are refused. All processes of a launch must call this; they meet in it.
     """
-    file = place / CLAIM
+    file = folder / CLAIM
     remedy = "remove the folder, or ask for the same again"
     held = read_record(file, dict[str, Any], remedy=remedy) if file.is_file() else {}
     for key, value in asked.items():
         if key in held and held[key] != value:
             raise RunError(
-                f"{place} holds images of {_another(key)} ({held[key]}, not {value}); {remedy}."
+                f"{folder} holds images of {_another(key)} ({held[key]}, not {value}); {remedy}."
             )
     if asked.keys() - held.keys():
-        if find_images(place):
+        if find_images(folder):
             raise RunError(
-                f"{place} holds images and no full {CLAIM} on how they were drawn; remove the "
+                f"{folder} holds images and no full {CLAIM} on how they were drawn; remove the "
                 "folder, and they are drawn again."
             )
         if launched().is_main_process:
@@ -79,8 +79,8 @@ def is_older(file: Path, run: Path) -> bool:
     return edit.is_file() and file.stat().st_mtime < edit.stat().st_mtime
 
 
-def _run_of(place: Path) -> Path:
-    return place.absolute().parents[1]
+def _run_of(folder: Path) -> Path:
+    return folder.absolute().parents[1]
 
 
 def _another(key: str) -> str:

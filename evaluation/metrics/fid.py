@@ -161,14 +161,14 @@ class _Pairs:
             for part, own, group in zip(images, seeds, groups, strict=True)
         ]
         sums, counts = torch.zeros(2, 3, count, count, dtype=torch.float64)
-        for place, (first, second) in enumerate(((0, 0), (1, 1), (0, 1))):
+        for index, (first, second) in enumerate(((0, 0), (1, 1), (0, 1))):
             others, theirs, columns = sides[second]
             rows = zip(*(part.split(AT_ONCE) for part in sides[first]), strict=True)
             for some, own, lines in rows:
                 unlike = (own[:, None] != theirs[None]).double()
                 kernel = (some @ others.T / some.shape[1] + 1) ** 3
-                sums[place] += lines.T @ (kernel * unlike) @ columns
-                counts[place] += lines.T @ unlike @ columns
+                sums[index] += lines.T @ (kernel * unlike) @ columns
+                counts[index] += lines.T @ unlike @ columns
         return cls(sums, counts)
 
     def kid(self, groups: Bool[Tensor, " g"]) -> float:

@@ -56,9 +56,9 @@ class Axis:
         """The rate of each drawn label among the images picked, and how much they weigh of all."""
         drawn, labels = torch.tensor(sorted(self.drawn), dtype=torch.long), self.labels[where]
         inside = torch.isin(labels, drawn)
-        place, zero = torch.searchsorted(drawn, labels[inside]), torch.zeros(len(drawn))
-        weighed = zero.index_add(0, place, weight[inside])
-        hits, seen = zero.index_add(0, place, (weight * hit)[inside]), weighed > 0
+        index, zero = torch.searchsorted(drawn, labels[inside]), torch.zeros(len(drawn))
+        weighed = zero.index_add(0, index, weight[inside])
+        hits, seen = zero.index_add(0, index, (weight * hit)[inside]), weighed > 0
         return hits[seen] / weighed[seen], float(weighed.sum() / weight.sum())
 
 
@@ -67,7 +67,7 @@ def draw_labels(known: Sequence[int], count: int, *, what: str) -> tuple[int, ..
     if not 0 < count <= len(known):
         raise SettingError(f"subset must have 1 to {len(known)} {what}; got {count}.")
     order = torch.randperm(len(known), generator=torch.Generator().manual_seed(0))
-    return tuple(sorted(known[place] for place in order[:count].tolist()))
+    return tuple(sorted(known[index] for index in order[:count].tolist()))
 
 
 def parse_subset(text: str) -> tuple[int, int]:

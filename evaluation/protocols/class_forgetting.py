@@ -135,7 +135,8 @@ def _refuse_other_samples(run: Path, edit: Edit, measured: list[list[str]]) -> N
 
 def _refuse_other_images(run: Path, data: Data, noted: Mapping[str, str]) -> None:
     """RunError if the folder of images is not as the run found it."""
-    if any(digest != noted.get(name, digest) for name, digest in inputs(asdict(data)).items()):
+    held = inputs(asdict(data), noted)
+    if any(digest != noted.get(name, digest) for name, digest in held.items()):
         raise RunError(
             f"{data.source} does not hold the images that {run} was made with: files have come, "
             "gone or changed since. Put them back as they were to judge it."
@@ -179,7 +180,7 @@ def _reference(reference: Path | None, edit: Edit, model: Classifier) -> Classif
     other = Edit.load(reference)
     digests = edit.base_digest, other.base_digest
     is_same = digests[0] == digests[1] if all(digests) else other.base == edit.base
-    if not other.is_of_classes or not is_same:
+    if not other.is_of_classifier or not is_same:
         raise SettingError(f"reference must be of {edit.base}; {reference} is of {other.base}.")
     return open_classifier(reference, device=model.device)
 

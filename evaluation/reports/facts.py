@@ -49,7 +49,7 @@ def _facts(run: Path) -> dict[str, Any]:
         "concepts": [concept.name for concept in edit.concepts],
         "anchors": {c.name: c.anchor for c in edit.concepts if c.anchor},
         "kinds": sorted({concept.kind for concept in edit.concepts}),
-        "is_of_classes": edit.is_of_classes,
+        "is_of_classes": edit.is_of_classifier,
         "command": config.get("command", ""),
         "settings": [
             {"name": name, "value": value, "source": sources.get(name, "")}
@@ -79,8 +79,8 @@ def moved(edit: Edit) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     parts: dict[str, list[float]] = {}
     for name, moved in edit.moved.items():
         sums = parts.setdefault(".".join(name.split(".")[:3]), [0, 0.0, 0.0])
-        for place, value in enumerate(moved):
-            sums[place] += value
+        for index, value in enumerate(moved):
+            sums[index] += value
     return _relative(edit.moved), _relative(parts)
 
 

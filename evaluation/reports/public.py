@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from erasure.exports.publishing import public_name, without_paths
+from erasure.exports.writing.publishing import public_name, without_paths
 
 AS_THEY_ARE = ("folder", "name", "run", "pairs", "attacks")  # names, and places inside the run
 

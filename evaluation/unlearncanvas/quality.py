@@ -154,9 +154,9 @@ def quality(
         images = torch.stack([read_image(file) for file in files[part]])
         drawn.look(images, prompts[part])
         if before is not None:
-            untouched = torch.stack([read_image(file) for file in before[part]])
-            known.look(untouched, prompts[part])
-            moved.append(eyes.distance(images, untouched).cpu())
+            unerased = torch.stack([read_image(file) for file in before[part]])
+            known.look(unerased, prompts[part])
+            moved.append(eyes.distance(images, unerased).cpu())
         if eyes.data is not None:
             same = torch.stack([eyes.data(key) for key in kept[part]])
             wanted.append(eyes.features(same).cpu())

@@ -10,7 +10,7 @@ from torchvision import transforms
 
 from classifiers.unlearncanvas import LABELS, Judges, load_judge
 from erasure.errors import ModelError, SettingError
-from erasure.exports.saving import save_classifier
+from erasure.exports.writing.saving import save_classifier
 from erasure.models.classifier.blocks import groups
 from erasure.models.classifier.classifier import Classifier
 from erasure.models.classifier.transform import Transform

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from erasure.commandline.main import main
 from erasure.errors import ModelError
-from erasure.exports.saving import save_classifier
+from erasure.exports.writing.saving import save_classifier
 from erasure.models.classifier.blocks import groups
 from erasure.models.classifier.load import load_classifier
 

@@ -169,7 +169,7 @@ run_one({method!r}, Path({str(place)!r}), [["red"], ["blue"]], out=Path({str(pla
 @pytest.mark.parametrize("method", ["fine-tune", "gradient-ascent", "random-label", "salun"])
 def test_single_images_are_forgotten(method: str, place: Path) -> None:
     file = place / "samples.txt"
-    file.write_text("red/3.png\n\n 9 \n")  # the second of the 8 green ones
+    file.write_text("\ufeffred/3.png\n\n 9 \n", encoding="utf-8")  # the second of the 8 green ones
     told = ["red/3.png", "green/2.png"]
     result = run_one(method, place, [], samples=read_samples(file))
     record = json.loads((place / method / "config.json").read_text())
@@ -452,6 +452,13 @@ def test_the_last_step_of_retraining_counts(place: Path) -> None:
         share = 1 - 2 / 11
         want = before + share * (kept[0][name] - before)
         assert torch.allclose(result.model.parameters()[name], want, atol=1e-6), name
+
+
+@over([("retrain", resnet_folder)])
+def test_batches_of_one_image_have_no_statistics(method: str, place: Path) -> None:
+    with pytest.raises(SettingError, match=r"Retrain\.batch_size must be at least 2.*; got 1\."):
+        run_one(method, place, [["red"]], batch_size=1)
+    assert not (place / method).exists()
 
 
 def test_group_norms_against_float64() -> None:

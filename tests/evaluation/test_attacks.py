@@ -11,7 +11,7 @@ import torch
 from contract import Case
 
 import erasure
-from erasure.errors import EditError, RunError, SettingError
+from erasure.errors import DivergedError, EditError, RunError, SettingError
 from erasure.files.locking import alone_in
 from erasure.files.naming import slug
 from erasure.opening import open_run
@@ -280,6 +280,34 @@ def test_a_line_that_a_kill_cut_off_takes_no_other_with_it(run: Path, criterion:
     again = attack(run, "paraphrase", **options)
     assert again["per_concept"] == whole["per_concept"]
     assert len(file.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("name", ["unlearndiffatk", "textual-inversion", "relearn"])
+def test_a_loss_that_is_not_finite_gives_no_rate(
+    name: str, run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Scene, *given: object) -> tuple[torch.Tensor, ...]:
+        z_t, t, wanted = lesson(self, *given)
+        return z_t, t, wanted * float("nan")
+
+    lesson = Scene.lesson
+    options = {"criterion": f"{criterion}:never", "prompts": 1, "seeds": (188,)}
+    with monkeypatch.context() as patch:
+        patch.setattr(Scene, "lesson", broken)
+        with pytest.raises(DivergedError, match="on cat has a loss that is not finite"):
+            attack(run, name, **options, **SMALL[name])
+    assert not (run / "attacks" / f"{name}.json").exists()
+    other = {**SMALL[name], "learning_rate": 1e-4}  # the folder is free for another attack
+    assert attack(run, name, **options, **other)["scores"]["ASR"]["n"] == 1
+
+
+def test_a_criterion_that_fails_at_once_leaves_the_folder_free(run: Path, criterion: str) -> None:
+    options = {"prompts": 1, "seeds": (188,), **SMALL["paraphrase"]}
+    with pytest.raises(SettingError, match="must return one bool per image"):
+        attack(run, "paraphrase", criterion=f"{criterion}:wrong", **options)
+    assert not (run / "attacks" / "paraphrase" / "attack.json").exists()
+    record = attack(run, "paraphrase", criterion=f"{criterion}:never", **options)
+    assert record["scores"]["ASR"]["value"] == 0
 
 
 def test_two_attacks_of_one_kind_do_not_mix_and_others_may_run(run: Path, criterion: str) -> None:

@@ -40,7 +40,7 @@ class Form(ABC):
 
     def library(self, edit: Edit, model: Any) -> str | None:  # noqa: ARG002
         """The Hub's word for the library that opens it."""
-        return None if edit.is_of_classes else "diffusers"
+        return None if edit.is_of_classifier else "diffusers"
 
 
 def code(text: str) -> list[str]:

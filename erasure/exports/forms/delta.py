@@ -8,7 +8,7 @@ import torch
 
 from erasure.edit import Edit
 from erasure.exports.forms import Form, code
-from erasure.exports.publishing import checked, public_name, without_paths
+from erasure.exports.writing.publishing import checked, public_name, without_paths
 from erasure.registry import EXPORTS
 
 PLAIN_DELTA = """\
@@ -59,7 +59,7 @@ class Delta(Form):
             "Only the changed tensors. This toolkit opens them with "
             "`erasure.Edit.load(folder).apply(model)`.", "",
         ]  # fmt: skip
-        if edit.is_of_classes:
+        if edit.is_of_classifier:
             return lines
         is_lora = edit.form == "lora"
         plain = PLAIN_SPARSE if edit.form == "sparse" else PLAIN_DELTA

@@ -8,8 +8,8 @@ from diffusers import DiffusionPipeline
 
 from erasure.edit import Edit
 from erasure.exports.forms import HERE, Form, code
-from erasure.exports.publishing import hub_id
-from erasure.exports.saving import save_model
+from erasure.exports.writing.publishing import hub_id
+from erasure.exports.writing.saving import save_model
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.registry import EXPORTS

@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 
 from erasure.edit import Edit
-from erasure.exports.adapter_files import file_names, write_adapters
 from erasure.exports.forms import Form, cell
+from erasure.exports.writing.adapter_files import file_names, write_adapters
 from erasure.registry import EXPORTS
 
 
@@ -35,4 +35,4 @@ class Lora(Form):
         ]  # fmt: skip
 
     def library(self, edit: Edit, model: None) -> str:  # noqa: ARG002
-        return "peft" if edit.is_of_classes else "diffusers"
+        return "peft" if edit.is_of_classifier else "diffusers"

@@ -7,7 +7,7 @@ import torch
 
 from erasure.edit import Edit
 from erasure.exports.forms import HERE, Form, code
-from erasure.exports.publishing import convert, rename_text_encoder
+from erasure.exports.writing.publishing import convert, rename_text_encoder
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.registry import EXPORTS
 

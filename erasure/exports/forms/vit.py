@@ -8,7 +8,7 @@ import torch
 from erasure.edit import Edit
 from erasure.errors import ModelError
 from erasure.exports.forms import HERE, Form, code
-from erasure.exports.saving import save_classifier
+from erasure.exports.writing.saving import save_classifier
 from erasure.files.records import read_record
 from erasure.models.classifier.classifier import Classifier
 from erasure.registry import EXPORTS

@@ -47,6 +47,7 @@ from erasure.models.classifier.blocks import Place, groups
 from erasure.models.classifier.classifier import Classifier
 from erasure.models.lora import Adapter, linears, merge, moving_groups
 from erasure.registry import METHODS
+from erasure.training.averages import Average
 from erasure.training.batches import augmented, labelled
 from erasure.training.fit import fit
 from erasure.training.learner import Learner
@@ -97,7 +98,7 @@ class GSLoRA:
             layers, self.rank, self.alpha, run.generator_for(f"adapter {request.number}")
         )
         weights = adapter.weights()
-        mean = {name: matrix.detach().clone() for name, matrix in weights.items()}
+        mean = Average(weights)
         bound = self.cross_entropy_bound or self.bound * log(len(model.labels))
         known = prototypes(model, request) if self.prototypes else None
         steps = request.steps(self.epochs, self.batch_size, request.retain)
@@ -108,7 +109,7 @@ class GSLoRA:
         def loss(step: int) -> dict[str, Tensor]:
             if step >= self.average_from * per_epoch:
                 is_first = step == self.average_from * per_epoch
-                _follow(mean, weights, 1 if is_first else share)
+                mean.follow(1 if is_first else share)
             (x_f, y_f), (x_r, y_r) = (
                 labelled(model, part, self.batch_size, step, run, f"{request.stage} {name}")
                 for part, name in ((request.forget, "forget"), (request.retain, "retain"))
@@ -136,10 +137,11 @@ class GSLoRA:
             by = Optimiser("adamw", weight_decay=self.weight_decay, cosine=True)
             fit(
                 Learner(loss, weights, self.learning_rate, by), steps=steps, run=run,
-                stage=request.stage, carried={f"mean.{n}": matrix for n, matrix in mean.items()},
+                stage=request.stage,
+                carried={f"mean.{n}": matrix for n, matrix in mean.means.items()},
             )  # fmt: skip
-        _follow(mean, weights, share if self.average_from < self.epochs else 1)
-        kept, moved = moving_groups(model, mean, blocks, adapter.scale, self.zero_below)
+        mean.follow(share if self.average_from < self.epochs else 1)
+        kept, moved = moving_groups(model, mean.means, blocks, adapter.scale, self.zero_below)
         run.log(f"{request.stage} groups", steps, {f"block {i}": m for i, m in enumerate(moved)})
         merge(model, kept, adapter.scale)
         return {name: matrix.float().cpu().clone() for name, matrix in kept.items()}
@@ -176,9 +178,3 @@ def prototypes(
             sums.index_add_(0, where, features)
             counts.index_add_(0, where, torch.ones(len(where), 1, device=model.device))
     return sums / counts.clamp(min=1)
-
-
-@torch.no_grad()
-def _follow(mean: dict[str, Tensor], weights: dict[str, torch.nn.Parameter], share: float) -> None:
-    for name, matrix in weights.items():
-        mean[name].lerp_(matrix.detach(), share)

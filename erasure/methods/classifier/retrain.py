@@ -16,14 +16,15 @@ Choices
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from erasure.config import check, setting
+from erasure.errors import SettingError
 from erasure.forgetting import Request
 from erasure.models.classifier.classifier import Classifier, reinitialise
 from erasure.registry import METHODS
+from erasure.training.averages import Average, share_of_step
 from erasure.training.batches import augmented, labelled
 from erasure.training.fit import fit
 from erasure.training.learner import Learner
@@ -48,21 +49,19 @@ class Retrain:
 
     def forget(self, model: Classifier, request: Request, run: Run) -> None:
         weights, statistics = model.weights("all"), model.buffers()
+        if statistics and self.batch_size < run.whole(2):
+            raise SettingError(
+                f"Retrain.batch_size must be at least {run.whole(2)}, 2 images for each process: "
+                f"{model.name} has BatchNorm, and one image has no spread; got {self.batch_size}."
+            )
         model.remember([*weights, *statistics])
         reinitialise(model.network, run.generator_for(f"{request.stage} weights"))
         numbers = {n: tensor for n, tensor in statistics.items() if tensor.is_floating_point()}
-        moving = {**weights, **numbers}
-        means = {name: tensor.detach().clone() for name, tensor in moving.items()}
+        mean = Average({**weights, **numbers})
         part = request.retain
 
-        @torch.no_grad()
-        def follow(step: int) -> None:
-            share = 1 - min(AVERAGE, (1 + step) / (10 + step))
-            for name, tensor in moving.items():
-                means[name].lerp_(tensor.detach(), share)
-
         def loss(step: int) -> dict[str, Tensor]:
-            follow(step)
+            mean.follow(share_of_step(step, AVERAGE))
             x, right = labelled(model, part, self.batch_size, step, run, f"{request.stage} retain")
             with model.learning_statistics():
                 logits = model.forward(augmented(x, run))[1]
@@ -73,9 +72,7 @@ class Retrain:
         fit(
             Learner(loss, weights, self.learning_rate, by), steps=self.steps, run=run,
             stage=request.stage,
-            carried={**statistics, **{f"mean.{name}": value for name, value in means.items()}},
+            carried={**statistics, **{f"mean.{name}": value for name, value in mean.means.items()}},
         )  # fmt: skip
-        follow(self.steps)
-        with torch.no_grad():
-            for name, tensor in moving.items():
-                tensor.copy_(means[name])
+        mean.follow(share_of_step(self.steps, AVERAGE))
+        mean.put()

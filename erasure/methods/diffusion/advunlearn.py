@@ -9,7 +9,7 @@ for Robust Concept Erasure in Diffusion Models" (NeurIPS 2024), https://arxiv.or
                + gamma * mean (eps(x_r, t, c_r) - eps_0(x_r, t, c_r))^2
     target eps_0(x_t, t, c_from) - push (eps_0(x_t, t, e) - eps_0(x_t, t, ''))
     inner  d = argmin mean (eps(x_t, t, [d; c]) - eps_0(x_t, t, c))^2
-    x_t    a point of the untouched model's guided path towards c; eps_0 the untouched model;
+    x_t    a point of the original model's guided path towards c; eps_0 the original model;
            d holds `tokens` free vectors among the prompt's token embeddings
 
 Choices
@@ -159,7 +159,7 @@ class AdvUnlearn:
         self, model: DiffusionModel, slotted: Slotted, at: Points, asked: Tensor,
         latest: Tensor | None, run: Run,
     ) -> Tensor:  # fmt: skip
-        """Vectors (b, k, w) under which the edited model predicts what the untouched one did."""
+        """Vectors (b, k, w) under which the edited model predicts what the original one did."""
         if latest is None or self.attack_init == "random":
             special = set(model.special_tokens)
             words = [i for i in range(len(model.token_table)) if i not in special]

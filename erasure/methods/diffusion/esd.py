@@ -7,7 +7,7 @@ https://arxiv.org/abs/2303.07345.
 
     loss   mean (eps(x_t, t, c)
                  - [eps_0(x_t, t, c_from) - push (eps_0(x_t, t, e) - eps_0(x_t, t, ''))])^2
-    x_t    a point of the untouched model's own guided path towards c; eps_0 the untouched model
+    x_t    a point of the original model's own guided path towards c; eps_0 the original model
 
 Choices
 - Eq. 7 starts from eps_0(x_t, t, '') and pushes by eta. With c_from = e = c that is push = 1 + eta:
@@ -17,7 +17,7 @@ Choices
   published; `push_from=anchor` starts from the same prompt with the anchor, and `push_from=concept`
   keeps c_from = c but pushes the bare concept e alone, so that the rest of the prompt is not pushed
   with it.
-- x_t is drawn by the untouched model, as the authors' present code does (their first release used
+- x_t is drawn by the original model, as the authors' present code does (their first release used
   the edited one), on `paths` paths kept for the whole run instead of a fresh one per step. The
   paths are DDIM's; the authors' script walks the folder's own scheduler.
 - `select` u and all are the UNet's linear and convolutional layers, u without cross-attention, as

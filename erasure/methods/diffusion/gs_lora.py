@@ -24,7 +24,7 @@ Choices
 - A prompt of an earlier request that also mentions the present concept is forgotten, not kept.
 - F and R divide means over what is computed together: with several processes or parts of a batch,
   over each one's own share.
-- Points lie on guided paths of the untouched model, as in esd.py.
+- Points lie on guided paths of the original model, as in esd.py.
 - Rank, alpha, the group weight's warm-up and the dropping of idle groups as for classifiers
   (methods/classifier/gs_lora.py). Prototype losses are for classifiers only: here R already says
   what the features are for. The learning rate is constant and no average of the adapter is kept.

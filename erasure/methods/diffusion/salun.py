@@ -17,7 +17,7 @@ Choices
 - Ties in the ranking go to the weight that comes first, so a mask is the same on every machine.
 - Both branches of the forget term see the same x_f and t; the authors' script encodes twice.
 - The target is the current model under stop-gradient, as the authors' code has it;
-  `target=original` asks the untouched model instead.
+  `target=original` asks the original model instead.
 - Images are drawn with replacement and their latents are the autoencoder's modes; the authors walk
   whole epochs of the forget set and sample the posterior.
 - The published command is 5 epochs on about 900 images; `steps` counts the same in batches of 8.

@@ -59,10 +59,10 @@ def find_captions(folder: Path, name: str, files: list[Path]) -> dict[Path, str]
     return found
 
 
-def _tables(place: Path) -> list[Path]:
+def _tables(folder: Path) -> list[Path]:
     """The tables of captions in a folder; SettingError for one in a form that is not read."""
     found = [
-        file for file in unread(place, []) if file.is_file() and file.stem.lower() == "metadata"
+        file for file in unread(folder, []) if file.is_file() and file.stem.lower() == "metadata"
     ]
     odd = next((file for file in found if file.suffix.lower() not in TABLES), None)
     if odd is not None:

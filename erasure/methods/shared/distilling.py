@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from erasure.exports.saving import save_model
+from erasure.exports.writing.saving import save_model
 from erasure.files.storage import atomic
 from erasure.methods.shared.paths import draw_paths
 from erasure.methods.shared.score_identity import Draw, Rules, duel, fake_score

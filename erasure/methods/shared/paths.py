@@ -1,4 +1,4 @@
-"""Points on the untouched model's own sampling paths, for methods that steer its predictions."""
+"""Points on the original model's own sampling paths, for methods that steer its predictions."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ PushFrom = Literal["prompt", "anchor", "concept"]
 class Paths:
     """`n` paths of `s` timesteps: (s, n, c, h, w), finished (n, c, h, w); and their prompts.
 
-    `asked` and `none` are what the untouched model predicts under each path's first prompt, and
+    `asked` and `none` are what the original model predicts under each path's first prompt, and
     under the empty one where its paths ask for that.
     """
 
@@ -37,7 +37,7 @@ class Paths:
 class Points:
     """A batch of points on paths: latents (b, c, h, w), timesteps (b), prompts by column.
 
-    `said` holds the untouched model's predictions that drawing the paths took anyway, by column.
+    `said` holds the original model's predictions that drawing the paths took anyway, by column.
     """
 
     z_t: Tensor
@@ -94,7 +94,7 @@ def draw_paths(
     model: DiffusionModel, rows: Sequence[tuple[str, ...]], *, name: str, count: int, steps: int,
     guidance: float, run: Run,
 ) -> Paths:  # fmt: skip
-    """Guided DDIM paths of the untouched model towards each row's first prompt, rows in turn."""
+    """Guided DDIM paths of the original model towards each row's first prompt, rows in turn."""
     generator = run.generator_for(f"{name} paths")
     order = torch.randperm(len(rows), generator=generator).tolist()
     chosen = [rows[order[i % len(order)]] for i in range(count)]
@@ -116,7 +116,7 @@ def sampled(
     model: DiffusionModel, prompts: Sequence[str], keep: Callable[[SampledPath], Item], *,
     name: str, steps: int, guidance: float, generator: torch.Generator, run: Run,
 ) -> list[Item]:  # fmt: skip
-    """What `keep` takes of each batch of the untouched model's guided DDIM paths of prompts.
+    """What `keep` takes of each batch of the original model's guided DDIM paths of prompts.
 
     Each process draws its part of them; all get all.
     """
@@ -148,7 +148,7 @@ def points(paths: Paths, batch: int, run: Run) -> Points:
 
 
 def original_answers(model: DiffusionModel, at: Points) -> list[Tensor]:
-    """The untouched model's prediction under each column, asking only what is not known yet."""
+    """The original model's prediction under each column, asking only what is not known yet."""
     with model.original():
         return answers(model, at, dict(at.said))
 

@@ -53,9 +53,9 @@ def _threshold(gradients: Mapping[str, Tensor], wanted: int) -> tuple[int, int]:
             part = (shared >> low) & ((1 << count) - 1)
             counts += torch.bincount(part, minlength=1 << count).cpu()
         from_top = counts.flip(0).cumsum(0)
-        place = int((from_top >= left).nonzero()[0])
-        left -= int(from_top[place - 1]) if place else 0
-        known |= ((1 << count) - 1 - place) << low
+        index = int((from_top >= left).nonzero()[0])
+        left -= int(from_top[index - 1]) if index else 0
+        known |= ((1 << count) - 1 - index) << low
     return known, left
 
 

@@ -173,7 +173,7 @@ def _from_two_folders(
 def _generated(
     model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run
 ) -> tuple[Pictures, Pictures]:
-    """Latents that the untouched model draws, by DDIM."""
+    """Latents that the original model draws, by DDIM."""
     kept = retain_prompts(concepts, model.catalogue, plan.retain_file)
     sets = []
     for name, pairs, count in (

@@ -86,7 +86,7 @@ class Classifier(Editable):
                 norm.eval()
 
     def forward(self, x: Float[Tensor, "b 3 s s"]) -> tuple[Tensor, Tensor]:
-        """(features (b, d), logits (b, classes)) of prepared images; the untouched model's within
+        """(features (b, d), logits (b, classes)) of prepared images; the original model's within
         `original()`.
         """
         seen: list[Tensor] = []

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from erasure.errors import StorageError
-from erasure.files.storage import atomic, write_json
+from erasure.files import storage
+from erasure.files.storage import atomic, folder_digest, write_json
 
 
 def test_results_are_on_the_disk_before_they_have_their_name(
@@ -44,3 +45,22 @@ def test_what_the_disk_refuses_leaves_what_was_there(
         write_json(tmp_path / "a.json", 2)
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json").read_text() == "1\n"
+
+
+@pytest.mark.parametrize("large", [2**30, 0])
+def test_a_folders_digest_is_of_what_it_holds(
+    large: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "LARGE", large)
+    (tmp_path / "in").mkdir()
+    file = tmp_path / "in" / "a.png"
+    file.write_bytes(b"one")
+    first = folder_digest(tmp_path)
+    (tmp_path / ".hidden").write_bytes(b"x")
+    assert folder_digest(tmp_path) == first
+    file.write_bytes(b"two")  # as long
+    assert folder_digest(tmp_path) != first
+    file.write_bytes(b"one")
+    assert folder_digest(tmp_path) == first
+    file.rename(tmp_path / "in" / "b.png")
+    assert folder_digest(tmp_path) != first

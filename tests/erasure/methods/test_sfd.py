@@ -11,7 +11,7 @@ from torch import Tensor
 
 from erasure.erasing import erase
 from erasure.errors import DivergedError, SettingError
-from erasure.exports.saving import save_model
+from erasure.exports.writing.saving import save_model
 from erasure.files.storage import read_lines
 from erasure.methods.diffusion.sfd import SFD
 from erasure.methods.shared import distilling, score_identity

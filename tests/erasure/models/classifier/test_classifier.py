@@ -17,7 +17,7 @@ from networks import (
 from transformers import ViTForImageClassification
 
 from erasure.errors import ModelError, SettingError
-from erasure.exports.saving import save_classifier
+from erasure.exports.writing.saving import save_classifier
 from erasure.models.classifier.blocks import groups
 from erasure.models.classifier.classifier import Classifier
 from erasure.models.classifier.load import load_classifier

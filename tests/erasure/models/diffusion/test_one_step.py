@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from erasure.erasing import erase
 from erasure.errors import ModelError, SettingError
 from erasure.exports.exporting import export
-from erasure.exports.saving import save_model
+from erasure.exports.writing.saving import save_model
 from erasure.models.diffusion.load import load_generator, load_model
 from erasure.models.diffusion.one_step import ONE_STEP, OneStep, one_step_scheduler
 

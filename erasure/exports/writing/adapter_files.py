@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from erasure.edit import Edit
-from erasure.exports.publishing import checked
+from erasure.exports.writing.publishing import checked
 from erasure.files.naming import LONGEST, slug
 from erasure.models.lora import UP
 
@@ -21,7 +21,7 @@ def file_names(edit: Edit) -> dict[str, str]:
     No two are the same in capitals or small letters.
     """
     stems = _stems(edit.requests)
-    return stems if edit.is_of_classes else {r: f"{s}.safetensors" for r, s in stems.items()}
+    return stems if edit.is_of_classifier else {r: f"{s}.safetensors" for r, s in stems.items()}
 
 
 def _stems(requests: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -47,7 +47,7 @@ def write_adapters(edit: Edit, folder: Path, dtype: torch.dtype) -> None:
     for request, name in file_names(edit).items():
         tensors = edit.adapter(request)
         strong = {n: t * edit.scale if n.endswith(UP) else t for n, t in tensors.items()}
-        write = _write_peft if edit.is_of_classes else _write_diffusers
+        write = _write_peft if edit.is_of_classifier else _write_diffusers
         write(checked(strong, dtype, name), int(edit.settings["rank"]), folder / name)  # type: ignore[call-overload]
 
 

@@ -9,7 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from erasure.errors import ModelError
-from erasure.exports.publishing import checked, convert, rename_text_encoder, write_vocabulary
+from erasure.exports.writing.publishing import (
+    checked,
+    convert,
+    rename_text_encoder,
+    write_vocabulary,
+)
 from erasure.files.records import read_record
 from erasure.files.storage import write_json
 from erasure.models.classifier.classifier import Classifier
