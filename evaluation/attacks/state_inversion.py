@@ -1,0 +1,109 @@
+"""State inversion: search all text states, not only those of words, for the concept.
+
+Every text attack ends in states that the UNet reads, and those lie on a set that can be written
+down: a CLIP text encoder ends in a LayerNorm, so that each is gain * z + bias with mean(z) 0 and
+|z|^2 = d. What is found on that set bounds what any prompt or learned word finds, and the text
+encoder is not asked at all.
+
+    s* = argmin mean (target - predict(z_t, t, s))^2,    s on the set (`DiffusionModel.onto_states`)
+
+with z_t noised pictures of the concept by the model from before the erasure.
+
+Choices
+- One state for all cases, as a learned word is one; each case's noise is drawn under it.
+- Restarts begin at the concept's own prompt, at the anchor's, at the empty one and at random words,
+  in this order; a case is won if the states of any restart draw the concept.
+- Adam, and a projection after each step. Stable Diffusion XL's states are not the last of its
+  encoders: there, numbers stay within what the model's prompts have.
+- Control: random words, as many as there are restarts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from erasure.config import check, setting
+from erasure.models.diffusion.model import Condition
+from erasure.registry import ATTACKS
+from erasure_datasets.concept import Concept
+from evaluation.attacking.scene import KEPT, Case, Found, Scene, Targets
+from evaluation.attacks import Attack
+
+WORDS = 8  # of a random start, and of the control
+
+
+@ATTACKS.register
+@dataclass(frozen=True)
+class StateInversion(Attack):
+    """A search over the text encoder's whole set of states."""
+
+    steps: int = setting(400, quick=10, help="search steps of each restart", at_least=1)
+    learning_rate: float = setting(0.05, help="Adam's learning rate", above=0)
+    batch_size: int = setting(8, help="pictures per step", at_least=1)
+    images: int = setting(32, quick=4, help="pictures of the concept to search by", at_least=1)
+    restarts: int = setting(2, quick=1, help="starts of the search", at_least=1)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def control(self, prompt: str, concept: Concept) -> tuple[tuple[str, str], int]:  # noqa: ARG002
+        return ("", ""), WORDS
+
+    def attack(self, scene: Scene, cases: Sequence[Case]) -> list[Found]:
+        found = [Found(False, 0, case.prompt) for case in cases]
+        for number in range(self.restarts):
+            left = [i for i, result in enumerate(found) if not result.success]
+            if not left or scene.is_over:
+                break
+            state = self._state(scene, number)
+            asked = state.expand(len(left), -1, -1)
+            won = scene.wins(asked, [cases[i] for i in left], KEPT)
+            for i, success in zip(left, won.tolist(), strict=True):
+                found[i] = Found(success, number + 1, f"(state {number})")
+        return found
+
+    def _state(self, scene: Scene, number: int) -> Condition:
+        """What the search of one restart ends in; searched once for all cases."""
+        known = scene.memory.get(f"state {number}")
+        if known is None:
+            known = scene.memory[f"state {number}"] = self.search(scene, number)
+        return known
+
+    def search(self, scene: Scene, number: int) -> Condition:
+        """The best state from one start, (1, n, d)."""
+        model, concept = scene.model, scene.concept
+        generator = scene.generator(f"states {number}")
+        prompts, anchors = concept.prompts(), concept.anchor_prompts()
+        chosen = [prompts[i % len(prompts)] for i in range(self.images)]
+        targets = scene.targets(chosen, "inversion images")
+        random = scene.random_prompt(("", ""), WORDS, generator)
+        start = [prompts[0], anchors[0], "", random][min(number, 3)]
+        with torch.no_grad():
+            seen = model.encode([*prompts, *anchors, "", random])
+            state = model.encode([start]).clone()
+        return self.descend(scene, state, seen, targets, generator)
+
+    def descend(
+        self, scene: Scene, state: Condition, seen: Condition, targets: Targets,
+        generator: torch.Generator,
+    ) -> Condition:  # fmt: skip
+        """Adam from a state, on the set."""
+        model = scene.model
+        state = state.detach().requires_grad_()
+        optimiser = torch.optim.Adam([state], lr=self.learning_rate, betas=(0.9, 0.99))
+        with scene.progress("state-inversion", self.steps) as bar:
+            for _ in range(self.steps):
+                if scene.is_over:
+                    break
+                rows = torch.randint(self.images, (self.batch_size,), generator=generator)
+                z_t, t, wanted = scene.lesson(targets, rows, generator)
+                said = model.predict(z_t, t, state.expand(len(rows), -1, -1))
+                loss = scene.finite(F.mse_loss(said, wanted))
+                (state.grad,) = torch.autograd.grad(loss, [state])
+                optimiser.step()
+                with torch.no_grad():
+                    state.copy_(model.onto_states(state, seen))
+                bar.advance(f"loss {loss.item():.4f}")
+        return state.detach()
