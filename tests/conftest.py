@@ -6,6 +6,9 @@ import tempfile
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("ERASURE_CACHE", os.path.join(tempfile.gettempdir(), "erasure-test-cache"))
+if os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2"):
+    # torch's bfloat16 attention asks oneDNN whether there is AVX-512, and then fails in ATen
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 import json
 from collections.abc import Callable
