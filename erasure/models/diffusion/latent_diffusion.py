@@ -81,6 +81,10 @@ class LatentDiffusion(NoisePrediction):
         return getattr(self.pipeline, self.backbone_name)
 
     @property
+    def middle(self) -> nn.Module:
+        return self.backbone.mid_block
+
+    @property
     def device(self) -> torch.device:
         return self.backbone.device
 

@@ -76,6 +76,11 @@ class DiffusionModel(Editable):
     def backbone(self) -> nn.Module:
         """The network that is asked at every timestep: a UNet or a transformer."""
 
+    @property
+    @abstractmethod
+    def middle(self) -> nn.Module:
+        """The backbone's block half-way, whose output says what the model makes of an image."""
+
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Condition:
         """What the network is told of each prompt; "" is the unconditional one."""
