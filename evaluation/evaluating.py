@@ -37,8 +37,8 @@ def evaluate(
     continual after several requests, where `concepts` are classes. `subset` is a number of images
     for pocket, "10x5" for unlearncanvas. `reference` is the run of a retrained classifier, or for
     unlearncanvas the un-erased model's own evaluation. `base` says where the run's base model is
-    now, if it has moved; `gold`, for the protocol of that name, which model never knew the concepts:
-    "pocket", a folder, or a run of `erase gold`.
+    now, if it has moved; `gold`, for the protocol of that name, which model never knew the
+    concepts: "pocket", a folder, or a run of `erase gold`.
 
     The processes of a launch share the drawing, and the main one writes. Returns the record written
     to scores/PROTOCOL.json; a part, other seeds and other concepts than the run's have names of

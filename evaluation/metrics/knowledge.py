@@ -1,8 +1,9 @@
 """How far a model's knowledge of a concept is from that of one that never knew it.
 
 Everything compares an edited model with a gold one on the same pictures, times and noise. The
-likelihoods are those of FADE (2510.12981) in spirit: here a picture's loss is its mean squared error
-of prediction over evenly spaced times, which bounds its likelihood up to the weights of the times.
+likelihoods are those of FADE (2510.12981) in spirit: here a picture's loss is its mean squared
+error of prediction over evenly spaced times, which bounds its likelihood up to the weights of the
+times.
 """
 
 from collections.abc import Sequence
@@ -97,7 +98,7 @@ def judge_distance(
 
 
 def ratio(edited: Sequence[int | None], gold: Sequence[int | None], most: int) -> Score:
-    """The fewest steps to relearn over a grid, edited / gold; a cell that never got there is `most`.
+    """The fewest steps to relearn over a grid, edited / gold; a cell that never got there: `most`.
 
     1 is as forgotten as never learned. The grid is one experiment, so that there is no spread.
     """
@@ -169,7 +170,7 @@ def middle_features(
 
 
 def _pooled(said: object) -> Tensor:
-    """(n, d) of a block's output: a map (n, d, h, w), or rows of tokens (n, k, d), the image's last."""
+    """(n, d) of a block's output: a map (n, d, h, w), or tokens (n, k, d), the image's last."""
     output: Tensor = said[-1] if isinstance(said, tuple) else said  # type: ignore[assignment]
     return output.flatten(2).mean(2) if output.ndim == 4 else output.mean(1)
 

@@ -18,8 +18,8 @@ class Asked:
     `folder` is where the record goes: the run itself, or another for an un-erased model or for
     `images` of any tool. Without images a drawing protocol gets the opened `model`; one that judges
     classifiers opens the run. `concepts` are the run's own unless `is_own` is False. What the user
-    did not give is None, or empty. `base` says where the run's base model is now, `gold` which model
-    never knew the concepts.
+    did not give is None, or empty. `base` says where the run's base model is now, `gold` which
+    model never knew the concepts.
     """
 
     folder: Path

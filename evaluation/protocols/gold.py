@@ -6,12 +6,13 @@ gold models differ by as the floor:
 - judge_distance: half the summed differences of judged labels' shares, on the concept's prompts.
 - picture_distance: KID of CLIP's features to gold's pictures, for the concept's prompts;
   picture_distance_kept for others.
-- loss_gap_caption, _empty, _state: the loss on held-out pictures of the concept, minus gold's, under
-  their captions, the empty prompt, and the best state that a search finds for each model. Below 0 it
-  remembers, far above 0 it is over-erased; the empty prompt is the honest one.
+- loss_gap_caption, _empty, _state: the loss on held-out pictures of the concept, minus gold's,
+  under their captions, the empty prompt, and the best state that a search finds for each model.
+  Below 0 it remembers, far above 0 it is over-erased; the empty prompt is the honest one.
 - divergence, divergence_kept: likelihoods in both directions (`metrics/knowledge.py`).
 - relearn_ratio: steps to relearn, over gold's, fewest over a grid of rates; 1 is as never learned.
-- probe: how well the middle block's features tell the concept from the rest, under the empty prompt.
+- probe: how well the middle block's features tell the concept from the rest, under the empty
+  prompt.
 """
 
 import json
@@ -31,7 +32,6 @@ from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.files.records import read_record
 from erasure.files.storage import write_json
-from erasure.methods.diffusion.gold import Gold as GoldMethod
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.load import GOLD, POCKET, read_presets
 from erasure.opening import open_run
@@ -404,7 +404,7 @@ def _left_out(model: LatentDiffusion) -> dict[str, str]:
 
 def _floor(names: Sequence[str], weights: str) -> dict[str, Any]:
     """What a second gold model measured against pocket's, for these concepts; empty for others."""
-    if weights != GoldMethod().weights or weights != GOLD or not FLOORS.is_file():
+    if weights != GOLD or not FLOORS.is_file():
         return {}
     known: dict[str, Any] = json.loads(FLOORS.read_text())["per_concept"]
     return {name: known[name] for name in names if name in known}
