@@ -1,6 +1,7 @@
 """UCE: rewrite cross-attention in closed form, so that a concept's words mean its anchor.
 
-Changes: keys and values of the UNet's cross-attention.
+Changes: keys and values of the UNet's cross-attention, or the one map through which a transformer
+of Stable Diffusion 3 reads text.
 
 Gandikota, Orgad, Belinkov, Materzynska, Bau, "Unified Concept Editing in Diffusion Models"
 (WACV 2024), https://arxiv.org/abs/2308.14761, eq. 7: for every cross-attention W in {to_k, to_v}
@@ -24,6 +25,7 @@ Choices
 - `average` divides s_e and s_p by their number of prompts, so that they mean the same however many
   prompts there are; the default sums, as published.
 - Solved in float64, on the CPU since not every device has it, and never in mixed precision.
+- A bias stays: W' c + b is W c* + b where W' c is W c*.
 - Of Stable Diffusion XL the cross-attention is edited as of the others, over both encoders' states;
   the pooled embedding, which also tells it of the concept, passes elsewhere and stays.
 """
@@ -76,7 +78,8 @@ class UCE:
 
     @torch.no_grad()
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:  # noqa: ARG002
-        weights = model.weights("xattn.kv")
+        maps = model.weights(model.text_maps)
+        weights = {name: weight for name, weight in maps.items() if name.endswith(".weight")}
         model.remember(list(weights))
         erased, wanted = self._erased(model, concepts)
         file = Path(self.retain_prompts) if self.retain_prompts else None

@@ -68,6 +68,7 @@ class DiffusionModel(Editable):
     selections = SELECTIONS
     catalogue: Catalogue | None
     sampling: Sampling | None = None
+    text_maps: ClassVar[str] = "xattn.kv"  # the selection of linear maps that read `states`
     backbone_name: ClassVar[str]  # what the names of the backbone's weights begin with
     timesteps: int  # how many there are in training
 

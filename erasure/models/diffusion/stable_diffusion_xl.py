@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erasure.errors import ModelError
-from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.model import Condition
+from erasure.models.diffusion.noise_prediction import NoisePrediction
 
 
-class StableDiffusionXL(LatentDiffusion):
+class StableDiffusionXL(NoisePrediction):
     """A StableDiffusionXLPipeline, asked about uncropped images of the model's own size."""
 
     towers = ("text_encoder", "text_encoder_2")
@@ -51,7 +51,7 @@ class StableDiffusionXL(LatentDiffusion):
     def onto_states(self, condition: Condition, seen: Condition) -> Condition:
         return condition.clamp(seen.amin(0), seen.amax(0))
 
-    def _read(self, ids: Sequence[Int[Tensor, "b n"]]) -> Condition:
+    def _read(self, ids: Sequence[Int[Tensor, "b n"]], prompts: Sequence[str]) -> Condition:  # noqa: ARG002
         first = self._call("text_encoder", ids[0], output_hidden_states=True)
         second = self._call("text_encoder_2", ids[1], output_hidden_states=True)
         # the layer before the last of each, as the UNet was trained
