@@ -8,6 +8,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("ERASURE_CACHE", os.path.join(tempfile.gettempdir(), "erasure-test-cache"))
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -31,6 +32,8 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
 )
 
 from erasure import registry
@@ -134,6 +137,19 @@ def build_sd3(folder: Path) -> Path:
     # the pipeline asks for 256 rows without T5, which takes a miniature long
     (folder / "text.json").write_text('{"max_sequence_length": 3}')
     return folder
+
+
+def with_t5(folder: Path, other: Path) -> Path:
+    """The miniature of SD 3 with a T5 that reads the towers' tokens."""
+    own = tokenizer()
+    torch.manual_seed(5)
+    config = T5Config(vocab_size=len(own), d_model=104, d_kv=8, d_ff=16, num_heads=2, num_layers=1)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(
+        folder, text_encoder_3=T5EncoderModel(config), tokenizer_3=own
+    )
+    pipeline.save_pretrained(other)
+    shutil.copy(folder / "text.json", other)
+    return other
 
 
 def tokenizer(padding: str | None = None) -> CLIPTokenizer:

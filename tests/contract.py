@@ -59,7 +59,7 @@ SELECTED = {
     "sfd": "full",
     "gs-lora": "*transformer_blocks.*.ff*.net.*",
 }
-SELECTED_OF_SD3 = {**SELECTED, "uce": "text.in"}
+SELECTED_OF_SD3 = {**SELECTED, "uce": "text.in,pooled.in"}
 # methods that say in one line that they do not work on a family
 REFUSED = {("sfd", "sdxl"), ("sfd", "sd3")}
 # on top of pocket's presets, for those methods that have these settings

@@ -20,6 +20,7 @@ SELECTIONS: dict[str, str] = {
 TRANSFORMER_SELECTIONS: dict[str, str] = {
     "full": r"^transformer\.",
     "text.in": r"^transformer\.context_embedder\.",
+    "pooled.in": r"^transformer\.time_text_embed\.text_embedder\.linear_1\.",
     "xattn": r"^transformer\..*\battn\.(?:add_[qkv]_proj|to_add_out)\.",
     "xattn.kv": r"^transformer\..*\battn\.add_[kv]_proj\.",
     "noxattn": r"^transformer\.(?!time_text_embed)(?!.*\battn\.(?:add_[qkv]_proj|to_add_out)\.)",

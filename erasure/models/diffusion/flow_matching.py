@@ -34,7 +34,7 @@ class FlowMatching(LatentDiffusion):
 
     backbone_name = "transformer"
     selections = TRANSFORMER_SELECTIONS
-    text_maps = "text.in"
+    text_maps, pooled_maps = "text.in", "pooled.in"
     block_linear = re.compile(
         r"(.*transformer_blocks\.\d+)\.(ff(?:_context)?\.net\.(?:0\.proj|2)"
         r"|attn\.(?:to_(?:q|k|v|out\.0)|add_[qkv]_proj|to_add_out))$"

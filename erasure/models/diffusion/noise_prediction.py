@@ -15,7 +15,7 @@ from torch import Tensor
 
 from erasure.models.diffusion.checks import check_noise_prediction
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
-from erasure.models.diffusion.model import Condition, Level, SampledPath, Times
+from erasure.models.diffusion.model import Condition, Level, SampledPath, TextPart, Times
 
 
 class NoisePrediction(LatentDiffusion):
@@ -36,6 +36,9 @@ class NoisePrediction(LatentDiffusion):
 
     def _schedule(self) -> tuple[Tensor, object]:
         return self.alphas_cumprod, self.pipeline.scheduler.config.get("prediction_type", "epsilon")
+
+    def text_parts(self) -> list[TextPart]:
+        return [TextPart(slice(0, self._text_window), self.token_count)]
 
     def levels(self, t: Times) -> tuple[Level, Level]:
         """(sqrt(alpha_bar), sqrt(1 - alpha_bar)) at t."""

@@ -18,6 +18,9 @@ class StableDiffusion(NoisePrediction):
     def states(self, condition: Condition) -> Float[Tensor, "b n d"]:
         return condition
 
+    def pooled(self, condition: Condition) -> None:
+        pass
+
     def onto_states(self, condition: Condition, seen: Condition) -> Condition:  # noqa: ARG002
         encoder = self.pipeline.text_encoder
         norm = next(m for n, m in encoder.named_modules() if n.endswith("final_layer_norm"))

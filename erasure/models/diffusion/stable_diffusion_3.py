@@ -19,7 +19,8 @@ from transformers import CLIPTextModelWithProjection
 
 from erasure.errors import ModelError
 from erasure.models.diffusion.flow_matching import FlowMatching
-from erasure.models.diffusion.model import Condition, Sampling
+from erasure.models.diffusion.model import Condition, Sampling, TextPart
+from erasure.models.diffusion.tokens import tokens_of
 
 ROWS = 256  # of T5, as the pipeline asks for
 
@@ -45,8 +46,21 @@ class StableDiffusion3(FlowMatching):
         _check(pipeline, name)
 
     def states(self, condition: Condition) -> Float[Tensor, "b n d"]:
-        """The towers' rows, without T5's."""
-        return condition[:, : self._text_window]
+        """The towers' rows, and T5's if there are any."""
+        return condition[:, : self.text_parts()[-1].rows.stop]
+
+    def text_parts(self) -> list[TextPart]:
+        window = self._text_window
+        towers = TextPart(slice(0, window), self.token_count)
+        t5 = TextPart(slice(window, window + self.rows), self._t5_count)
+        return [towers, t5] if self.pipeline.text_encoder_3 is not None else [towers]
+
+    def _t5_count(self, text: str) -> int:
+        # T5 has no start token; the last of its rows may be the end token's
+        return max(0, min(len(tokens_of(self.pipeline.tokenizer_3, text)), self.rows - 1) - 1)
+
+    def pooled(self, condition: Condition) -> Float[Tensor, "b p"]:
+        return condition[:, -1, : self.backbone.config.pooled_projection_dim]
 
     def onto_states(self, condition: Condition, seen: Condition) -> Condition:
         return condition.clamp(seen.amin(0), seen.amax(0))
@@ -78,8 +92,10 @@ class StableDiffusion3(FlowMatching):
         ).sample  # fmt: skip
 
     def _pipeline_inputs(self, condition: Condition) -> dict[str, Tensor]:
-        pooled = condition[:, -1, : self.backbone.config.pooled_projection_dim]
-        return {"prompt_embeds": condition[:, :-1], "pooled_prompt_embeds": pooled}
+        return {
+            "prompt_embeds": condition[:, :-1],
+            "pooled_prompt_embeds": self.pooled(condition),
+        }
 
 
 def _check(pipeline: Any, name: str) -> None:

@@ -136,23 +136,17 @@ def test_slots_filled_with_a_words_own_embeddings_change_nothing(model: StableDi
 
 
 def test_t5_is_read_beside_the_towers(sd3: Path, tmp_path: Path) -> None:
-    from conftest import tokenizer
-    from transformers import T5Config, T5EncoderModel
+    from conftest import with_t5
 
-    own = tokenizer()
-    torch.manual_seed(0)
-    t5 = T5EncoderModel(
-        T5Config(vocab_size=len(own), d_model=104, d_kv=8, d_ff=16, num_heads=2, num_layers=1)
-    )
-    pipeline = plain(sd3)
-    pipeline.register_modules(text_encoder_3=t5, tokenizer_3=own)
-    pipeline.save_pretrained(tmp_path / "whole")
-    model = load_model(str(tmp_path / "whole"))
+    model = load_model(str(with_t5(sd3, tmp_path / "whole")))
     assert isinstance(model, StableDiffusion3)
-    want, _, _, _ = model.pipeline.encode_prompt("a cat", None, None, device="cpu")
+    want, _, _, _ = model.pipeline.encode_prompt(
+        "a cat", None, None, device="cpu", max_sequence_length=3
+    )
     condition = model.encode(["a cat"])
-    assert condition.shape == (1, 32 + 256 + 1, 104)
+    assert condition.shape == (1, 32 + 3 + 1, 104)
     assert torch.allclose(condition[:, :-1], want, atol=1e-6)
+    assert bool(condition[:, 32:35].any())
     assert not any(name.startswith("text_encoder_3") for name in model.parameters())
     assert any(name.startswith("beside.") for name in model.constants())
 
