@@ -110,7 +110,7 @@ def load_model(
         kind = OneStep
     full_name = f"{name}@{revision}" if revision else name
     model = kind(
-        pipeline.to(device), name=full_name, folder=folder, catalogue=read_catalogue(folder), **more
+        parts.to(device), name=full_name, folder=folder, catalogue=read_catalogue(folder), **more
     )
     if name == ONE_STEP and isinstance(model, StableDiffusion):  # only its UNet is its own
         unet: Any = UNet2DConditionModel.from_pretrained(POCKET / "one-step" / "unet", dtype=dtype)
