@@ -98,7 +98,8 @@ class LatentDiffusion(DiffusionModel):
 
     @property
     def middle(self) -> nn.Module:
-        return self.backbone.mid_block
+        blocks = getattr(self.backbone, "transformer_blocks", None)
+        return self.backbone.mid_block if blocks is None else blocks[len(blocks) // 2]
 
     @property
     def device(self) -> torch.device:
