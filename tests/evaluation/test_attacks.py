@@ -19,7 +19,8 @@ from erasure.registry import ATTACKS
 from erasure_datasets.captions import OBJECT_SYNONYMS
 from erasure_datasets.concept import Concept
 from erasure_datasets.paraphrases import paraphrases
-from evaluation.attacking.attacking import attack, attack_all
+from evaluation.attacking.attacking import attack
+from evaluation.attacking.every_attack import attack_all
 from evaluation.attacking.scene import Scene, cases_of, sampling_of
 from evaluation.attacks.ring_a_bell import RingABell
 from evaluation.attacks.unlearndiffatk import onto_simplex
