@@ -19,6 +19,7 @@ from pathlib import Path
 
 from erasure.registry import ATTACKS
 
+CHANGING = [name for name in ATTACKS.names() if ATTACKS.get(name).changes_weights]
 METHODS = ("esd", "uce", "salun", "advunlearn")
 
 
@@ -56,7 +57,7 @@ def rows(folders: dict[str, list[Path]], attacks: list[str]) -> list[str]:
                 cells.append("-")
                 continue
             scores = [record["scores"] for record in records.values()]
-            for run, record in records.items() if attack != "relearn" else ():
+            for run, record in records.items() if attack not in CHANGING else ():
                 for part in record["per_concept"].values():
                     for entry in part["cases"]:
                         key = run, entry["case"]["name"]

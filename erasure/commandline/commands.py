@@ -212,7 +212,7 @@ def _attack_command(name: str) -> Any:
         ),
         ("prompts", int, 16, "prompts per concept"),
         ("seeds", str, "188,288", "comma-separated: 188,288,588,688,888"),
-        ("budget", float | None, None, "seconds at most for each concept"),
+        ("budget", float | None, None, "seconds at most for each concept; of all attacks, for all"),
         ("seed", int, 0, "seed of the search"),
         ("quick", bool, False, "the attack's smoke-run values"),
         ("base", str | None, None, BASE),
@@ -226,7 +226,9 @@ def _attack_command(name: str) -> Any:
         options = {key: values[key] for key in same}
         options |= {"concepts": values["concept"], "seeds": numbers(values["seeds"])}
         if name == "all":
-            record = load("evaluation.attacking.attacking:attack_all")(values["run"], **options)
+            record = load("evaluation.attacking.every_attack:attack_all")(values["run"], **options)
+            for left, reason in record["left_out"].items():
+                say(f"{left} was left out: {reason}")
         else:
             record = load("evaluation.attacking.attacking:attack")(
                 values["run"], name, **options, **given_settings(values, common)

@@ -2,7 +2,7 @@
 
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,9 @@ def contents(criterion: str, settings: dict[str, Any]) -> dict[str, str]:
     words = [*whole, *(word.partition("=")[2] for word in whole if "=" in word)]
     places = [Path(word.rpartition(":")[0]) for word in words if ".py:" in word]
     places += [_module_file(word.rpartition(":")[0]) for word in whole if ":" in word]
-    places += [Path(word) for word in words if word and Path(word).is_dir()]
-    places += [Path(value) for value in settings.values() if isinstance(value, str) and value]
+    places += [Path(word) for word in words if word and _is(Path.is_dir, word)]
+    texts = [value for value in settings.values() if isinstance(value, str) and value]
+    places += [Path(text) for text in texts if _is(Path.exists, text)]
     files = [
         file
         for place in places
@@ -71,3 +72,11 @@ def contents(criterion: str, settings: dict[str, Any]) -> dict[str, str]:
         if file.is_file()
     ]
     return {str(file): file_digest(file) for file in files}
+
+
+def _is(kind: Callable[[Path], bool], word: str) -> bool:
+    """Whether a word is a place of this kind; a list of numbers may be too long for any."""
+    try:
+        return kind(Path(word))
+    except OSError:
+        return False

@@ -39,6 +39,10 @@ from evaluation.score import Score, mean_of_rates, rate
 CHUNK = 16  # cases attacked between two notes of what was reached
 
 
+class OutOfTimeError(SettingError):
+    """A budget that was used up before the first case."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """One case's end: shown without an attack, by the attack, by its control instead.
@@ -153,42 +157,6 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def attack_all(run: Path, **options: Any) -> dict[str, Any]:
-    """Every attack in turn, and attacks/all.json with the worst case of each prompt and seed.
-
-    What changes weights stands beside the worst case and does not count in it.
-    """
-    records = {name: attack(run, name, **options) for name in ATTACKS.names()}
-    worst: dict[tuple[str, str], dict[str, Any]] = {}
-    for name, record in records.items():
-        if ATTACKS.get(name).changes_weights:
-            continue
-        for concept, part in record["per_concept"].items():
-            for entry in part["cases"]:
-                key = concept, entry["case"]["name"]
-                row = worst.setdefault(
-                    key, {"concept": concept, **entry["case"], "pre": entry["pre"], "won_by": []}
-                )
-                if entry["success"] and not entry["pre"]:
-                    row["won_by"].append(name)
-    first = next(iter(records.values()))
-    hits = torch.tensor([bool(row["pre"] or row["won_by"]) for row in worst.values()])
-    pre = torch.tensor([bool(row["pre"]) for row in worst.values()])
-    summary = {
-        "attack": "all",
-        "protocol": "attack-all",
-        "scores": {"pre_ASR": asdict(_as_risk(rate(pre))), "ASR": asdict(_as_risk(rate(hits)))},
-        "baseline": first["baseline"],
-        "attacks": {name: record["scores"] for name, record in records.items()},
-        "cases": list(worst.values()),
-        "seconds": round(sum(record["seconds"] for record in records.values()), 1),
-        "stamp": {**first["stamp"], "attack": "all", "settings": "each attack's own"},
-    }
-    if launched().is_main_process:
-        write_json(run / "attacks" / "all.json", summary)
-    return summary
-
-
 def _attack_one(chosen: Attack, scene: Scene, cases: list[Case], run: Path) -> dict[str, Any]:
     scene.start_clock()
     ended = outcomes(scene.folder)  # read before all meet in drawing, and only then added to
@@ -214,11 +182,11 @@ def _attack_one(chosen: Attack, scene: Scene, cases: list[Case], run: Path) -> d
     ended = outcomes(scene.folder)
     entries = [dict(ended[case.name]) for case in cases if case.name in ended]
     if not entries:
-        raise SettingError("budget must leave time for at least one case; nothing was attacked.")
+        raise OutOfTimeError("budget must leave time for at least one case; nothing was attacked.")
     is_cut = any([entry.pop("is_cut", False) for entry in entries])  # all must lose the word
     part = {
         "scores": _scores(entries, has_control=not chosen.changes_weights),
-        "baseline": {"pre_ASR": asdict(_as_risk(rate(before)))},
+        "baseline": {"pre_ASR": asdict(as_risk(rate(before)))},
         "threshold": scene.threshold,
         "is_cut_by_budget": len(entries) < len(cases) or is_cut or scene.is_over,
         "criterion": scene.criterion.name,
@@ -264,7 +232,7 @@ def _random_tries(
     generator = scene.generator(f"control {cases[0].name}")
     for number in range(max(result.tries for result in found.values())):
         left = [case for case in cases if not won[case] and found[case].tries > number]
-        if not left:
+        if not left or (number and scene.is_over):
             break
         texts = [scene.random_prompt(*place, generator) for case in left if (place := places[case])]
         hits = scene.wins(texts, left, "control").tolist()
@@ -290,20 +258,21 @@ def _scores(entries: Sequence[dict[str, Any]], *, has_control: bool) -> dict[str
     if has_control:
         columns |= {"control_ASR": "control", "control_tries_ASR": "control_tries"}
     return {
-        score: asdict(_as_risk(rate(torch.tensor([bool(entry[key]) for entry in entries]))))
+        score: asdict(as_risk(rate(torch.tensor([bool(entry[key]) for entry in entries]))))
         for score, key in columns.items()
         if all(key in entry for entry in entries)
     }
 
 
-def _as_risk(score: Score) -> Score:
+def as_risk(score: Score) -> Score:
+    """A rate of which less is better."""
     return Score(score.value, score.stderr, score.n, higher_is_better=False)
 
 
 def _over_concepts(parts: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     """Means over the concepts, each counting the same."""
     return {
-        key: asdict(_as_risk(mean_of_rates([Score(**part[key]) for part in parts])))
+        key: asdict(as_risk(mean_of_rates([Score(**part[key]) for part in parts])))
         for key in parts[0]
     }
 

@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.registry import ATTACKS
-from erasure.training.learner import trainable
-from evaluation.attacking.scene import Case, Found, Scene, Targets
+from evaluation.attacking.scene import KEPT, Case, Found, Scene, Targets
+from evaluation.attacking.tuning import BACK, Tuning, put_back, tune
 from evaluation.attacks import Attack
 
 
@@ -44,14 +42,9 @@ class Relearn(Attack):
 
     def attack(self, scene: Scene, cases: Sequence[Case]) -> list[Found]:
         weights = scene.model.weights(self.select)
-        before = {name: weight.detach().clone() for name, weight in weights.items()}
         targets, prompts = self._pictures(scene)
-        try:
-            won, step = self._learn(scene, cases, targets, prompts, "images")
-        finally:
-            with torch.no_grad():
-                for name, weight in weights.items():
-                    weight.copy_(before[name])
+        with put_back(weights):
+            won, step = tune(scene, cases, targets, prompts, self._how(), weights, KEPT)
         return [
             Found(success, step, case.prompt)
             for success, case in zip(won.tolist(), cases, strict=True)
@@ -72,50 +65,21 @@ class Relearn(Attack):
     def random_steps(self, scene: Scene, cases: Sequence[Case]) -> int | None:
         """The same count with the weights of `select` shuffled; None if it never got there."""
         weights = scene.model.weights(self.select)
-        before = {name: weight.detach().clone() for name, weight in weights.items()}
         targets, prompts = self._pictures(scene)
         generator = scene.generator("random weights")
-        try:
+        with put_back(weights):
             with torch.no_grad():
                 for weight in weights.values():
                     if weight.dim() > 1:
                         order = torch.randperm(weight.numel(), generator=generator)
                         weight.copy_(weight.flatten()[order.to(weight.device)].view_as(weight))
-            won, step = self._learn(scene, cases, targets, prompts, None)
-            return step if won.float().mean() >= 0.5 else None
-        finally:
-            with torch.no_grad():
-                for name, weight in weights.items():
-                    weight.copy_(before[name])
+            won, step = tune(scene, cases, targets, prompts, self._how(), weights, None)
+            return step if won.float().mean() >= BACK else None
 
     def _pictures(self, scene: Scene) -> tuple[Targets, list[str]]:
         asked = scene.concept.prompts()
         prompts = [asked[i * len(asked) // self.images % len(asked)] for i in range(self.images)]
         return scene.targets(prompts, "relearning images"), prompts
 
-    def _learn(
-        self, scene: Scene, cases: Sequence[Case], targets: Targets, prompts: list[str],
-        kept_as: str | None,
-    ) -> tuple[Tensor, int]:  # fmt: skip
-        """(which cases show the concept at the last drawing, steps taken)."""
-        model, generator = scene.model, scene.generator("relearning")
-        weights = model.weights(self.select)
-        optimiser = torch.optim.Adam(list(weights.values()), lr=self.learning_rate)
-        won, step = torch.zeros(len(cases), dtype=torch.bool), 0
-        with scene.progress("relearn", self.steps) as bar:
-            while step < self.steps and not scene.is_over:
-                with trainable(weights):
-                    for _ in range(min(self.every, self.steps - step)):
-                        rows = torch.randint(self.images, (self.batch_size,), generator=generator)
-                        z_t, t, wanted = scene.lesson(targets, rows, generator)
-                        condition = model.encode([prompts[i] for i in rows.tolist()])
-                        loss = scene.finite(F.mse_loss(model.predict(z_t, t, condition), wanted))
-                        optimiser.zero_grad()
-                        loss.backward()
-                        optimiser.step()
-                        step += 1
-                        bar.advance(f"loss {loss.item():.4f}")
-                won = scene.wins([case.prompt for case in cases], cases, kept_as)
-                if won.float().mean() >= 0.5:
-                    break
-        return won, step
+    def _how(self) -> Tuning:
+        return Tuning("relearn", self.steps, self.every, self.learning_rate, self.batch_size)

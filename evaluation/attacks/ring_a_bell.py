@@ -15,7 +15,7 @@ Choices
 - The same prompt serves all of its seeds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,28 +59,39 @@ class RingABell(Attack):
         prompts = list(dict.fromkeys(case.prompt for case in cases))
         with scene.progress("ring-a-bell", len(prompts)) as bar:
             for prompt in prompts:
+                if scene.is_over:
+                    break
                 neutral = prompt.replace(concept.name, concept.anchor) if concept.anchor else ""
                 with torch.no_grad(), model.original():
                     target = model.encode([neutral]) + self.strength * direction
-                tokens = self.search(model, slotted, target, scene.generator(f"search {prompt}"))
+                tokens = self.search(
+                    model, slotted, target, scene.generator(f"search {prompt}"),
+                    is_over=lambda: scene.is_over,
+                )  # fmt: skip
                 texts[prompt] = model.decode(tokens)
                 bar.advance()
-        found = [texts[case.prompt] for case in cases]
-        won = scene.wins(found, cases, "images")
-        return [Found(success, 1, text) for success, text in zip(won.tolist(), found, strict=True)]
+        found = [Found(False, 0, case.prompt) for case in cases]
+        tried = [i for i, case in enumerate(cases) if case.prompt in texts]
+        asked = [texts[cases[i].prompt] for i in tried]
+        won = scene.wins(asked, [cases[i] for i in tried], "images").tolist() if tried else []
+        for i, text, success in zip(tried, asked, won, strict=True):
+            found[i] = Found(success, 1, text)
+        return found
 
     @torch.no_grad()
     def search(
         self, model: DiffusionModel, slotted: Slotted, target: Float[Tensor, "1 n d"],
-        generator: torch.Generator,
+        generator: torch.Generator, *, is_over: Callable[[], bool] = lambda: False,
     ) -> Int[Tensor, " k"]:  # fmt: skip
-        """The fittest tokens after all generations."""
+        """The fittest tokens after all generations, or once it is over."""
         words, half = model.word_tokens, self.population // 2
         alive = words[
             torch.randint(len(words), (self.population, self.length), generator=generator)
         ]
         distance = self._distance(model, slotted, alive, target)
         for _ in range(self.generations):
+            if is_over():
+                break
             best = distance.argsort(stable=True)[:half]
             parents, kept = alive[best], distance[best]
             children = self._children(parents, self.population - half, words, generator)

@@ -58,7 +58,8 @@ class TextualInversion(Attack):
             vectors = read_tensors(file)[0]["vectors"].to(scene.model.device)
         else:
             vectors = self.learn(scene)
-            write_tensors(file, {"vectors": vectors})
+            if not scene.is_over:
+                write_tensors(file, {"vectors": vectors})
         parts = [around(case.prompt, scene.concept.name) for case in cases]
         slotted = scene.model.open_slots(parts, self.tokens)
         with torch.no_grad():
@@ -79,6 +80,8 @@ class TextualInversion(Attack):
         optimiser = torch.optim.AdamW([vectors], lr=self.learning_rate)
         with scene.progress("textual-inversion", self.steps) as bar:
             for _ in range(self.steps):
+                if scene.is_over:
+                    break
                 rows = torch.randint(self.images, (self.batch_size,), generator=generator)
                 z_t, t, wanted = scene.lesson(targets, rows, generator)
                 condition = model.encode_slots(

@@ -1,0 +1,83 @@
+"""`erasure attack all`: every attack in turn, and the worst case of each prompt and seed."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from erasure.edit import Edit
+from erasure.errors import SettingError
+from erasure.files.storage import write_json
+from erasure.registry import ATTACKS
+from erasure.training.processes import launched
+from evaluation.attacking.asked import check_numbers
+from evaluation.attacking.attacking import OutOfTimeError, as_risk, attack
+from evaluation.score import rate
+
+
+def attack_all(run: Path, **options: Any) -> dict[str, Any]:
+    """Every attack in turn, and attacks/all.json with the worst case of each prompt and seed.
+
+    What changes weights stands beside the worst case and does not count in it. `budget` is of all
+    together, with the gold model's, and each has an equal share. `left_out` says why an attack was
+    not tried.
+    """
+    names, left_out = _applicable(run)
+    if (budget := options.get("budget")) is not None:
+        check_numbers(1, [0], budget, 0)
+        rounds = len(names) * (1 if options.get("gold") is None else 2)
+        options = {**options, "budget": budget / rounds}
+    records = dict[str, dict[str, Any]]()
+    for name in names:
+        try:
+            records[name] = attack(run, name, **options)
+        except OutOfTimeError as error:
+            left_out[name] = str(error)
+    worst = _worst(records)
+    if not worst:
+        raise SettingError(f"budget must leave time for at least one attack; got {budget}.")
+    first = next(iter(records.values()))
+    hits = torch.tensor([bool(row["pre"] or row["won_by"]) for row in worst])
+    pre = torch.tensor([bool(row["pre"]) for row in worst])
+    summary = {
+        "attack": "all",
+        "protocol": "attack-all",
+        "scores": {"pre_ASR": asdict(as_risk(rate(pre))), "ASR": asdict(as_risk(rate(hits)))},
+        "baseline": first["baseline"],
+        "attacks": {name: record["scores"] for name, record in records.items()},
+        "left_out": left_out,
+        "cases": worst,
+        "seconds": round(sum(record["seconds"] for record in records.values()), 1),
+        "stamp": {**first["stamp"], "attack": "all", "settings": "each attack's own"},
+    }
+    if launched().is_main_process:
+        write_json(run / "attacks" / "all.json", summary)
+    return summary
+
+
+def _worst(records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each case once, with the attacks that won it."""
+    worst: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, record in records.items():
+        if ATTACKS.get(name).changes_weights:
+            continue
+        for concept, part in record["per_concept"].items():
+            for entry in part["cases"]:
+                key = concept, entry["case"]["name"]
+                row = worst.setdefault(
+                    key, {"concept": concept, **entry["case"], "pre": entry["pre"], "won_by": []}
+                )
+                if entry["success"] and not entry["pre"]:
+                    row["won_by"].append(name)
+    return list(worst.values())
+
+
+def _applicable(run: Path) -> tuple[list[str], dict[str, str]]:
+    """The attacks that a run's model can be put to, and why not the others."""
+    names, left_out = ATTACKS.names(), dict[str, str]()
+    sampling = Edit.load(run).sampling
+    if sampling is not None and sampling.steps == 1:
+        reason = "it walks the path of a model that draws in several steps, and this one has one"
+        left_out = {name: reason for name in names if ATTACKS.get(name).walks_path}
+    return [name for name in names if name not in left_out], left_out
