@@ -23,6 +23,9 @@ Choices
 - `select` u and all are the UNet's linear and convolutional layers, u without cross-attention, as
   in the authors' present code. noxattn and full name the norms too, and noxattn leaves the time
   embedding out.
+- In Stable Diffusion 3 x is the text's side of joint attention, and paths are Euler's. The pooled
+  embedding tells every block of the concept past it: name text.in and pooled.in too. On pocket-flow
+  UA was 19 % without them and 100 % with them.
 - Weights and Adam are float32 and latents of the model's own size; the authors' script has both in
   bfloat16, which rounds most of such small steps away, and draws for 1024 pixels even on SD 1.4.
 - The paper has no retain term. `retain_weight` adds mean (eps(x_t, t, c_r) - eps_0(x_t, t, c_r))^2
