@@ -10,6 +10,8 @@ from diffusers import StableDiffusion3Pipeline
 from torch import Tensor
 
 from erasure.errors import ModelError, SettingError
+from erasure.exports.exporting import export
+from erasure.methods.diffusion.esd import weights_of
 from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.stable_diffusion_3 import StableDiffusion3
 
@@ -160,6 +162,30 @@ def test_groups_and_selections_name_the_joint_blocks(model: StableDiffusion3) ->
     assert [len(names) for names in model.groups("ffn")] == [4, 2]
     assert [len(names) for names in model.groups("attention")] == [8, 7]
     assert any(name.startswith("text_encoder_2.") for name in model.weights("text.layers"))
+
+
+def test_esds_words_leave_the_texts_side_of_attention_out(model: StableDiffusion3) -> None:
+    names = weights_of(model, "u").keys()
+    assert not any("attn.add_" in name or "to_add_out" in name for name in names)
+    assert names | model.weights("xattn").keys() >= weights_of(model, "all").keys()
+
+
+def test_an_adapter_draws_the_same_in_plain_diffusers(sd3: Path, tmp_path: Path) -> None:
+    from contract import Case
+
+    result = Case("gs-lora", sd3).run(tmp_path / "run", place="both")
+    out = export(result.folder, tmp_path / "out", to="lora")
+    pipeline = plain(sd3)
+    pipeline.load_lora_weights(out, weight_name="cat.safetensors")
+    drawn = pipeline("a cat", num_inference_steps=2, guidance_scale=3.0, max_sequence_length=3,
+                     latents=latents(), output_type="latent").images  # fmt: skip
+    path = result.model.sample_path(
+        result.model.encode(["a cat"]), steps=2, guidance=3.0, noise=latents()
+    )
+    assert torch.allclose(path.finished, drawn, atol=1e-4)
+    base = plain(sd3)("a cat", num_inference_steps=2, guidance_scale=3.0, max_sequence_length=3,
+                      latents=latents(), output_type="latent").images  # fmt: skip
+    assert not torch.allclose(base, drawn, atol=1e-3)
 
 
 def test_what_does_not_fit_is_refused(sd3: Path, model: StableDiffusion3, tmp_path: Path) -> None:
