@@ -12,6 +12,7 @@ from erasure.files.naming import checked_path
 from erasure.keeping import base_of, kept_edit, record_of
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.load import load_model, read_presets
+from erasure.models.diffusion.one_step import OneStep
 from erasure.opening import lasting_name, open_run
 from erasure.registry import METHODS
 from erasure.training.hardware import Hardware
@@ -104,7 +105,7 @@ def _opened(
         )
     if loaded.originals:
         raise ModelError(f"{loaded.name} holds an edit already; undo it, or load the model afresh.")
-    if loaded.sampling is not None:
+    if isinstance(loaded, OneStep):
         raise ModelError(
             f"{loaded.name} is a one-step generator; erase with sfd from the model it was made "
             f"from, with --generator {loaded.name}."

@@ -26,7 +26,8 @@ def evaluate(
     run: Path | None = None, *, model: str | None = None, images: Path | None = None,
     out: Path | None = None, protocol: str | None = None, subset: int | str | None = None,
     seeds: Sequence[int] | None = None, concepts: Sequence[str] | None = None,
-    reference: Path | None = None, base: Path | str | None = None, **settings: Value,
+    reference: Path | None = None, base: Path | str | None = None,
+    gold: Path | str | None = None, **settings: Value,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a run against its un-erased model; or an un-erased `model`, or a folder of `images`.
 
@@ -36,7 +37,8 @@ def evaluate(
     continual after several requests, where `concepts` are classes. `subset` is a number of images
     for pocket, "10x5" for unlearncanvas. `reference` is the run of a retrained classifier, or for
     unlearncanvas the un-erased model's own evaluation. `base` says where the run's base model is
-    now, if it has moved.
+    now, if it has moved; `gold`, for the protocol of that name, which model never knew the
+    concepts: "pocket", a folder, or a run of `erase gold`.
 
     The processes of a launch share the drawing, and the main one writes. Returns the record written
     to scores/PROTOCOL.json; a part, other seeds and other concepts than the run's have names of
@@ -62,7 +64,8 @@ def evaluate(
     asked = Asked(
         run or out or Path(), images=images, concepts=tuple(concepts or ()),
         is_own=run is None or not concepts, seeds=seeds,
-        subset=None if subset is None else str(subset), reference=reference, settings=settings,
+        subset=None if subset is None else str(subset), reference=reference, gold=gold,
+        settings=settings,
     )  # fmt: skip
     if found:
         _refuse_options(found, asked)
@@ -121,7 +124,10 @@ def _refuse_options(found: Protocol, asked: Asked) -> None:
     if asked.settings and "settings" not in found.takes:
         name = next(iter(asked.settings))
         raise SettingError(f"{name} is a setting of {ELSEWHERE}, not of {found.name}.")
-    given = {"seeds": asked.seeds, "subset": asked.subset, "reference": asked.reference}
+    given = {
+        "seeds": asked.seeds, "subset": asked.subset, "reference": asked.reference,
+        "gold": asked.gold,
+    }  # fmt: skip
     for option, value in given.items():
         if value is not None and option not in found.takes:
             known = ", ".join(sorted(found.takes - {"settings"})) or "none of these"

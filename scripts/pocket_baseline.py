@@ -2,7 +2,7 @@
 
 Its baseline.json has the judges' labels, its baseline.safetensors Pocket CLIP's features.
 
-python scripts/pocket_baseline.py [pocket | pocket-one-step]
+python scripts/pocket_baseline.py [pocket | pocket-one-step | pocket-flow]
 """
 
 import sys

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import (
-    AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
@@ -22,11 +21,10 @@ from diffusers import (
 from diffusers.models.attention_processor import Attention
 from pocket_training import CPU, SUITE, WORK, Average, Budget, log, save_half
 from pocket_unet import load_latents, posterior_mean
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
+from erasure.models.diffusion.pocket_flow import pocket_flow
 from erasure_datasets.canvas import STYLES
 from erasure_datasets.captions import random_caption
 
@@ -61,33 +59,9 @@ def new_transformer(width: int = 160, layers: int = LAYERS) -> SD3Transformer2DM
     return transformer
 
 
-def new_text_encoder() -> CLIPTextModelWithProjection:
-    """Pocket's text tower, with its CLIP's projection."""
-    config = CLIPTextConfig.from_pretrained(SUITE / "text_encoder")
-    weights = load_file(SUITE / "text_encoder" / "model.safetensors")
-    projection = load_file(SUITE / "clip" / "model.safetensors")["text_projection"]
-    encoder = CLIPTextModelWithProjection(config)
-    encoder.load_state_dict({**weights, "text_projection.weight": projection.T})
-    return encoder.eval().requires_grad_(False)
-
-
 def new_pipeline(transformer: SD3Transformer2DModel) -> StableDiffusion3Pipeline:
     """The transformer among pocket's other parts, in float32."""
-    vae = AutoencoderKL.from_pretrained(SUITE / "vae", dtype=torch.float32)
-    vae.register_to_config(shift_factor=0.0)  # the pipeline adds it
-    encoder = new_text_encoder()
-    tokenizer = CLIPTokenizer.from_pretrained(SUITE / "tokenizer")
-    return StableDiffusion3Pipeline(
-        transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
-        vae=vae,
-        text_encoder=encoder,
-        tokenizer=tokenizer,
-        text_encoder_2=encoder,
-        tokenizer_2=tokenizer,
-        text_encoder_3=None,
-        tokenizer_3=None,
-    )
+    return pocket_flow(SUITE, transformer, FlowMatchEulerDiscreteScheduler(shift=SHIFT))
 
 
 def save(pipeline: StableDiffusion3Pipeline, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Miniature Stable Diffusions with random weights, in the shapes of 1.4, 2.1 and XL."""
+"""Miniature Stable Diffusions with random weights, in the shapes of 1.4, 2.1, XL and 3."""
 
 import os
 import tempfile
@@ -6,8 +6,12 @@ import tempfile
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("ERASURE_CACHE", os.path.join(tempfile.gettempdir(), "erasure-test-cache"))
+if os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2"):
+    # torch's bfloat16 attention asks oneDNN whether there is AVX-512, and then fails in ATen
+    os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +22,10 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -28,6 +35,8 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
 )
 
 from erasure import registry
@@ -106,6 +115,46 @@ def build_miniature(folder: Path, family: Family) -> Path:
     return folder
 
 
+def build_sd3(folder: Path) -> Path:
+    """A pipeline of random weights in the shape of SD 3 without T5, with shifted latents."""
+    torch.manual_seed(4)
+    transformer = SD3Transformer2DModel(
+        sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2,
+        attention_head_dim=8, num_attention_heads=2, joint_attention_dim=104,
+        caption_projection_dim=16, pooled_projection_dim=16 + 32, pos_embed_max_size=8,
+        qk_norm="rms_norm",
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, latent_channels=4,
+        sample_size=16, scaling_factor=1.5, shift_factor=0.06, use_quant_conv=False,
+        use_post_quant_conv=False,
+    )  # fmt: skip
+    pipeline = StableDiffusion3Pipeline(
+        transformer=transformer, vae=vae, scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        text_encoder=tower(CLIPTextModelWithProjection, 32, "quick_gelu", projection_dim=16),
+        text_encoder_2=tower(CLIPTextModelWithProjection, 64, "gelu", projection_dim=32),
+        tokenizer=tokenizer(), tokenizer_2=tokenizer("!"), text_encoder_3=None, tokenizer_3=None,
+    )  # fmt: skip
+    pipeline.save_pretrained(folder)
+    # the pipeline asks for 256 rows without T5, which takes a miniature long
+    (folder / "text.json").write_text('{"max_sequence_length": 3}')
+    return folder
+
+
+def with_t5(folder: Path, other: Path) -> Path:
+    """The miniature of SD 3 with a T5 that reads the towers' tokens."""
+    own = tokenizer()
+    torch.manual_seed(5)
+    config = T5Config(vocab_size=len(own), d_model=104, d_kv=8, d_ff=16, num_heads=2, num_layers=1)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(
+        folder, text_encoder_3=T5EncoderModel(config), tokenizer_3=own
+    )
+    pipeline.save_pretrained(other)
+    shutil.copy(folder / "text.json", other)
+    return other
+
+
 def tokenizer(padding: str | None = None) -> CLIPTokenizer:
     """Pocket's; it pads with its end token as CLIP's, or with "!" as OpenCLIP's."""
     options = {"pad_token": padding} if padding else {}
@@ -138,6 +187,11 @@ def sd2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_miniature(tmp_path_factory.mktemp("models") / "sdxl", "xl")
+
+
+@pytest.fixture(scope="session")
+def sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_sd3(tmp_path_factory.mktemp("models") / "sd3")
 
 
 @pytest.fixture(scope="session")

@@ -57,10 +57,11 @@ SELECTED = {
     "uce": "xattn.kv",
     "gold": "full",
     "sfd": "full",
-    "gs-lora": "unet.*transformer_blocks.*.ff.net.*",
+    "gs-lora": "*transformer_blocks.*.ff*.net.*",
 }
+SELECTED_OF_SD3 = {**SELECTED, "uce": "text.in,pooled.in"}
 # methods that say in one line that they do not work on a family
-REFUSED = {("sfd", "sdxl")}
+REFUSED = {("sfd", "sdxl"), ("sfd", "sd3")}
 # on top of pocket's presets, for those methods that have these settings
 POCKET_FEW: dict[str, Value] = {
     "steps": 15,
@@ -96,11 +97,12 @@ class Case:
 
 
 def other_weights(folder: Path) -> Path:
-    """The same miniature with a UNet that has learned something else, beside it."""
+    """The same miniature with a backbone that has learned something else, beside it."""
     other = folder.with_name(f"{folder.name}-other")
     if not other.exists():
         shutil.copytree(folder, other)
-        file = other / "unet" / "diffusion_pytorch_model.safetensors"
+        backbone = "unet" if (other / "unet").is_dir() else "transformer"
+        file = other / backbone / "diffusion_pytorch_model.safetensors"
         tensors = load_file(file)
         save_file({name: 1.01 * tensor for name, tensor in tensors.items()}, file, {"format": "pt"})
     return other

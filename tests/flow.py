@@ -110,5 +110,6 @@ class MiniatureFlow(DiffusionModel):
 
     states = check_window = beyond_window = token_count = open_slots = encode_slots = decode = _none
     to_latents = to_images = generate = use_resolution = gradient_checkpointing = _none
-    onto_states = _none
+    onto_states = pooled = text_parts = _none
+    middle = property(_none)
     token_table = special_tokens = word_tokens = property(_none)

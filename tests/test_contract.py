@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from contract import POCKET_FEW, REFUSED, SELECTED, TINY, Case, every_method, settings_of
+from contract import (
+    POCKET_FEW,
+    REFUSED,
+    SELECTED,
+    SELECTED_OF_SD3,
+    TINY,
+    Case,
+    every_method,
+    settings_of,
+)
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -23,18 +32,18 @@ from erasure.models.diffusion.load import load_model
 from erasure.opening import open_run
 from erasure.registry import METHODS
 
-PAIRS = [(method, model) for method in every_method() for model in ("sd1", "sd2", "sdxl")]
+PAIRS = [(method, model) for method in every_method() for model in ("sd1", "sd2", "sdxl", "sd3")]
 CASES = [pair for pair in PAIRS if pair not in REFUSED]
 
 
 @pytest.fixture(scope="module")
 def results(
-    tmp_path_factory: pytest.TempPathFactory, sd1: Path, sd2: Path, sdxl: Path
+    tmp_path_factory: pytest.TempPathFactory, sd1: Path, sd2: Path, sdxl: Path, sd3: Path
 ) -> dict[tuple[str, str], tuple[Case, Result]]:
     """Each method run once on each miniature."""
     done = {}
     for method, model in CASES:
-        case = Case(method, {"sd1": sd1, "sd2": sd2, "sdxl": sdxl}[model])
+        case = Case(method, {"sd1": sd1, "sd2": sd2, "sdxl": sdxl, "sd3": sd3}[model])
         done[method, model] = case, case.run(tmp_path_factory.mktemp("runs") / f"{method}-{model}")
     return done
 
@@ -87,7 +96,8 @@ def test_only_selected_weights_change_and_the_log_is_finite(
     method: str, model: str, results: dict
 ) -> None:
     _, result = results[method, model]
-    selected = SELECTED.get(method) or METHODS.get("diffusion", method)().select
+    known = SELECTED_OF_SD3 if model == "sd3" else SELECTED
+    selected = known.get(method) or METHODS.get("diffusion", method)().select
     untouched = base_of(result)
     allowed = weights_of(untouched, selected).keys()
     changed = result.edit.shapes()
@@ -150,10 +160,11 @@ def test_export_opens_in_plain_diffusers(
 ) -> None:
     _, result = results[method, model]
     out = export(result.folder, tmp_path / "export", dtype=dtype)
-    stored = load_file(next((out / "unet").glob("*.safetensors")))
+    backbone = result.model.backbone_name
+    stored = load_file(next((out / backbone).glob("*.safetensors")))
     for name in result.edit.shapes():
         component, _, rest = name.partition(".")
-        if component == "unet":
+        if component == backbone:
             want = result.model.parameters()[name].detach().to(getattr(torch, dtype)).float()
             assert torch.equal(stored[rest].float(), want), name
     for tower in result.model.towers:

@@ -267,6 +267,7 @@ def evaluate_command() -> Any:
             "un-erased model's own evaluation, which is drawn otherwise",
         ),
         ("base", str | None, None, BASE),
+        ("gold", str | None, None, GOLD),
     ]  # fmt: skip
     common = [run, *(option(*line) for line in texts)]
 

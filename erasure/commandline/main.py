@@ -158,15 +158,16 @@ def list_(
         lines = [
             "pocket",
             "pocket-one-step",
+            "pocket-flow",
             "pocket-vit",
-            "(any Stable Diffusion 1.x, 2.x, XL: a diffusers folder, a Hub id, a .safetensors)",
+            "(any Stable Diffusion 1.x, 2.x, XL, 3: a diffusers folder, a Hub id, a .safetensors)",
         ]
     elif what in PLUGINS:
         lines = PLUGINS[what].names()
     elif what == "concepts":
         folder = (
             Path(__file__).parents[1] / "models" / "pocket"
-            if model in ("pocket", "pocket-one-step")
+            if model in ("pocket", "pocket-one-step", "pocket-flow")
             else checked_path(model, "model").expanduser()
         )
         if not (folder / "concepts.json").is_file():

@@ -12,11 +12,12 @@ from erasure.errors import SettingError, StorageError
 TAG = "erasure-toolkit"  # of every export's card
 WRITTEN = (  # what the forms of an export consist of; "*" stands for one name
     "README.md", "edit.json", "edit.safetensors",
-    "model_index.json", "concepts.json", "presets.json", "sampling.json",
+    "model_index.json", "concepts.json", "presets.json", "sampling.json", "text.json",
     "scheduler/scheduler_config.json",
-    *(f"{part}/{file}" for part in ("unet", "vae", "text_encoder", "text_encoder_2")
+    *(f"{part}/{file}"
+      for part in ("unet", "transformer", "vae", *(f"text_encoder{n}" for n in ("", "_2", "_3")))
       for file in ("config.json", "*.safetensors", "*.safetensors.index.json")),
-    *(f"{part}/{file}" for part in ("tokenizer", "tokenizer_2")
+    *(f"{part}/{file}" for part in ("tokenizer", "tokenizer_2", "tokenizer_3")
       for file in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
                    "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")),
     "config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json",

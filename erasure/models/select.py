@@ -16,6 +16,17 @@ SELECTIONS: dict[str, str] = {
     "text.layers": r"^text_encoder(?:_2)?\..*\b(layers\.\d+|final_layer_norm)\.",
     "text.mlp": r"^text_encoder(?:_2)?\..*\bmlp\.",
 }
+# of the transformers of Stable Diffusion 3 and its kin, in which image and text attend jointly
+TRANSFORMER_SELECTIONS: dict[str, str] = {
+    "full": r"^transformer\.",
+    "text.in": r"^transformer\.context_embedder\.",
+    "pooled.in": r"^transformer\.time_text_embed\.text_embedder\.linear_1\.",
+    "xattn": r"^transformer\..*\battn\.(?:add_[qkv]_proj|to_add_out)\.",
+    "xattn.kv": r"^transformer\..*\battn\.add_[kv]_proj\.",
+    "noxattn": r"^transformer\.(?!time_text_embed)(?!.*\battn\.(?:add_[qkv]_proj|to_add_out)\.)",
+    "selfattn": r"^transformer\..*\battn2?\.to_(?:q|k|v|out)\.",
+    **{word: rule for word, rule in SELECTIONS.items() if word.startswith("text")},
+}
 TEXT_LAYER = re.compile(r"^text\.layer\.(\d+)$")
 
 

@@ -110,15 +110,16 @@ class Hardware:
 
         DeviceError where memory is too small.
         """
-        unet = model.backbone
-        call, was_plain = unet._compiled_call_impl, unet.conv_in.weight.is_contiguous()
+        backbone = model.backbone
+        call = backbone._compiled_call_impl
+        was_plain = all(weight.is_contiguous() for weight in backbone.parameters())
         attention = _attention(model)
         if self.enable_xformers_memory_efficient_attention:
             model.pipeline.enable_xformers_memory_efficient_attention()
         if self.channels_last:
-            unet.to(memory_format=torch.channels_last)
+            backbone.to(memory_format=torch.channels_last)
         if self.compile:
-            unet.compile()
+            backbone.compile()
         cuda, before = torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32
         cuda.allow_tf32 = before or self.allow_tf32
         try:
@@ -129,9 +130,9 @@ class Hardware:
             raise DeviceError(f"{model.device} has too little memory ({said}). {HELPS}.") from error
         finally:
             cuda.allow_tf32 = before
-            unet._compiled_call_impl = call  # all that `compile` sets
+            backbone._compiled_call_impl = call  # all that `compile` sets
             if self.channels_last and was_plain:
-                unet.to(memory_format=torch.contiguous_format)
+                backbone.to(memory_format=torch.contiguous_format)
             for part, processors in attention:
                 part.set_attn_processor(processors)
 

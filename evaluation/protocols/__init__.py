@@ -18,7 +18,8 @@ class Asked:
     `folder` is where the record goes: the run itself, or another for an un-erased model or for
     `images` of any tool. Without images a drawing protocol gets the opened `model`; one that judges
     classifiers opens the run. `concepts` are the run's own unless `is_own` is False. What the user
-    did not give is None, or empty. `base` says where the run's base model is now.
+    did not give is None, or empty. `base` says where the run's base model is now, `gold` which
+    model never knew the concepts.
     """
 
     folder: Path
@@ -31,10 +32,11 @@ class Asked:
     subset: str | None = None
     reference: Path | None = None
     base: Path | str | None = None
+    gold: Path | str | None = None
     settings: dict[str, Value] = field(default_factory=dict)
 
 
-Option = Literal["seeds", "subset", "reference", "settings"]
+Option = Literal["seeds", "subset", "reference", "gold", "settings"]
 
 
 class Protocol(ABC):

@@ -1,6 +1,6 @@
 """The protocol `pocket`: 256 prompts, two seeds, judged by the suite's ViTs.
 
-Images are drawn by DPM-Solver++ 2M in 12 steps with guidance 3.
+Images are drawn by DPM-Solver++ 2M in 12 steps with guidance 3, or as a model's folder says.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from erasure.files.records import read_record
 from erasure.files.storage import read_tensors
 from erasure.models.classifier.classifier import Classifier
 from erasure.models.classifier.load import load_classifier
-from erasure.models.diffusion.load import ONE_STEP, POCKET
+from erasure.models.diffusion.load import FLOW, ONE_STEP, POCKET
 from erasure.models.diffusion.model import DiffusionModel, Sampling
 from erasure.registry import PROTOCOLS
 from erasure.training.processes import own_device
@@ -50,7 +50,10 @@ from evaluation.scored import free_file, write_record
 STEPS, GUIDANCE, SCHEDULER = 12, 3.0, "DPMSolverMultistepScheduler"
 SAMPLING = Sampling(STEPS, GUIDANCE, SCHEDULER)
 SIDE = 64  # pixels
-BASELINES = {"pocket": POCKET / "baseline.json", ONE_STEP: POCKET / "one-step" / "baseline.json"}
+BASELINES = {
+    name: POCKET / place / "baseline.json"
+    for name, place in (("pocket", ""), (ONE_STEP, "one-step"), (FLOW, "flow"))
+}
 SKETCH = 128  # numbers per image that stand for all layers of Pocket CLIP
 Labels = dict[Key, tuple[int, int, float]]  # object, style, CLIP cosine
 Looks = dict[Key, Float[Tensor, " d"]]  # Pocket CLIP's features for FID and KID, then the sketch

@@ -12,6 +12,7 @@ from erasure.exports.writing.publishing import hub_id
 from erasure.exports.writing.saving import save_model
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
+from erasure.models.diffusion.stable_diffusion_3 import StableDiffusion3
 from erasure.registry import EXPORTS
 
 
@@ -27,6 +28,8 @@ class Diffusers(Form):
     def usage(self, edit: Edit, model: LatentDiffusion) -> list[str]:
         kind = type(model.pipeline).__name__
         without = ", safety_checker=None" if isinstance(model, StableDiffusion) else ""
+        if isinstance(model, StableDiffusion3) and model.pipeline.text_encoder_3 is None:
+            without = ", text_encoder_3=None, tokenizer_3=None"
         text = f"from diffusers import {kind}\n\n"
         text += f'pipeline = {kind}.from_pretrained("{HERE}"{without})'
         if edit.sampling:

@@ -53,9 +53,10 @@ def write_adapters(edit: Edit, folder: Path, dtype: torch.dtype) -> None:
 
 def _write_diffusers(tensors: dict[str, Tensor], rank: int, file: Path) -> None:
     """By the names that `load_lora_weights` reads, rank and alpha in the metadata."""
-    targets = sorted({name.split(".lora_")[0].removeprefix("unet.") for name in tensors})
+    part = next(iter(tensors)).partition(".")[0]  # unet or transformer
+    targets = sorted({name.split(".lora_")[0].removeprefix(f"{part}.") for name in tensors})
     config = {"r": rank, "lora_alpha": rank, "target_modules": targets}
-    known = json.dumps({f"unet.{key}": value for key, value in config.items()})
+    known = json.dumps({f"{part}.{key}": value for key, value in config.items()})
     save_file(tensors, file, {"format": "pt", "lora_adapter_metadata": known})
 
 

@@ -27,7 +27,8 @@ def save_model(model: LatentDiffusion, folder: Path, dtype: torch.dtype | None =
     The model itself is brought to `dtype`, if one is given. Errors as of `checked`.
     """
     pipeline = model.pipeline
-    for part in (model.backbone_name, "vae", *model.towers):
+    readers = [part for part in model.readers if getattr(pipeline, part) is not None]
+    for part in (model.backbone_name, "vae", *model.towers, *readers):
         convert(getattr(pipeline, part), dtype, f"{model.name}'s {part}")
     pipeline.save_pretrained(folder, safe_serialization=True)
     for tower in model.towers:
@@ -36,7 +37,7 @@ def save_model(model: LatentDiffusion, folder: Path, dtype: torch.dtype | None =
         write_vocabulary(getattr(pipeline, tokenizer), folder / tokenizer)
     if not any((folder / model.backbone_name).glob("*.safetensors")):
         raise ModelError(f"{folder} was written without weights of its {model.backbone_name}.")
-    for name in ("concepts.json", "presets.json"):
+    for name in ("concepts.json", "presets.json", "text.json"):
         if model.folder and (model.folder / name).is_file():
             shutil.copy(model.folder / name, folder / name)
     if model.sampling:

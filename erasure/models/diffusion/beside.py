@@ -1,4 +1,4 @@
-"""What this toolkit keeps in a model's folder beside the model: concepts, presets, sampling."""
+"""What this toolkit keeps in a model's folder beside it: concepts, presets, sampling, text."""
 
 from pathlib import Path
 from typing import TypedDict
@@ -16,6 +16,12 @@ class CatalogueShape(TypedDict):
     styles: list[str]
     plain_style: str
     sentence: str
+
+
+class TextShape(TypedDict):
+    """text.json."""
+
+    max_sequence_length: int
 
 
 def read_presets(folder: Path | None, word: str) -> dict[str, Value]:
@@ -43,6 +49,14 @@ def read_catalogue(folder: Path | None) -> Catalogue | None:
     if not ("\0o" in sentence and "\0s" in sentence):
         raise ModelError(f"the sentence of {file} must hold {{object}} and {{style}}.")
     return Catalogue.load(file)
+
+
+def read_rows(folder: Path) -> int | None:
+    """How many rows of T5's, or of zeros in their place, the model is best asked with."""
+    file = folder / "text.json"
+    if not file.is_file():
+        return None
+    return read_record(file, TextShape, error=ModelError)["max_sequence_length"]
 
 
 def read_sampling(folder: Path) -> Sampling | None:

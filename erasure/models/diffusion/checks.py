@@ -27,19 +27,39 @@ SHORTEST = 100  # timesteps of a schedule; methods walk 50
 
 
 def check_pipeline(
-    pipeline: Any, towers: Sequence[str], tokenizers: Sequence[str], name: str
+    pipeline: Any, backbone: str, towers: Sequence[str], tokenizers: Sequence[str], name: str
 ) -> None:
     """ModelError, in one line, for what this toolkit would not ask as the pipeline itself does."""
-    for part in ("unet", "vae", "scheduler", *towers, *tokenizers):
+    for part in (backbone, "vae", "scheduler", *towers, *tokenizers):
         if getattr(pipeline, part, None) is None:
             raise ModelError(f"{name} has no {part}; a whole pipeline is needed.")
-    _check_scheduler(pipeline.scheduler, name)
     scale = pipeline.vae.config.get("scaling_factor")
     if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale < math.inf:
         raise ModelError(f"scaling_factor of {name}'s vae must be above 0; got {scale!r}.")
-    _check_unet(pipeline, [getattr(pipeline, tower) for tower in towers], name)
     for tower, tokenizer in zip(towers, tokenizers, strict=True):
         _check_tokenizer(tokenizer, getattr(pipeline, tokenizer), getattr(pipeline, tower), name)
+
+
+def check_noise_prediction(pipeline: Any, towers: Sequence[str], name: str) -> None:
+    """ModelError for a UNet or a noise schedule that would be asked wrongly."""
+    _check_scheduler(pipeline.scheduler, name)
+    _check_unet(pipeline, [getattr(pipeline, tower) for tower in towers], name)
+
+
+def check_flow_matching(pipeline: Any, name: str) -> None:
+    """ModelError for a transformer or a scheduler that would be asked wrongly."""
+    kind = type(pipeline.scheduler).__name__
+    if not kind.startswith("FlowMatch") or pipeline.scheduler.config.get("invert_sigmas"):
+        raise ModelError(
+            f"the scheduler of {name} must be one of flow matching, as "
+            f"FlowMatchEulerDiscreteScheduler, from noise to image; got {kind}."
+        )
+    config, latents = pipeline.transformer.config, pipeline.vae.config.latent_channels
+    if config.in_channels != latents or (config.out_channels or latents) != latents:
+        raise ModelError(
+            f"in_channels and out_channels of the transformer of {name} must be {latents}, as its "
+            f"autoencoder's latents; got {config.in_channels} and {config.out_channels}."
+        )
 
 
 def _check_scheduler(scheduler: Any, name: str) -> None:

@@ -23,9 +23,11 @@ PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 # what each part may be, by the library's own name
 CLASSES: dict[str, tuple[str, ...]] = {
     "unet": ("UNet2DConditionModel",),
+    "transformer": ("SD3Transformer2DModel",),
     "vae": ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL"),
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
     "text_encoder_2": ("CLIPTextModelWithProjection",),
+    "text_encoder_3": ("T5EncoderModel",),
 }
 # older files of text encoders hold these, and files of the whole CLIP its other half
 HARMLESS = re.compile(
@@ -81,7 +83,9 @@ def read_configs(
         if index.get(part) in (None, [None, None]):
             raise ModelError(f"{folder} has no {part}; a whole pipeline is needed.")
     schedule = _record(folder / "scheduler" / "scheduler_config.json")
-    lacking = {"beta_start", "beta_end", "beta_schedule"} - schedule.keys()
+    is_flow = str(schedule.get("_class_name")).startswith("FlowMatch")
+    needed = {"shift"} if is_flow else {"beta_start", "beta_end", "beta_schedule"}
+    lacking = needed - schedule.keys()
     if lacking and schedule.get("trained_betas") is None:
         raise ModelError(
             f"{folder / 'scheduler' / 'scheduler_config.json'} does not say its noise schedule: "
@@ -133,7 +137,8 @@ def _class_of(part: str, index: dict[str, Any], folder: Path) -> Any:
             f"{part} of {folder} must be {' or '.join(CLASSES[part])}; its model_index.json has "
             f"{name or 'none'}."
         )
-    return getattr(diffusers if part in ("unet", "vae") else transformers, str(name))
+    library = transformers if part.startswith("text_encoder") else diffusers
+    return getattr(library, str(name))
 
 
 def variant_of(part: Path) -> str | None:

@@ -20,7 +20,7 @@ def decoded(vae: Any, latents: Float[Tensor, "b c h w"], *, side: int) -> UInt8[
         vae.to(torch.float32)
     # channels last, because convolutions are faster so and give their output in the same order
     latents = latents.to(vae.dtype, memory_format=torch.channels_last)
-    parts = (latents / vae.config.scaling_factor).split(
+    parts = (latents / vae.config.scaling_factor + _shift(vae)).split(
         max(1, min(AT_ONCE, PIXELS_AT_ONCE // side**2))
     )
     pixels = torch.cat([vae.decode(part).sample.cpu() for part in parts])
@@ -35,4 +35,8 @@ def encoded(vae: Any, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h 
     said = vae.encode(images.to(vae.device, vae.dtype).div(127.5).sub(1))
     # a tiny autoencoder gives latents, others a distribution of them
     latents = said.latent_dist.mode() if "latent_dist" in said else said.latents
-    return latents * vae.config.scaling_factor
+    return (latents - _shift(vae)) * vae.config.scaling_factor
+
+
+def _shift(vae: Any) -> float:
+    return vae.config.get("shift_factor") or 0.0  # Stable Diffusion 3 centres its latents

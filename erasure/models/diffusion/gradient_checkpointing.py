@@ -8,15 +8,15 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 @contextmanager
-def checkpointing(unet: Any, encoders: Sequence[Any]) -> Iterator[None]:
-    """Within it, a UNet of diffusers and text encoders of transformers keep few activations."""
+def checkpointing(backbone: Any, encoders: Sequence[Any]) -> Iterator[None]:
+    """Within it, a network of diffusers and text encoders of transformers keep few activations."""
     layers = [
         layer
         for encoder in encoders
         for layer in encoder.modules()
         if isinstance(layer, GradientCheckpointingLayer)
     ]
-    unet.enable_gradient_checkpointing()
+    backbone.enable_gradient_checkpointing()
     for encoder in encoders:
         encoder.gradient_checkpointing_enable({"use_reentrant": False})
     for layer in layers:
@@ -24,7 +24,7 @@ def checkpointing(unet: Any, encoders: Sequence[Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        unet.disable_gradient_checkpointing()
+        backbone.disable_gradient_checkpointing()
         for encoder in encoders:
             encoder.gradient_checkpointing_disable()
         for layer in layers:

@@ -1,4 +1,4 @@
-"""What Stable Diffusion 1.x, 2.x and XL share, through diffusers' own pipelines."""
+"""What Stable Diffusion 1.x, 2.x, XL and 3 share, through diffusers' own pipelines."""
 
 import re
 from abc import abstractmethod
@@ -19,28 +19,28 @@ from erasure.errors import SettingError
 from erasure.models.diffusion.checks import check_pipeline
 from erasure.models.diffusion.decoding import decoded, encoded
 from erasure.models.diffusion.gradient_checkpointing import checkpointing
-from erasure.models.diffusion.model import Condition
-from erasure.models.diffusion.noise_prediction import NoisePrediction
+from erasure.models.diffusion.model import Condition, DiffusionModel
 from erasure.models.diffusion.slots import Slotted, fill, repadded
 from erasure.models.diffusion.tokens import beyond, refuse_beyond, tokens_of, with_slots, words_of
 from erasure_datasets.concept import Catalogue
 
 ENCODED_AT_ONCE = 64
-BLOCK_LINEAR = re.compile(
-    r"(.*transformer_blocks\.\d+)\.(ff\.net\.(?:0\.proj|2)|attn2\.to_(?:q|k|v|out\.0))$"
-)
 
 
-class LatentDiffusion(NoisePrediction):
+class LatentDiffusion(DiffusionModel):
     """A pipeline whose backbone and text encoders can be edited; the rest is untouched.
 
     `towers` names its text encoders and `tokenizers` the tokenizer of each, which share one
-    vocabulary. Token embeddings of several towers stand side by side in one vector.
+    vocabulary. Token embeddings of several towers stand side by side in one vector. `readers` are
+    text encoders beside them, which a pipeline may lack and which are never edited.
+    `block_linear` finds the block and the place of a linear module by its name.
     """
 
-    backbone_name = "unet"
     towers: ClassVar[tuple[str, ...]]
     tokenizers: ClassVar[tuple[str, ...]]
+    readers: ClassVar[tuple[str, ...]] = ()
+    block_linear: ClassVar[re.Pattern[str]]
+    pipeline: Any
 
     def __init__(
         self,
@@ -52,21 +52,33 @@ class LatentDiffusion(NoisePrediction):
     ) -> None:
         super().__init__()
         self.pipeline = pipeline
-        check_pipeline(pipeline, self.towers, self.tokenizers, name)
+        check_pipeline(pipeline, self.backbone_name, self.towers, self.tokenizers, name)
         self.name, self.folder, self.catalogue = name, folder, catalogue
         self._take_schedule()
         self._components: dict[str, nn.Module] = {
             part: getattr(self.pipeline, part) for part in (self.backbone_name, *self.towers)
         }
-        for module in (*self._components.values(), self.pipeline.vae):
+        for module in (*self._components.values(), *self._read_beside(), self.pipeline.vae):
             module.requires_grad_(False).eval()
         self.pipeline.set_progress_bar_config(disable=True)
+        self.pipeline_options: dict[str, object] = {}  # of the family, for each call
         self._memory: dict[str, Tensor] = {}
         self._remembers_original_only = False
 
     @abstractmethod
-    def _read(self, ids: Sequence[Int[Tensor, "b n"]]) -> Condition:
-        """The condition of prompts as token ids, one tensor per tower."""
+    def _take_schedule(self) -> None:
+        """Set `timesteps`; ModelError for a backbone or scheduler that is not the family's."""
+
+    @abstractmethod
+    def _schedule(self) -> tuple[Tensor, object]:
+        """What decides how noise and latents are mixed, and what the backbone predicts."""
+
+    @abstractmethod
+    def _read(self, ids: Sequence[Int[Tensor, "b n"]], prompts: Sequence[str]) -> Condition:
+        """The condition of prompts as token ids, one tensor per tokenizer.
+
+        `prompts` are their texts, where they have any, for readers beside the towers.
+        """
 
     @abstractmethod
     def _ask(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
@@ -80,13 +92,28 @@ class LatentDiffusion(NoisePrediction):
     def backbone(self) -> Any:
         return getattr(self.pipeline, self.backbone_name)
 
+    def _read_beside(self) -> list[nn.Module]:
+        found = (getattr(self.pipeline, reader) for reader in self.readers)
+        return [network for network in found if network is not None]
+
+    @property
+    def middle(self) -> nn.Module:
+        blocks = getattr(self.backbone, "transformer_blocks", None)
+        return self.backbone.mid_block if blocks is None else blocks[len(blocks) // 2]
+
     @property
     def device(self) -> torch.device:
         return self.backbone.device
 
     def use_scheduler(self, name: str) -> None:
-        """Sample by the diffusers scheduler of this class name, with the model's noise schedule."""
-        if type(self.pipeline.scheduler).__name__ != name:
+        """Sample by the diffusers scheduler of this class name, with the model's noise schedule.
+
+        SettingError for one of flow matching where noise is predicted, or the other way round.
+        """
+        own = type(self.pipeline.scheduler).__name__
+        if own.startswith("FlowMatch") != name.startswith("FlowMatch"):
+            raise SettingError(f"{self.name} is sampled as by {own}; {name} cannot sample it.")
+        if own != name:
             self.pipeline.scheduler = getattr(diffusers, name).from_config(
                 self.pipeline.scheduler.config
             )
@@ -99,6 +126,8 @@ class LatentDiffusion(NoisePrediction):
     def memorised(self, prompts: Sequence[str], *, encoders_rest: bool = True) -> Iterator[None]:
         is_edited = any(name.startswith("text_encoder") for name in self.originals)
         resting = [self.pipeline.vae]
+        if encoders_rest:
+            resting += self._read_beside()
         if encoders_rest and not is_edited:
             resting += [getattr(self.pipeline, tower) for tower in self.towers]
         texts, device = list(dict.fromkeys(prompts)), self.device
@@ -117,10 +146,16 @@ class LatentDiffusion(NoisePrediction):
                 module.to(device)
 
     def use_resolution(self, pixels: int) -> None:
-        factor = self.pipeline.vae_scale_factor
+        config = self.backbone.config
+        factor = self.pipeline.vae_scale_factor * config.get("patch_size", 1)
         if pixels < factor or pixels % factor:
             raise SettingError(f"resolution must be a multiple of {factor}; got {pixels}.")
-        self.backbone.register_to_config(sample_size=pixels // factor)
+        largest = factor * config.get("pos_embed_max_size", pixels)  # a transformer's places
+        if pixels > largest:
+            raise SettingError(
+                f"resolution of {self.name} must be at most {largest}; got {pixels}."
+            )
+        self.backbone.register_to_config(sample_size=pixels // self.pipeline.vae_scale_factor)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -145,15 +180,18 @@ class LatentDiffusion(NoisePrediction):
             f"vae.{name}": parameter for name, parameter in parts.vae.named_parameters()
         }
         heads = (config.get("attention_head_dim"), config.get("num_attention_heads"))
+        schedule, kind = self._schedule()
+        for network in self._read_beside():
+            found |= {f"beside.{name}": tensor for name, tensor in network.named_parameters()}
         said = [
-            parts.scheduler.config.get("prediction_type", "epsilon"),
+            kind,
             parts.vae.config.scaling_factor,
             config.sample_size,
             heads,
         ]
         said += [getattr(parts, tower).config.hidden_act for tower in self.towers]
         said += [sorted(getattr(parts, own).get_vocab().items()) for own in self.tokenizers]
-        return found | {"schedule": self.alphas_cumprod, "said": repr(said)}
+        return found | {"schedule": schedule, "said": repr(said)}
 
     def module(self, name: str) -> nn.Module:
         component, _, rest = name.partition(".")
@@ -162,12 +200,12 @@ class LatentDiffusion(NoisePrediction):
     def groups(self, place: Literal["ffn", "attention", "both"] = "ffn") -> list[list[str]]:
         """Names of the linear modules in each of the backbone's transformer blocks, in model order.
 
-        "attention" is the cross-attention's.
+        "attention" is that to the text.
         """
         found: dict[str, list[str]] = {}
         for name, module in self.backbone.named_modules():
-            block = BLOCK_LINEAR.match(name) if isinstance(module, nn.Linear) else None
-            if block and place in ("both", "ffn" if block[2].startswith("ff.") else "attention"):
+            block = self.block_linear.match(name) if isinstance(module, nn.Linear) else None
+            if block and place in ("both", "ffn" if block[2].startswith("ff") else "attention"):
                 found.setdefault(block[1], []).append(f"{self.backbone_name}.{name}")
         return list(found.values())
 
@@ -181,7 +219,7 @@ class LatentDiffusion(NoisePrediction):
         is_known = self._asks_original or not self._remembers_original_only
         if is_known and self._memory and all(prompt in self._memory for prompt in prompts):
             return torch.stack([self._memory[prompt] for prompt in prompts])
-        condition = self._read([self.tokenize(prompts, own) for own in self.tokenizers])
+        condition = self._read([self.tokenize(prompts, own) for own in self.tokenizers], prompts)
         if self.pipeline.config.get("force_zeros_for_empty_prompt", False):
             is_text = torch.tensor([prompt != "" for prompt in prompts], device=condition.device)
             condition = condition * is_text.view(-1, 1, 1)
@@ -239,7 +277,7 @@ class LatentDiffusion(NoisePrediction):
                 stack.callback(table.register_forward_hook(filled).remove)
                 own = getattr(self.pipeline, tokenizer)
                 ids.append(repadded(slotted, own.eos_token_id, own.pad_token_id))
-            return self._read(ids)
+            return self._read(ids, [""] * len(vectors))
 
     def _tables(self) -> list[nn.Embedding]:
         return [getattr(self.pipeline, tower).get_input_embeddings() for tower in self.towers]
@@ -261,6 +299,7 @@ class LatentDiffusion(NoisePrediction):
         return self.pipeline.tokenizer.decode(tokens.tolist())
 
     def _answer(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The backbone's own output, in the precision of z_t."""
         low = self.backbone.dtype
         return self._ask(z_t.to(low), t, condition.to(low)).to(z_t.dtype)
 
@@ -284,6 +323,7 @@ class LatentDiffusion(NoisePrediction):
             asked = {**self._pipeline_inputs(prompts)}
         drawn: Any = self.pipeline(
             **asked,
+            **self.pipeline_options,
             num_inference_steps=steps,
             guidance_scale=guidance,
             generator=list(generators),

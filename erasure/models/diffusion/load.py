@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from diffusers import (
     DiffusionPipeline,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -16,7 +17,12 @@ from huggingface_hub import constants
 from erasure.errors import ModelError, SettingError
 from erasure.files.naming import checked_path
 from erasure.files.storage import read_tensors
-from erasure.models.diffusion.beside import read_catalogue, read_presets, read_sampling
+from erasure.models.diffusion.beside import (
+    read_catalogue,
+    read_presets,
+    read_rows,
+    read_sampling,
+)
 from erasure.models.diffusion.checks import check_finite
 from erasure.models.diffusion.components import (
     PICKLES,
@@ -29,15 +35,18 @@ from erasure.models.diffusion.components import (
 from erasure.models.diffusion.eight_bit import unpacked
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.one_step import OneStep
+from erasure.models.diffusion.pocket_flow import open_pocket_flow
 from erasure.models.diffusion.single_file import NEEDED, open_single_file
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
+from erasure.models.diffusion.stable_diffusion_3 import ROWS, StableDiffusion3
 from erasure.models.diffusion.stable_diffusion_xl import StableDiffusionXL
 
 __all__ = ["read_presets"]  # beside what is defined here
 POCKET = Path(__file__).parents[1] / "pocket"
 ONE_STEP = "pocket-one-step"
 GOLD = "pocket-gold"  # never saw some of the concepts, see gold/training.json
-BUILT_IN = {"pocket": POCKET, ONE_STEP: POCKET, GOLD: POCKET}
+FLOW = "pocket-flow"
+BUILT_IN = {"pocket": POCKET, ONE_STEP: POCKET, GOLD: POCKET, FLOW: POCKET / "flow"}
 Family = tuple[type[LatentDiffusion], Any, dict[str, Any]]
 # the model of each pipeline, and what is left out of it
 FAMILIES: dict[str, Family] = {
@@ -49,6 +58,10 @@ FAMILIES: dict[str, Family] = {
         StableDiffusionXL, StableDiffusionXLPipeline,
         {"image_encoder": None, "feature_extractor": None, "add_watermarker": False},
     ),
+    "StableDiffusion3Pipeline": (
+        StableDiffusion3, StableDiffusion3Pipeline,
+        {"image_encoder": None, "feature_extractor": None},
+    ),
 }  # fmt: skip
 
 
@@ -56,10 +69,10 @@ def load_model(
     name: str, *, config: Path | None = None, revision: str | None = None,
     dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
 ) -> LatentDiffusion:  # fmt: skip
-    """Load Stable Diffusion 1.x, 2.x or XL from safetensors, as its model_index.json says.
+    """Load Stable Diffusion 1.x, 2.x, XL or 3 from safetensors, as its model_index.json says.
 
-    `name`: "pocket", a diffusers folder, a Hub id, or a .safetensors file, for which `config` is a
-    folder with the components' config.json files. ModelError, in one line, for what is wrong;
+    `name`: a built-in one, a diffusers folder, a Hub id, or a .safetensors file, for which `config`
+    is a folder with the components' config.json files. ModelError, in one line, for what is wrong;
     pickled checkpoints are refused.
     """
     path = BUILT_IN.get(name) or checked_path(name, "model")
@@ -68,7 +81,9 @@ def load_model(
             f"{name} is a pickled checkpoint, which can run code; convert it to .safetensors first."
         )
     with quiet():
-        if path.suffix == ".safetensors":
+        if name == FLOW:
+            kind, pipeline = StableDiffusion3, open_pocket_flow(POCKET, dtype)
+        elif path.suffix == ".safetensors":
             kind, pipeline = _from_single_file(path, config, dtype)
         elif path.is_dir():
             kind, pipeline = _from_folder(path, dtype)
@@ -80,18 +95,22 @@ def load_model(
         else:
             kind, pipeline = _from_hub(name, revision, dtype)
     parts: Any = pipeline
-    check_finite(
-        {part: getattr(parts, part) for part in (kind.backbone_name, *kind.towers, "vae")}, name
-    )
+    networks = (kind.backbone_name, *kind.towers, *kind.readers, "vae")
+    found = {part: getattr(parts, part) for part in networks}
+    check_finite({part: network for part, network in found.items() if network is not None}, name)
     if name == GOLD:  # only its UNet's weights are its own
         tensors, _ = read_tensors(POCKET / "gold" / "unet.safetensors")
         parts.unet.load_state_dict(unpacked(tensors))
     folder = path if path.is_dir() else None
-    if folder is not None and read_sampling(folder):
+    sampling = read_sampling(folder) if folder else None
+    more: dict[str, Any] = {}
+    if kind is StableDiffusion3:
+        more = {"sampling": sampling, "rows": (read_rows(folder) if folder else None) or ROWS}
+    elif sampling:
         kind = OneStep
     full_name = f"{name}@{revision}" if revision else name
     model = kind(
-        pipeline.to(device), name=full_name, folder=folder, catalogue=read_catalogue(folder)
+        parts.to(device), name=full_name, folder=folder, catalogue=read_catalogue(folder), **more
     )
     if name == ONE_STEP and isinstance(model, StableDiffusion):  # only its UNet is its own
         unet: Any = UNet2DConditionModel.from_pretrained(POCKET / "one-step" / "unet", dtype=dtype)
@@ -166,9 +185,14 @@ def _from_hub(
 def _from_folder(
     folder: Path, dtype: torch.dtype
 ) -> tuple[type[LatentDiffusion], DiffusionPipeline]:
-    kind, pipeline, without = _known(read_index(folder).get("_class_name"), str(folder))
-    parts = (kind.backbone_name, *kind.towers, "vae")
-    index = read_configs(folder, networks=parts, tokenizers=kind.tokenizers)
+    index = read_index(folder)
+    kind, pipeline, without = _known(index.get("_class_name"), str(folder))
+    readers = [part for part in kind.readers if index.get(part) not in (None, [None, None])]
+    beside = [reader.replace("text_encoder", "tokenizer") for reader in readers]
+    for part in set(kind.readers) - set(readers):
+        without = without | {part: None, part.replace("text_encoder", "tokenizer"): None}
+    parts = (kind.backbone_name, *kind.towers, *readers, "vae")
+    read_configs(folder, networks=parts, tokenizers=(*kind.tokenizers, *beside))
     networks = open_networks(folder, index, parts, dtype)
     try:
         return kind, pipeline.from_pretrained(str(folder), dtype=dtype, **networks, **without)
@@ -184,6 +208,11 @@ def _from_single_file(
     if config is None or not (config / "model_index.json").is_file():
         raise ModelError(f"{file} is a single file: config must name {NEEDED}; got {config}.")
     kind, pipeline, without = _known(read_index(config).get("_class_name"), str(config))
+    if kind is StableDiffusion3:
+        raise ModelError(
+            f"{file} is a single file of Stable Diffusion 3, which is not supported; name a "
+            "diffusers folder or a Hub id."
+        )
     read_configs(
         config, networks=(kind.backbone_name, *kind.towers, "vae"), tokenizers=kind.tokenizers
     )

@@ -55,6 +55,17 @@ class SampledPath:
 
 
 @dataclass(frozen=True)
+class TextPart:
+    """The rows of `states` in which one tokenizer's tokens stand.
+
+    `count` gives, within them, the index of the last token of a text that a prompt begins with.
+    """
+
+    rows: slice
+    count: Callable[[str], int]
+
+
+@dataclass(frozen=True)
 class Known:
     """Finished latents, of which a part is kept while the rest is drawn."""
 
@@ -68,6 +79,8 @@ class DiffusionModel(Editable):
     selections = SELECTIONS
     catalogue: Catalogue | None
     sampling: Sampling | None = None
+    text_maps: ClassVar[str] = "xattn.kv"  # the selection of linear maps that read `states`
+    pooled_maps: ClassVar[str] = ""  # of those that read `pooled` and nothing else, if any do
     backbone_name: ClassVar[str]  # what the names of the backbone's weights begin with
     timesteps: int  # how many there are in training
 
@@ -76,6 +89,11 @@ class DiffusionModel(Editable):
     def backbone(self) -> nn.Module:
         """The network that is asked at every timestep: a UNet or a transformer."""
 
+    @property
+    @abstractmethod
+    def middle(self) -> nn.Module:
+        """The backbone's block half-way, whose output says what the model makes of an image."""
+
     @abstractmethod
     def encode(self, prompts: Sequence[str]) -> Condition:
         """What the network is told of each prompt; "" is the unconditional one."""
@@ -83,6 +101,14 @@ class DiffusionModel(Editable):
     @abstractmethod
     def states(self, condition: Condition) -> Float[Tensor, "b n d"]:
         """The rows that belong to tokens, which cross-attention reads."""
+
+    @abstractmethod
+    def text_parts(self) -> list[TextPart]:
+        """Whose rows `states` are, in order."""
+
+    @abstractmethod
+    def pooled(self, condition: Condition) -> Float[Tensor, "b p"] | None:
+        """The vector for all of a prompt that the backbone reads beside the states, if it does."""
 
     @abstractmethod
     def onto_states(self, condition: Condition, seen: Condition) -> Condition:

@@ -5,7 +5,7 @@ https://arxiv.org/abs/2006.11239. Where the network gives v = signal * noise - s
 and Ho 2022, https://arxiv.org/abs/2202.00512), that is converted.
 """
 
-from abc import abstractmethod
+import re
 from typing import Any
 
 import torch
@@ -13,30 +13,32 @@ from diffusers import DDIMScheduler
 from jaxtyping import Float, Int, Real
 from torch import Tensor
 
-from erasure.models.diffusion.model import (
-    Condition,
-    DiffusionModel,
-    Level,
-    SampledPath,
-    Times,
-)
+from erasure.models.diffusion.checks import check_noise_prediction
+from erasure.models.diffusion.latent_diffusion import LatentDiffusion
+from erasure.models.diffusion.model import Condition, Level, SampledPath, TextPart, Times
 
 
-class NoisePrediction(DiffusionModel):
-    """A pipeline with a noise schedule of diffusers; paths are DDIM's."""
+class NoisePrediction(LatentDiffusion):
+    """A UNet with a noise schedule of diffusers; paths are DDIM's."""
 
-    pipeline: Any
+    backbone_name = "unet"
+    block_linear = re.compile(
+        r"(.*transformer_blocks\.\d+)\.(ff\.net\.(?:0\.proj|2)|attn2\.to_(?:q|k|v|out\.0))$"
+    )
     alphas_cumprod: Float[Tensor, " timesteps"]
 
     def _take_schedule(self) -> None:
+        check_noise_prediction(self.pipeline, self.towers, self.name)
         scheduler = self.pipeline.scheduler
         self._prediction = scheduler.config.get("prediction_type", "epsilon")
         self.alphas_cumprod = scheduler.alphas_cumprod.float().to(self.device)
         self.timesteps = len(self.alphas_cumprod)
 
-    @abstractmethod
-    def _answer(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The network's own output, noise or v, in the precision of z_t."""
+    def _schedule(self) -> tuple[Tensor, object]:
+        return self.alphas_cumprod, self.pipeline.scheduler.config.get("prediction_type", "epsilon")
+
+    def text_parts(self) -> list[TextPart]:
+        return [TextPart(slice(0, self._text_window), self.token_count)]
 
     def levels(self, t: Times) -> tuple[Level, Level]:
         """(sqrt(alpha_bar), sqrt(1 - alpha_bar)) at t."""

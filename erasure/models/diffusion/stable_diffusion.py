@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.model import Condition
+from erasure.models.diffusion.noise_prediction import NoisePrediction
 
 
-class StableDiffusion(LatentDiffusion):
+class StableDiffusion(NoisePrediction):
     """A StableDiffusionPipeline, with one text encoder."""
 
     towers = ("text_encoder",)
@@ -17,6 +17,9 @@ class StableDiffusion(LatentDiffusion):
 
     def states(self, condition: Condition) -> Float[Tensor, "b n d"]:
         return condition
+
+    def pooled(self, condition: Condition) -> None:
+        pass
 
     def onto_states(self, condition: Condition, seen: Condition) -> Condition:  # noqa: ARG002
         encoder = self.pipeline.text_encoder
@@ -27,7 +30,7 @@ class StableDiffusion(LatentDiffusion):
         z = z * z.shape[-1] ** 0.5 / z.norm(dim=-1, keepdim=True)
         return gain * z + bias
 
-    def _read(self, ids: Sequence[Int[Tensor, "b n"]]) -> Condition:
+    def _read(self, ids: Sequence[Int[Tensor, "b n"]], prompts: Sequence[str]) -> Condition:  # noqa: ARG002
         return self._call("text_encoder", ids[0]).last_hidden_state
 
     def _ask(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:

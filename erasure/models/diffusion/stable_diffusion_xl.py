@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erasure.errors import ModelError
-from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.model import Condition
+from erasure.models.diffusion.noise_prediction import NoisePrediction
 
 
-class StableDiffusionXL(LatentDiffusion):
+class StableDiffusionXL(NoisePrediction):
     """A StableDiffusionXLPipeline, asked about uncropped images of the model's own size."""
 
     towers = ("text_encoder", "text_encoder_2")
@@ -48,10 +48,13 @@ class StableDiffusionXL(LatentDiffusion):
     def states(self, condition: Condition) -> Float[Tensor, "b n d"]:
         return condition[:, :-1]
 
+    def pooled(self, condition: Condition) -> Float[Tensor, "b p"]:
+        return condition[:, -1, : self.pipeline.text_encoder_2.config.projection_dim]
+
     def onto_states(self, condition: Condition, seen: Condition) -> Condition:
         return condition.clamp(seen.amin(0), seen.amax(0))
 
-    def _read(self, ids: Sequence[Int[Tensor, "b n"]]) -> Condition:
+    def _read(self, ids: Sequence[Int[Tensor, "b n"]], prompts: Sequence[str]) -> Condition:  # noqa: ARG002
         first = self._call("text_encoder", ids[0], output_hidden_states=True)
         second = self._call("text_encoder_2", ids[1], output_hidden_states=True)
         # the layer before the last of each, as the UNet was trained
@@ -59,19 +62,16 @@ class StableDiffusionXL(LatentDiffusion):
         pooled = F.pad(second.text_embeds, (0, states.shape[-1] - second.text_embeds.shape[-1]))
         return torch.cat([states, pooled[:, None]], dim=1)
 
-    def _pooled(self, condition: Condition) -> Float[Tensor, "b p"]:
-        return condition[:, -1, : self.pipeline.text_encoder_2.config.projection_dim]
-
     def _ask(self, z_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         # original height and width, top and left of the crop, target height and width
         times = z_t.new_full((len(z_t), 6), self.resolution, dtype=torch.float32)
         times[:, 2:4] = 0
-        added = {"text_embeds": self._pooled(condition), "time_ids": times}
+        added = {"text_embeds": self.pooled(condition), "time_ids": times}
         states = self.states(condition)
         return self._call(self.backbone_name, z_t, t, states, added_cond_kwargs=added).sample
 
     def _pipeline_inputs(self, condition: Condition) -> dict[str, Tensor]:
         return {
             "prompt_embeds": self.states(condition),
-            "pooled_prompt_embeds": self._pooled(condition),
+            "pooled_prompt_embeds": self.pooled(condition),
         }
