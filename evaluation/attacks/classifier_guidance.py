@@ -182,6 +182,7 @@ def towards(model: DiffusionModel, classifier: LatentClassifier, scale: float) -
         z_t = z_t.detach().requires_grad_()
         (slope,) = torch.autograd.grad(F.logsigmoid(classifier(model, z_t, t)).sum(), [z_t])
         signal, spread = model.levels(t)
-        return z0 + spread**2 / signal * scale * slope.to(z0)
+        by = torch.where(signal > 0, spread**2 * scale / signal, 0.0)  # noise alone is of no kind
+        return z0 + by * slope.to(z0)
 
     return nudge
