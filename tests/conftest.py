@@ -12,7 +12,7 @@ if os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2"):
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -215,10 +215,8 @@ def pocket() -> StableDiffusion:
 
 
 @pytest.fixture
-def plugin(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], Path]:
+def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path, str], Path]]:
     """Write a file and load it as a plug-in, for the length of a test."""
-    for known in (*METHODS.kinds.values(), EXPORTS, ATTACKS, PROTOCOLS, CRITERIA):
-        monkeypatch.setattr(known, "_classes", dict(known._classes))
     monkeypatch.setattr(registry, "_files", {})
 
     def load(file: Path, text: str) -> Path:
@@ -226,4 +224,9 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, str], Path]:
         load_plugin(file)
         return file
 
-    return load
+    yield load
+    # the toolkit's own stay: a module that was imported meanwhile registers but once
+    for known in (*METHODS.kinds.values(), EXPORTS, ATTACKS, PROTOCOLS, CRITERIA):
+        for name, kind in list(known._classes.items()):
+            if kind.__module__.startswith("erasure_plugin_"):
+                del known._classes[name]

@@ -98,12 +98,14 @@ def judge_distance(
 
 
 def ratio(edited: Sequence[int | None], gold: Sequence[int | None], most: int) -> Score:
-    """The fewest steps to relearn over a grid, edited / gold; a cell that never got there: `most`.
+    """Steps to relearn, edited / gold, least over a grid; a cell that never got there: `most`.
 
     1 is as forgotten as never learned. The grid is one experiment, so that there is no spread.
     """
-    fewest = [min(most if step is None else step for step in steps) for steps in (edited, gold)]
-    value = fewest[0] / max(fewest[1], 1)
+    value = min(
+        (most if one is None else one) / max(most if other is None else other, 1)
+        for one, other in zip(edited, gold, strict=True)
+    )
     return Score(value, 0.0, len(edited), low=value, high=value)
 
 

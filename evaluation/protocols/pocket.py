@@ -61,30 +61,30 @@ Looks = dict[Key, Float[Tensor, " d"]]  # Pocket CLIP's features for FID and KID
 
 def judge(images: UInt8[Tensor, "n 3 h w"], chosen: Sequence[Key]) -> Labels:
     """What the suite's judges and CLIP see in images of these (seed, prompt index)."""
-    judges = (_judge(name) for name in ("vit", "style-judge"))
+    judges = (shared_judge(name) for name in ("vit", "style-judge"))
     seen_objects, seen_styles = (
         judge.predict(judge.cut(images)).argmax(1).tolist() for judge in judges
     )
     prompts = [shot.prompt for shot in shots(chosen)]
-    cosines = clip_scores(_clip(), images, prompts).tolist()
+    cosines = clip_scores(shared_clip(), images, prompts).tolist()
     return dict(zip(chosen, zip(seen_objects, seen_styles, cosines, strict=True), strict=True))
 
 
 def look(images: UInt8[Tensor, "n 3 h w"], chosen: Sequence[Key]) -> Looks:
     """What FID, KID and the perceptual distance go by, for images of these (seed, prompt index)."""
-    clip = _clip()
+    clip = shared_clip()
     sketches = sketch(unit_features(clip.layers(images)).cpu(), SKETCH)
     features = ClipFeatures(clip)(images).cpu()
     return dict(zip(chosen, torch.cat([features, sketches], 1), strict=True))
 
 
 @cache
-def _judge(name: str) -> Classifier:
+def shared_judge(name: str) -> Classifier:
     return load_classifier(str(POCKET / name), device=own_device())
 
 
 @cache
-def _clip() -> PocketClip:
+def shared_clip() -> PocketClip:
     clip = PocketClip(POCKET)
     clip.model.to(own_device())
     return clip

@@ -82,12 +82,13 @@ def test_judged_labels_are_compared_by_their_shares() -> None:
 @pytest.mark.parametrize(
     ("edited", "gold", "want"),
     [
-        ([10, 5, None], [40, 20, 60], 0.25),
-        ([None, None], [30, None], 2.0),
+        ([10, 8, None], [40, 20, 60], 0.25),
+        ([None, None], [30, None], 1.0),
+        ([None], [20], 3.0),
         ([None], [None], 1.0),
     ],
 )
-def test_relearning_counts_the_fewest_steps(
+def test_relearning_counts_the_worst_of_the_grid(
     edited: list[int | None], gold: list[int | None], want: float
 ) -> None:
     assert ratio(edited, gold, 60).value == pytest.approx(want)
