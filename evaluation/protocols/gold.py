@@ -63,6 +63,7 @@ from evaluation.scored import free_file, write_record
 NAME = "gold"
 SEEDS = (188, 288)
 LEVELS = 20
+SEARCHED = 100  # steps of a state's search
 KEPT = 32  # pictures of other things
 RATES = (0.2, 0.5, 1.0)  # times the relearning preset's
 FLOORS = POCKET / "gold" / "floor.json"
@@ -240,7 +241,7 @@ def _state(three: Three, who: str) -> Tensor:
     """The state with the least loss that a short search finds."""
     presets = read_presets(three.edited.folder, "state-inversion")
     chosen, _ = resolve(StateInversion, given={}, quick=False, presets=presets)
-    short = replace(chosen, steps=min(chosen.steps, 100))
+    short = replace(chosen, steps=min(chosen.steps, SEARCHED))
     scene = _scene(three, "gold" if who == "gold" else "edited")
     with three.edited.without_edit() if who == "original" else nullcontext():
         return short.search(scene, 0)

@@ -1,0 +1,84 @@
+"""The protocol gold on miniatures: what it says, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from contract import other_weights
+
+import erasure
+from erasure.errors import ErasureError, ModelError, SettingError
+from erasure.opening import open_run
+from evaluation.evaluating import evaluate
+from evaluation.protocols import gold as protocol
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"LEVELS": 2, "KEPT": 3, "SEARCHED": 2}.items():
+        monkeypatch.setattr(protocol, name, value)
+    monkeypatch.setattr(
+        protocol,
+        "sampling_of",
+        lambda *_: protocol.pocket.SAMPLING.__class__(2, 2.0, "DDIMScheduler"),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("gold") / "run"
+    erasure.erase(str(sd1), "uce", ["cat"], kind="object", anchor="dog", out=out)
+    return out
+
+
+def test_it_says_how_far_from_gold_and_keeps_it(run: Path, sd1: Path) -> None:
+    record = evaluate(run, protocol="gold", gold=str(other_weights(sd1)))
+    assert json.loads((run / "scores" / "gold.json").read_text()) == record
+    told = {"divergence", "divergence_kept", "loss_gap_caption", "loss_gap_empty", "probe"}
+    assert told | {"loss_gap_state"} == set(record["scores"]) == set(record["baseline"])
+    assert set(record["left_out"]) == {"judge_distance", "picture_distance", "relearn_ratio"}
+    assert len(record["curves"]["cat"]["loss_empty"]["gold"]) == 2
+    # UCE leaves the empty prompt's loss as it was: K and V of states that no edit names
+    scores, base = record["scores"]["loss_gap_empty"], record["baseline"]["loss_gap_empty"]
+    assert scores["value"] == pytest.approx(base["value"], abs=1e-3)
+    # gold itself stands at no distance from gold
+    own = evaluate(run / "gold", protocol="gold", gold=run / "gold", out=None)
+    assert own["scores"]["divergence"]["value"] == 0
+    assert own["scores"]["loss_gap_caption"]["value"] == 0
+
+
+def test_gold_is_a_run_like_any_other(sd1: Path, tmp_path: Path) -> None:
+    other = other_weights(sd1)
+    made = erasure.erase(
+        str(sd1), "gold", ["cat"], kind="object", out=tmp_path / "gold", weights=str(other)
+    )
+    want = erasure.load_model(str(other)).parameters()
+    held = open_run(made.folder).parameters()
+    assert all(torch.equal(held[name], weight.float()) for name, weight in want.items())
+
+
+def test_what_is_no_gold_is_refused(run: Path, sd1: Path, sd2: Path, tmp_path: Path) -> None:
+    wrong: list[tuple[object, type[ErasureError], str]] = [
+        (None, SettingError, "needs --gold"),
+        (run, SettingError, "made by uce"),
+        (str(tmp_path / "none"), ModelError, "must be pocket"),
+        (str(sd2), ModelError, "another architecture"),
+        ("pocket", SettingError, "never saw 'cat'"),
+    ]
+    for number, (gold, error, words) in enumerate(wrong):
+        out = tmp_path / str(number)
+        erasure.erase(str(sd1), "uce", ["cat"], kind="object", anchor="dog", out=out)
+        with pytest.raises(error, match=words) as said:
+            evaluate(out, protocol="gold", gold=gold)  # type: ignore[arg-type]
+        assert "\n" not in str(said.value)
+        assert not (out / "scores").exists()
+    with pytest.raises(SettingError, match="takes no gold"):
+        evaluate(run, protocol="unlearncanvas", gold="pocket")
+
+
+def test_the_shipped_gold_never_saw_its_two(tmp_path: Path) -> None:
+    made = erasure.erase("pocket", "gold", ["tower", "Ukiyoe"], out=tmp_path / "gold")
+    assert {concept.name for concept in made.edit.concepts} == {"tower", "Ukiyoe"}
+    with pytest.raises(SettingError, match="trained without tower, Ukiyoe alone"):
+        erasure.erase("pocket", "gold", ["cat"], out=tmp_path / "cat")
