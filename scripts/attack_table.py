@@ -21,6 +21,7 @@ from erasure.registry import ATTACKS
 
 CHANGING = [name for name in ATTACKS.names() if ATTACKS.get(name).changes_weights]
 METHODS = ("esd", "uce", "salun", "advunlearn")
+BY_TEXT = ("paraphrase", "relearn", "ring-a-bell", "textual-inversion", "unlearndiffatk")
 
 
 def attack_one(method: str, concept: str, chosen: argparse.Namespace) -> Path:
@@ -89,7 +90,7 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=Path, help="take erasures from here where they exist")
     parser.add_argument("--concepts", default="horse,tower,Bricks,Ukiyoe")
     parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--attacks", default=",".join(ATTACKS.names()))
+    parser.add_argument("--attacks", default=",".join(BY_TEXT), help=", ".join(ATTACKS.names()))
     parser.add_argument("--seeds", default="188,288")
     parser.add_argument("--prompts", type=int, default=16)
     asked = parser.parse_args()

@@ -158,6 +158,7 @@ def list_(
         lines = [
             "pocket",
             "pocket-one-step",
+            "pocket-gold",
             "pocket-flow",
             "pocket-vit",
             "(any Stable Diffusion 1.x, 2.x, XL, 3: a diffusers folder, a Hub id, a .safetensors)",
@@ -167,7 +168,7 @@ def list_(
     elif what == "concepts":
         folder = (
             Path(__file__).parents[1] / "models" / "pocket"
-            if model in ("pocket", "pocket-one-step", "pocket-flow")
+            if model in ("pocket", "pocket-one-step", "pocket-gold", "pocket-flow")
             else checked_path(model, "model").expanduser()
         )
         if not (folder / "concepts.json").is_file():
