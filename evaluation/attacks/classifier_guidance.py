@@ -14,7 +14,8 @@ Choices
   many were won up to each.
 - Under the empty prompt nothing but the gradient asks; `then=prompt` names the concept, too.
 - Control: a classifier of the anchor, learned in the same way. What guidance alone paints, a model
-  that never knew the concept tells.
+  that never knew the concept tells: on pocket's tower, scales 6 to 25 win 3 or 4 of 8 cases after
+  UCE and none of gold's, which falls from 50 on. So pocket's preset ends at 25.
 """
 
 from collections.abc import Mapping, Sequence

@@ -11,6 +11,8 @@ Choices
 - Any picture has a start that comes near it, in a model that knows it or not. So the record has the
   PSNR beside that of pictures of the anchor, and of the concept's own pictures upside down, which
   no model has seen; and `energy`, ||x_T||^2 / 2, beside noise's: a start far from it is no noise.
+- On pocket, 8 steps walked back alone win 7 of 8 cases of a model that never knew a tower, and 4
+  after UCE; refined, both fall whole. A rate says something only as the `excess` beside gold's.
 - `project` keeps each start at the mean length of noise, sqrt(d).
 - Control: pictures of the anchor, judged as the concept.
 """

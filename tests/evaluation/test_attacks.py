@@ -77,9 +77,9 @@ def erased(tmp_path_factory: pytest.TempPathFactory, sd1: Path) -> Path:
     return sampled_shortly(run)
 
 
-def sampled_shortly(run: Path) -> Path:
+def sampled_shortly(run: Path, scheduler: str = "DDIMScheduler") -> Path:
     record = json.loads((run / "edit.json").read_text())
-    record["sampling"] = {"steps": 2, "guidance": 2.0, "scheduler": "DDIMScheduler"}
+    record["sampling"] = {"steps": 2, "guidance": 2.0, "scheduler": scheduler}
     (run / "edit.json").write_text(json.dumps(record))
     return run
 
@@ -114,13 +114,14 @@ def test_an_attack_reports_each_case_and_its_control(name: str, run: Path, crite
         assert case["success"] == (case["pre"] or bool(case["found"] and case["found"]["success"]))
 
 
+@pytest.mark.parametrize("family", ["sdxl", "sd3"])
 @pytest.mark.parametrize("name", ATTACKS.names())
-def test_every_attack_works_on_xl(name: str, sdxl: Path, tmp_path: Path, criterion: str) -> None:
-    run = tmp_path / "xl"
-    erasure.erase(str(sdxl), "uce", ["cat"], kind="object", anchor="dog", out=run)
-    record = json.loads((run / "edit.json").read_text())
-    record["sampling"] = {"steps": 2, "guidance": 2.0, "scheduler": "DDIMScheduler"}
-    (run / "edit.json").write_text(json.dumps(record))
+def test_every_attack_works_on_other_families(
+    name: str, family: str, tmp_path: Path, criterion: str, request: pytest.FixtureRequest
+) -> None:
+    model, run = request.getfixturevalue(family), tmp_path / "run"
+    erasure.erase(str(model), "uce", ["cat"], kind="object", anchor="dog", out=run)
+    sampled_shortly(run, "FlowMatchEulerDiscreteScheduler" if family == "sd3" else "DDIMScheduler")
     options = {"criterion": f"{criterion}:by_chance", "seeds": (188,), "prompts": 2}
     assert attack(run, name, **options, **SMALL[name])["scores"]["ASR"]["n"] == 2
 
