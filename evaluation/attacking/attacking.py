@@ -80,14 +80,14 @@ def attack(
     settings that do not fit.
     """
     check_numbers(prompts, seeds, budget, seed)
-    if gold is not None:
-        options = {
-            "concepts": concepts, "criterion": criterion, "prompts": prompts, "seeds": seeds,
-            "budget": budget, "seed": seed, "quick": quick, "base": base,
-        }  # fmt: skip
-        floor = gold_record(attack, run, gold, name, {**options, **settings})
-        return beside_gold(run, attack(run, name, **options, **settings), floor)
     kind, word = ATTACKS.get(name), name.replace("_", "-")
+    if gold is not None:
+        asked: dict[str, Any] = {
+            "concepts": concepts, "criterion": criterion, "prompts": prompts, "seeds": seeds,
+            "budget": budget, "seed": seed, "quick": quick, "base": base, **settings,
+        }  # fmt: skip
+        floor = gold_record(attack, run, gold, name, asked)
+        return beside_gold(run, attack(run, name, **asked), floor)
     model, edit = open_edit(run, device=own_device(), base=base)
     found = asked_concepts(model, edit, concepts) if concepts else edit.concepts
     chosen, sources = resolve(

@@ -27,7 +27,7 @@ class Tuning:
 
 
 def tune(
-    scene: Scene, cases: Sequence[Case], targets: Targets, prompts: Sequence[str], how: Tuning,
+    scene: Scene, cases: Sequence[Case], targets: Targets, prompts: list[str], how: Tuning,
     weights: Mapping[str, nn.Parameter], kept_as: str | None, *, rank: int = 0,
 ) -> tuple[Bool[Tensor, " n"], int]:  # fmt: skip
     """(which cases show the concept at the last drawing, steps taken); the weights stay changed.

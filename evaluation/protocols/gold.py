@@ -360,7 +360,7 @@ class Gold(Protocol):
         )  # fmt: skip
 
 
-def _stamp(seeds: Sequence[int], weights: str, digest: str) -> dict[str, Any]:
+def _stamp(seeds: Sequence[int], weights: str, digest: str | None) -> dict[str, Any]:
     return {
         "protocol": NAME,
         "seeds": sorted(seeds),
