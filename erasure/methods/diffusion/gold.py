@@ -97,5 +97,5 @@ def refuse_unlike(model: LatentDiffusion, gold: LatentDiffusion) -> None:
 
 def _equal(one: Tensor | str, other: Tensor | str) -> bool:
     if isinstance(one, str) or isinstance(other, str):
-        return one == other
+        return isinstance(one, str) and isinstance(other, str) and one == other
     return one.shape == other.shape and torch.equal(one.cpu(), other.cpu())
