@@ -9,20 +9,18 @@ from contract import other_weights
 
 import erasure
 from erasure.errors import ErasureError, ModelError, SettingError
+from erasure.models.diffusion.model import Sampling
 from erasure.opening import open_run
+from evaluation.against_gold import compare, three
 from evaluation.evaluating import evaluate
-from evaluation.protocols import gold as protocol
 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"LEVELS": 2, "KEPT": 3, "SEARCHED": 2}.items():
-        monkeypatch.setattr(protocol, name, value)
-    monkeypatch.setattr(
-        protocol,
-        "sampling_of",
-        lambda *_: protocol.pocket.SAMPLING.__class__(2, 2.0, "DDIMScheduler"),
-    )
+    for name, value in {"LEVELS": 2, "KEPT": 3}.items():
+        monkeypatch.setattr(three, name, value)
+    monkeypatch.setattr(compare, "SEARCHED", 2)
+    monkeypatch.setattr(three, "sampling_of", lambda *_: Sampling(2, 2.0, "DDIMScheduler"))
 
 
 @pytest.fixture(scope="module")

@@ -81,7 +81,7 @@ def refuse_unlike(model: LatentDiffusion, gold: LatentDiffusion) -> None:
         for one in (model, gold)
     )
     if shapes != others:
-        odd = next(iter(dict(shapes.items() ^ others.items())))
+        odd = min(name for name, _ in shapes.items() ^ others.items())
         raise ModelError(
             f"{gold.name} is of another architecture than {model.name}: {odd} is "
             f"{others.get(odd, 'missing')} there and {shapes.get(odd, 'missing')} here."

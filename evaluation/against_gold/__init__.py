@@ -1,0 +1,1 @@
+"""An erased model beside one that never knew the concept."""
