@@ -5,11 +5,14 @@ and tokenizer are pocket's, so that the folder opens as any model does. What an 
 measured against is such a model, which never knew the concept (`erasure evaluate --protocol gold`).
 
     python scripts/pocket_gold.py .train/gold-1     # makes that one the suite's `pocket-gold`
+    erasure erase gold --concept tower --concept Ukiyoe --weights .train/gold-2 --out runs/second
+    erasure evaluate runs/second --protocol gold --gold pocket
+    python scripts/pocket_gold.py --floor runs/second/scores/gold.json     # what two golds differ by
 """
 
+import argparse
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -147,5 +150,21 @@ class State:
         return int(state["step"])
 
 
+def ship_floor(record: Path) -> None:
+    """Put a second gold's distances from the suite's into the suite."""
+    found = json.loads(record.read_text())
+    floor = {name: found[name] for name in ("per_concept", "stamp")}
+    (SUITE / "gold" / "floor.json").write_text(json.dumps(floor, indent=1) + "\n")
+
+
 if __name__ == "__main__":
-    ship(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, nargs="?", help="a trained gold model")
+    parser.add_argument("--floor", type=Path, help="scores/gold.json of a second gold's run")
+    asked = parser.parse_args()
+    if asked.folder:
+        ship(asked.folder)
+    if asked.floor:
+        ship_floor(asked.floor)
