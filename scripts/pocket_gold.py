@@ -7,7 +7,7 @@ measured against is such a model, which never knew the concept (`erasure evaluat
     python scripts/pocket_gold.py .train/gold-1     # makes that one the suite's `pocket-gold`
     erasure erase gold --concept tower --concept Ukiyoe --weights .train/gold-2 --out runs/second
     erasure evaluate runs/second --protocol gold --gold pocket
-    python scripts/pocket_gold.py --floor runs/second/scores/gold.json     # what two golds differ by
+    python scripts/pocket_gold.py --floor runs/second/scores/gold.json      # two golds apart
 """
 
 import argparse
