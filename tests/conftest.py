@@ -142,16 +142,17 @@ def build_sd3(folder: Path) -> Path:
     return folder
 
 
-def with_t5(folder: Path, other: Path) -> Path:
+@pytest.fixture
+def sd3_with_t5(sd3: Path, tmp_path: Path) -> Path:
     """The miniature of SD 3 with a T5 that reads the towers' tokens."""
-    own = tokenizer()
+    own, other = tokenizer(), tmp_path / "with-t5"
     torch.manual_seed(5)
     config = T5Config(vocab_size=len(own), d_model=104, d_kv=8, d_ff=16, num_heads=2, num_layers=1)
     pipeline = StableDiffusion3Pipeline.from_pretrained(
-        folder, text_encoder_3=T5EncoderModel(config), tokenizer_3=own
+        sd3, text_encoder_3=T5EncoderModel(config), tokenizer_3=own
     )
     pipeline.save_pretrained(other)
-    shutil.copy(folder / "text.json", other)
+    shutil.copy(sd3 / "text.json", other)
     return other
 
 

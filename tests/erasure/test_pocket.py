@@ -93,14 +93,15 @@ def test_an_export_opens_in_plain_diffusers_and_draws_the_runs_images(
 def test_no_file_is_large_and_the_whole_stays_small() -> None:
     sizes = {file: file.stat().st_size for file in POCKET.rglob("*") if file.is_file()}
     assert max(sizes.values()) <= 14e6
-    assert sum(sizes.values()) <= 45e6
+    assert sum(sizes.values()) <= 60e6
 
 
 def test_weights_are_half_and_the_text_encoder_says_float32() -> None:
     for file in POCKET.rglob("*.safetensors"):
         with safe_open(file, framework="pt") as opened:
             kinds = {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
-        assert kinds <= {"F16", "I64"}, file
+        in_eight_bits = {"I8", "F32"} if file.parent.name == "gold" else set()
+        assert kinds <= {"F16", "I64", *in_eight_bits}, file
     assert '"dtype": "float32"' in (POCKET / "text_encoder" / "config.json").read_text()
 
 

@@ -125,16 +125,15 @@ def test_both_maps_of_sd3_read_the_anchor(sd3: Path, tmp_path: Path, select: str
     assert (new @ vectors[0] - wanted).norm() < 0.1 * (before - wanted).norm()
 
 
-def test_t5s_tokens_are_vectors_too(sd3: Path, tmp_path: Path) -> None:
-    from conftest import with_t5
-
-    whole = with_t5(sd3, tmp_path / "whole")
-    model = load_model(str(whole))
+def test_t5s_tokens_are_vectors_too(sd3: Path, sd3_with_t5: Path, tmp_path: Path) -> None:
+    model = load_model(str(sd3_with_t5))
     own = model.text_parts()[1]
     ids = model.pipeline.tokenizer("an image of a cat", add_special_tokens=False).input_ids
     assert own.rows == slice(32, 32 + 3)
     assert own.count("an image") == min(len(ids), 2) - 1
-    result = erase(str(whole), "uce", ["cat"], out=tmp_path / "run", kind="object", anchor="dog")
+    result = erase(
+        str(sd3_with_t5), "uce", ["cat"], out=tmp_path / "run", kind="object", anchor="dog"
+    )
     plain = erase(str(sd3), "uce", ["cat"], out=tmp_path / "plain", kind="object", anchor="dog")
     name = "transformer.context_embedder.weight"
     assert not torch.equal(result.edit.tensors[name], plain.edit.tensors[name])

@@ -137,10 +137,8 @@ def test_slots_filled_with_a_words_own_embeddings_change_nothing(model: StableDi
     assert torch.allclose(got, model.encode(["a cat and a dog"]), atol=1e-6)
 
 
-def test_t5_is_read_beside_the_towers(sd3: Path, tmp_path: Path) -> None:
-    from conftest import with_t5
-
-    model = load_model(str(with_t5(sd3, tmp_path / "whole")))
+def test_t5_is_read_beside_the_towers(sd3_with_t5: Path) -> None:
+    model = load_model(str(sd3_with_t5))
     assert isinstance(model, StableDiffusion3)
     want, _, _, _ = model.pipeline.encode_prompt(
         "a cat", None, None, device="cpu", max_sequence_length=3
