@@ -1,6 +1,5 @@
 """What is compared between an edited model, the un-erased one and gold."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.load import read_presets
 from erasure.training.processes import launched
 from evaluation.against_gold.three import SEEDS, Pictures, Three, has
+from evaluation.attacking.tuning import shuffled
 from evaluation.attacks.relearn import Relearn
 from evaluation.attacks.state_inversion import StateInversion
 from evaluation.drawing.drawn import edit_digest
@@ -130,24 +130,9 @@ def _compare_features(three: Three, found: dict[str, Scores], more: dict[str, An
     with three.edited.without_edit():
         found["original"]["probe"] = told(three.edited)
     more["probe_gold"] = told(three.gold).value
-    more["probe_random"] = _shuffled(three.gold, told).value
-
-
-def _shuffled(model: LatentDiffusion, ask: Callable[[LatentDiffusion], Score]) -> Score:
-    """What is asked of a model whose backbone's weights are shuffled, each within its tensor."""
-    generator = torch.Generator().manual_seed(0)
-    weights = [w for w in model.backbone.parameters() if w.ndim > 1]
-    before = [weight.detach().clone() for weight in weights]
-    try:
-        with torch.no_grad():
-            for weight in weights:
-                order = torch.randperm(weight.numel(), generator=generator).to(weight.device)
-                weight.copy_(weight.flatten()[order].view_as(weight))
-        return ask(model)
-    finally:
-        with torch.no_grad():
-            for weight, held in zip(weights, before, strict=True):
-                weight.copy_(held)
+    backbone = dict(three.gold.backbone.named_parameters())
+    with shuffled(backbone, torch.Generator().manual_seed(0)):
+        more["probe_random"] = told(three.gold).value
 
 
 def _compare_relearning(three: Three, found: dict[str, Scores], more: dict[str, Any]) -> None:

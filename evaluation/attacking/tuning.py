@@ -67,6 +67,18 @@ def put_back(weights: Mapping[str, nn.Parameter]) -> Iterator[None]:
                 weight.copy_(before[name])
 
 
+@contextmanager
+def shuffled(weights: Mapping[str, nn.Parameter], generator: torch.Generator) -> Iterator[None]:
+    """Within it, each matrix and kernel holds its elements in another order."""
+    with put_back(weights):
+        with torch.no_grad():
+            for weight in weights.values():
+                if weight.dim() > 1:
+                    order = torch.randperm(weight.numel(), generator=generator)
+                    weight.copy_(weight.flatten()[order.to(weight.device)].view_as(weight))
+        yield
+
+
 def _plainly(weights: Mapping[str, nn.Parameter], how: Tuning) -> Callable[[Tensor], None]:
     optimiser = torch.optim.Adam(list(weights.values()), lr=how.learning_rate)
 

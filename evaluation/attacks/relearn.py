@@ -14,12 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-
 from erasure.config import check, setting
 from erasure.registry import ATTACKS
 from evaluation.attacking.scene import KEPT, Case, Found, Scene, Targets
-from evaluation.attacking.tuning import BACK, Tuning, put_back, tune
+from evaluation.attacking.tuning import BACK, Tuning, put_back, shuffled, tune
 from evaluation.attacks import Attack
 
 
@@ -66,13 +64,7 @@ class Relearn(Attack):
         """The same count with the weights of `select` shuffled; None if it never got there."""
         weights = scene.model.weights(self.select)
         targets, prompts = self._pictures(scene)
-        generator = scene.generator("random weights")
-        with put_back(weights):
-            with torch.no_grad():
-                for weight in weights.values():
-                    if weight.dim() > 1:
-                        order = torch.randperm(weight.numel(), generator=generator)
-                        weight.copy_(weight.flatten()[order.to(weight.device)].view_as(weight))
+        with shuffled(weights, scene.generator("random weights")):
             won, step = tune(scene, cases, targets, prompts, self._how(), weights, None)
             return step if won.float().mean() >= BACK else None
 
