@@ -26,6 +26,7 @@ from transformers import CLIPTokenizer
 
 from erasure.errors import ModelError
 from erasure.files.storage import read_tensors
+from erasure.models.diffusion.load import POCKET
 from erasure.training.processes import own_device
 
 BATCH = 128
@@ -129,6 +130,11 @@ class NamedClip:
 
     def layers(self, images: UInt8[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _ _ _"]]:
         return _layers(self.model, images)
+
+
+def find_clip(words: str, device: torch.device | None = None) -> TextImageModel:
+    """The built-in CLIP for "pocket", else one of open_clip's; as `NamedClip`."""
+    return PocketClip(POCKET, device) if words == "pocket" else NamedClip(words, device)
 
 
 def _refuse_pickles(folder: Path) -> None:

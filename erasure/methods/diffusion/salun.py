@@ -79,7 +79,7 @@ class SalUn:
     retain_images: int = setting(800, help="how many images to keep", at_least=1)
     sampling_steps: int = setting(50, quick=12, help="DDIM steps for generated images", at_least=1)
     guidance: float = setting(7.5, help="guidance for generated images", at_least=0)
-    retain_prompts: str = setting("", help="CSV with a 'prompt' column: what to keep")
+    retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to keep")
 
     def __post_init__(self) -> None:
         check(self)
