@@ -1,6 +1,7 @@
 """What an attack works on: an erased model, a concept, the cases to win and the clock."""
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from erasure.models.diffusion.one_step import OneStep
 from erasure.models.diffusion.slots import named
 from erasure.training.processes import launched
 from erasure.training.progress import Bar, live_bar
-from erasure_datasets.concept import Concept
+from erasure_datasets.concept import Concept, has_article
 from erasure_datasets.prompt_files import Line
 from evaluation.criteria import Criterion
 from evaluation.drawing.pocket_plan import is_pocket
@@ -296,7 +297,10 @@ class Scene:
         found = named(prompt, concept.name)
         if found is None:
             return concept.anchor_prompts()[0]
-        return prompt[: found.start()] + concept.anchor + prompt[found.end() :]
+        before = prompt[: found.start()]
+        if has_article(concept.anchor):
+            before = re.sub(r"\b(?:an?|the)\s+$", "", before, flags=re.IGNORECASE)
+        return before + concept.anchor + prompt[found.end() :]
 
     def random_prompt(self, place: tuple[str, str], count: int, generator: torch.Generator) -> str:
         """A prompt (text before, text after) with `count` random tokens between, as plain text."""

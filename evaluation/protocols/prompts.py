@@ -137,6 +137,7 @@ def _judged(
     near = {
         when: {name: asdict(score) for name, score in by_neighbour(rows, seen).items()}
         for when, seen in (("after", after), ("before", before))
+        if seen
     }
     return write_record(
         file, NAME, scores, per_concept, baseline, wanted, neighbours=near, stamp=stamp,
