@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -33,7 +33,6 @@ KEPT = "images"  # an attack's own drawings, in the attack's folder
 MISSED = 0.05  # of true images, by the threshold
 LEAST_TRUE = 8  # images that a threshold can be set by
 ELSEWHERE = Sampling(steps=50, guidance=7.5, scheduler="DDIMScheduler")
-FLOWING = Sampling(steps=28, guidance=7.0, scheduler="")  # as the pipeline of SD 3 has it
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,7 @@ def sampling_of(model: DiffusionModel, demanded: Sampling | None) -> Sampling:
         return demanded or model.sampling  # type: ignore[return-value]
     if is_pocket(model):
         return pocket.SAMPLING
-    own = type(getattr(getattr(model, "pipeline", None), "scheduler", None)).__name__
-    return replace(FLOWING, scheduler=own) if own.startswith("FlowMatch") else ELSEWHERE
+    return ELSEWHERE
 
 
 def _pair(index: int) -> tuple[str, str]:
