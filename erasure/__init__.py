@@ -5,8 +5,10 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from erasure.comparing.diffing import diff
     from erasure.edit import Edit
     from erasure.erasing import erase
+    from erasure.exports.converting import convert
     from erasure.exports.exporting import export
     from erasure.exports.pushing import push
     from erasure.forgetting import forget
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Edit": "erasure.edit",
+    "convert": "erasure.exports.converting",
+    "diff": "erasure.comparing.diffing",
     "erase": "erasure.erasing",
     "export": "erasure.exports.exporting",
     "forget": "erasure.forgetting",
@@ -24,7 +28,10 @@ _HOMES = {
     "push": "erasure.exports.pushing",
     "undo": "erasure.undoing",
 }
-__all__ = ["Edit", "erase", "export", "forget", "load_model", "open_run", "push", "undo"]
+__all__ = [
+    "Edit", "convert", "diff", "erase", "export", "forget", "load_model", "open_run", "push",
+    "undo",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

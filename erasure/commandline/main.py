@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from erasure.commandline import formats
 from erasure.commandline.commands import (
     BASE,
     AttackGroup,
@@ -102,14 +103,25 @@ def export(
     run: Annotated[Path, typer.Argument(help="a run's folder")],
     out: Annotated[Path, typer.Argument(help="the new folder")],
     to: Annotated[
-        str, typer.Option(help="diffusers, text-encoder, lora, delta, vit, or a plug-in's form")
+        str,
+        typer.Option(
+            help="diffusers, single-file, text-encoder, lora, delta, vit, or a plug-in's form"
+        ),
     ] = "diffusers",
     dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16")] = "float32",
     base: Annotated[str | None, typer.Option(help=BASE)] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="of lora: diffusers (the default) or kohya")
+    ] = None,
 ) -> None:
     """Write a run's model as a folder that plain diffusers opens, or only what changed."""
-    load("erasure.exports.exporting:export")(run, out, to=to, dtype=dtype, base=base)
+    load("erasure.exports.exporting:export")(
+        run, out, to=to, dtype=dtype, base=base, layout=layout
+    )  # fmt: skip
     typer.echo(f"{out} written ({to}, {dtype})")
+
+
+formats.add_to(app)
 
 
 @app.command(context_settings=CONTEXT)

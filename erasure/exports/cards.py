@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from erasure.edit import Edit
-from erasure.exports.forms import Form, cell
+from erasure.exports.forms import Form, cell, title_of
 from erasure.exports.pushing import TAG
 from erasure.exports.writing.publishing import hub_id, is_built_in, public_name, without_paths
 from erasure.files.records import AttackShape, ScoresShape, read_record
@@ -30,7 +30,7 @@ def model_card(
     in it. RunError for a damaged record of scores.
     """
     names, base = ", ".join(concept.name for concept in edit.concepts), public_name(edit.base)
-    title = f"{base} without {names}"
+    title = title_of(edit)
     records = _records(run)
     lines = [
         "---", _front_matter(edit, form, title, records, model).to_yaml(), "---", "",

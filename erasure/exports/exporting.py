@@ -18,19 +18,22 @@ from erasure.training.run_folder import refuse_inside
 
 def export(
     run: Path | str, out: Path | str, *, to: str = "diffusers", dtype: str = "float32",
-    base: Path | str | None = None,
+    base: Path | str | None = None, layout: str | None = None,
 ) -> Path:  # fmt: skip
     """Write a run's result to `out`, a new folder, which appears whole or not at all.
 
-    `to`: "diffusers" for a folder that diffusers opens; "text-encoder" for one that CLIPTextModel
-    opens, with one subfolder per text encoder if the model has several (EditError if the edit
-    changes anything else); "lora" for one file per request that diffusers' load_lora_weights or
-    peft opens; "delta" for the changed tensors alone; "vit" for a classifier's folder that its own
-    library opens; or a plug-in's form. Weights are stored as `dtype`: float32, float16 or
-    bfloat16; SettingError for a value beyond its range, ModelError for one that is not finite.
-    `base`: as for `open_run`.
+    `to`: "diffusers" for a folder that diffusers opens; "single-file" for one .safetensors by the
+    original releases' names, with its configs beside it (SD 1.x, 2.x and XL); "text-encoder" for a
+    folder that CLIPTextModel opens, with one subfolder per text encoder if the model has several
+    (EditError if the edit changes anything else); "lora" for one file per request that diffusers'
+    load_lora_weights or peft opens; "delta" for the changed tensors alone; "vit" for a classifier's
+    folder that its own library opens; or a plug-in's form. Weights are stored as `dtype`: float32,
+    float16 or bfloat16; SettingError for a value beyond its range, ModelError for one that is not
+    finite.
+    `base`: as for `open_run`. `layout`: whose names the tensors of "lora" have, "diffusers" (the
+    default) or "kohya", which A1111 and ComfyUI read.
     """
-    run, out, form = checked_path(run, "run"), checked_path(out, "out"), EXPORTS.get(to)()
+    run, out, form = checked_path(run, "run"), checked_path(out, "out"), _form(to, layout)
     if dtype not in DTYPES:
         raise SettingError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
     if os.path.lexists(out):
@@ -39,11 +42,10 @@ def export(
     edit = Edit.load(run)
     _refuse_form(run, edit, form)
     model: Any = None
-    if form.of == "edit":
-        if base is not None:
-            raise SettingError(f"base is not needed for {to}, which holds the edit alone.")
-    else:
-        model = (open_run if form.of == "pipeline" else open_classifier)(run, base=base)
+    if form.opens():
+        model = (open_classifier if edit.is_of_classifier else open_run)(run, base=base)
+    elif base is not None:
+        raise SettingError(f"base is not needed for {to}, which holds the edit alone.")
     card = model_card(run, edit, form, model)
     with atomic(out) as temporary:
         temporary.mkdir(parents=True, exist_ok=True)
@@ -51,6 +53,20 @@ def export(
         clean_configs(temporary, edit.base)
         (temporary / "README.md").write_text(card, encoding="utf-8")
     return out
+
+
+def _form(name: str, layout: str | None) -> Form:
+    """SettingError for a layout that the form does not have."""
+    kind = EXPORTS.get(name)
+    if layout is None:
+        return kind()
+    if layout not in kind.layouts:
+        known = " or ".join(kind.layouts)
+        raise SettingError(
+            f"layout of {name} must be {known}; got {layout!r}." if known
+            else f"layout is of lora alone, and {name} has but one; got {layout!r}."
+        )  # fmt: skip
+    return kind(layout)
 
 
 def _refuse_form(run: Path, edit: Edit, form: Form) -> None:

@@ -1,13 +1,12 @@
 """A folder that plain diffusers opens."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 
-from erasure.edit import Edit
-from erasure.exports.forms import HERE, Form, code
+from erasure.exports.forms import HERE, WholeModel, code
 from erasure.exports.writing.publishing import hub_id
 from erasure.exports.writing.saving import save_model
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
@@ -17,25 +16,26 @@ from erasure.registry import EXPORTS
 
 
 @EXPORTS.register
-class Diffusers(Form):
+class Diffusers(WholeModel):
     """The whole pipeline."""
 
-    of: ClassVar[Literal["pipeline", "classifier", "edit"]] = "pipeline"
-
-    def write(self, edit: Edit, model: LatentDiffusion, folder: Path, dtype: torch.dtype) -> None:  # noqa: ARG002
+    def save(
+        self, model: LatentDiffusion, folder: Path, dtype: torch.dtype, *,
+        title: str, about: str,  # noqa: ARG002
+    ) -> None:  # fmt: skip
         save_model(model, folder, dtype)
 
-    def usage(self, edit: Edit, model: LatentDiffusion) -> list[str]:
+    def opening(self, model: LatentDiffusion, title: str) -> list[str]:  # noqa: ARG002
         kind = type(model.pipeline).__name__
         without = ", safety_checker=None" if isinstance(model, StableDiffusion) else ""
         if isinstance(model, StableDiffusion3) and model.pipeline.text_encoder_3 is None:
             without = ", text_encoder_3=None, tokenizer_3=None"
         text = f"from diffusers import {kind}\n\n"
         text += f'pipeline = {kind}.from_pretrained("{HERE}"{without})'
-        if edit.sampling:
+        if model.sampling:
             text += (
-                f'\npipeline("...", num_inference_steps={edit.sampling.steps}, '
-                f"guidance_scale={edit.sampling.guidance})  # it draws in so many calls"
+                f'\npipeline("...", num_inference_steps={model.sampling.steps}, '
+                f"guidance_scale={model.sampling.guidance})  # it draws in so many calls"
             )
         missing = "The base's safety checker is not in this folder; take it from the base."
         return [*([missing, ""] if _had_checker(model) else []), *code(text)]

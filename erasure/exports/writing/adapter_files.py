@@ -10,8 +10,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from erasure.edit import Edit
+from erasure.exports.writing.kohya import write_kohya
 from erasure.exports.writing.publishing import checked
 from erasure.files.naming import LONGEST, slug
+from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.lora import UP
 
 
@@ -38,8 +40,10 @@ def _stems(requests: Mapping[str, Sequence[str]]) -> dict[str, str]:
     return found
 
 
-def write_adapters(edit: Edit, folder: Path, dtype: torch.dtype) -> None:
-    """One file (or peft folder, of a classifier) per request.
+def write_adapters(
+    edit: Edit, folder: Path, dtype: torch.dtype, kohya: LatentDiffusion | None = None
+) -> None:
+    """One file (or peft folder, of a classifier) per request; by kohya's names of a pipeline.
 
     The strength alpha / rank is multiplied into B, and the files say alpha = rank: readers that
     know nothing of alpha, and those that take it from the metadata, both add what was trained.
@@ -47,8 +51,13 @@ def write_adapters(edit: Edit, folder: Path, dtype: torch.dtype) -> None:
     for request, name in file_names(edit).items():
         tensors = edit.adapter(request)
         strong = {n: t * edit.scale if n.endswith(UP) else t for n, t in tensors.items()}
-        write = _write_peft if edit.is_of_classifier else _write_diffusers
-        write(checked(strong, dtype, name), int(edit.settings["rank"]), folder / name)  # type: ignore[call-overload]
+        matrices, rank = checked(strong, dtype, name), int(edit.settings["rank"])  # type: ignore[call-overload]
+        if kohya is not None:
+            write_kohya(kohya, matrices, rank, folder / name)
+        elif edit.is_of_classifier:
+            _write_peft(matrices, rank, folder / name)
+        else:
+            _write_diffusers(matrices, rank, folder / name)
 
 
 def _write_diffusers(tensors: dict[str, Tensor], rank: int, file: Path) -> None:

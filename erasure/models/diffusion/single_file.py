@@ -101,7 +101,8 @@ def _compare(file: Path, reader: Any, part: str, keys: list[str], network: Any) 
     own = dict(network.named_parameters())
     dtype = next(iter(own.values())).dtype
     left: dict[bytes, list[str]] = {}
-    for key in keys:
+    # of equal tensors those are taken first that must be used: a copy may stand for a spare layer
+    for key in sorted(keys, key=lambda key: not _may_be_unused(key, network)):
         if key.startswith(BEGINNINGS[part]):
             for tensor in _pieces(key, reader.get_tensor(key)):
                 left.setdefault(_print(tensor.to(dtype)), []).append(key)

@@ -204,17 +204,21 @@ def test_a_base_with_a_safety_checker_is_named(sd1: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("to", "dtype", "message"),
     [
-        ("lora", "float32", "made no adapters; export to delta or diffusers"),
-        ("text-encoder", "float32", "outside the text encoder; export to delta or diffusers"),
+        ("lora", "float32", "made no adapters; export to delta, diffusers or single-file"),
+        (
+            "text-encoder",
+            "float32",
+            "outside the text encoder; export to delta, diffusers or single-file",
+        ),
         (
             "vit",
             "float32",
-            "vit is of a classifier, and .* edits a pipeline; export to delta or diffusers",
+            "vit is of a classifier, and .* edits a pipeline; export to delta, diffusers or sin",
         ),
         (
             "safetensors",
             "float32",
-            "there is no export form 'safetensors'. Known: delta, diffusers, lora, text-enc",
+            "there is no export form .safetensors.. Known: delta, diffusers, lora, single-file",
         ),
         ("delta", "int8", "dtype must be one of float32, float16, bfloat16; got 'int8'"),
     ],

@@ -1,0 +1,1 @@
+"""Which weights two models differ in."""
