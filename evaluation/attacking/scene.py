@@ -18,7 +18,7 @@ from erasure.files.storage import atomic
 from erasure.models.diffusion.model import Condition, DiffusionModel, Sampling
 from erasure.models.diffusion.one_step import OneStep
 from erasure.training.processes import launched
-from erasure.training.progress import Bar, live_bar
+from erasure.training.progress import Bar, live_bar, shown
 from erasure_datasets.concept import Concept
 from evaluation.criteria import Criterion
 from evaluation.drawing.pocket_plan import is_pocket
@@ -236,7 +236,7 @@ class Scene:
         model, steps = self.model, max(self.sampling.steps, 2)
         guidance = self.sampling.guidance or pocket.GUIDANCE
         with model.original():
-            for start in range(0, len(prompts), DRAWN_AT_ONCE):
+            for start in shown(range(0, len(prompts), DRAWN_AT_ONCE), "drawing what is sought"):
                 condition = model.encode(prompts[start : start + DRAWN_AT_ONCE])
                 noise = torch.randn((len(condition), *model.latent_shape), generator=generator)
                 if isinstance(model, OneStep):

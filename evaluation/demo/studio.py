@@ -23,7 +23,7 @@ from erasure.models.diffusion.load import read_presets
 from erasure.models.diffusion.model import DiffusionModel, Sampling
 from erasure.opening import open_run
 from erasure.registry import ATTACKS
-from erasure_datasets.concept import common_names
+from erasure_datasets.concept import Concept, common_names
 from evaluation.attacking.attacking import Outcome, attack_cases
 from evaluation.attacking.scene import Scene, cases_of, sampling_of
 from evaluation.criteria import find_criterion
@@ -71,11 +71,7 @@ class Studio:
         self.runs, self.criterion = dict(runs), criterion
         self.edits = {name: Edit.load(run) for name, run in runs.items()}
         for name, edit in self.edits.items():
-            if edit.is_of_classifier:
-                raise SettingError(
-                    f"the demo draws pictures, and {runs[name]} forgot classes of a classifier; "
-                    f"`erasure report {runs[name]}` shows it."
-                )
+            refuse_classifier(runs[name], edit)
         self._models: dict[tuple[str, Sampling | None], DiffusionModel] = {}
         self._inside: dict[tuple[str, Sampling | None], str] = {}
         self._lock = Lock()
@@ -176,19 +172,8 @@ class Studio:
 
     def prompts(self, name: str) -> dict[str, str]:
         """A prompt for each thing to ask for, what this run erased first and marked so."""
-        concepts = self.edits[name].concepts
-        erased = {f"{c.name} (erased)": c.prompts()[0] for c in concepts}
-        gone = {concept.name for concept in concepts}
         with self._lock:
-            catalogue = self._open(name).catalogue
-        if catalogue is None:
-            kept = {thing: f"a photo of a {thing}" for thing in common_names("objects")}
-            kept |= {s: f"a painting in the style of {s}" for s in common_names("styles")}
-        else:
-            thing = next(o for o in catalogue.objects if o not in gone)
-            kept = {o: catalogue.prompt(o, catalogue.plain_style) for o in catalogue.objects}
-            kept |= {style: catalogue.prompt(thing, style) for style in catalogue.styles}
-        return erased | {thing: text for thing, text in kept.items() if thing not in gone}
+            return prompts_of(self._open(name), self.edits[name].concepts)
 
     def _known(self, *names: str) -> None:
         for name in names:
@@ -215,6 +200,29 @@ class Studio:
             self.edits[name].apply(model)
             self._inside[base] = name
         return model
+
+
+def refuse_classifier(run: Path, edit: Edit) -> None:
+    """SettingError for an edit of a classifier, which draws nothing."""
+    if edit.is_of_classifier:
+        raise SettingError(
+            f"the demo draws pictures, and {run} forgot classes of a classifier; "
+            f"`erasure report {run}` shows it."
+        )
+
+
+def prompts_of(model: DiffusionModel, concepts: Sequence[Concept]) -> dict[str, str]:
+    """A prompt for each thing to ask for, what was erased first and marked so."""
+    erased = {f"{c.name} (erased)": c.prompts()[0] for c in concepts}
+    gone, catalogue = {concept.name for concept in concepts}, model.catalogue
+    if catalogue is None:
+        kept = {thing: f"a photo of a {thing}" for thing in common_names("objects")}
+        kept |= {s: f"a painting in the style of {s}" for s in common_names("styles")}
+    else:
+        thing = next(o for o in catalogue.objects if o not in gone)
+        kept = {o: catalogue.prompt(o, catalogue.plain_style) for o in catalogue.objects}
+        kept |= {style: catalogue.prompt(thing, style) for style in catalogue.styles}
+    return erased | {thing: text for thing, text in kept.items() if thing not in gone}
 
 
 def attacks() -> list[str]:
