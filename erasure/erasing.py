@@ -103,7 +103,8 @@ def planned(
         rehearsal=rehearsal,
     )  # fmt: skip
     asked = {item.name: (getattr(hardware, item.name), item.default) for item in fields(Hardware)}
-    refuse_without_effect(method_class, method, {**asked, "seed": (seed, 0)})
+    asked |= {"seed": (seed, 0), "sample_every": (sample_every, 0)}
+    refuse_without_effect(method_class, method, asked)
     place = None if config is None else Path(lasting_name(str(config), "config"))
     loaded = _opened(model, place, revision, run)
     found = find_concepts(loaded, concepts, kind=kind, anchor=anchor)

@@ -121,11 +121,8 @@ def foresee(
     make: Callable[[Any], Edit | None], what: str, start: float,
 ) -> Forecast:  # fmt: skip
     """Rehearse what `make` does with a method; `start` is when the model began to be opened."""
-    state, rehearsal, short = (
-        _state_of(run, record),
-        run.rehearsal or Rehearsal(),
-        shortened(method),
-    )
+    state, short = _state_of(run, record), shortened(method)
+    rehearsal = run.rehearsal or Rehearsal()
     opened, began = time.monotonic() - start, time.monotonic()
     edit, is_whole = (None, False) if state == FINISHED else _rehearsed(run, make, short)
     seconds = time.monotonic() - began

@@ -26,6 +26,7 @@ TYPES: dict[object, tuple[tuple[type, ...], str]] = {
     int: ((int,), "a whole number"),
     float: ((int, float), "a number"),
     bool: ((bool,), "true or false"),
+    str: ((str, int), "a text in quotes, or a whole number"),  # as `subset` and `prompts` may be
 }
 TEXT: tuple[tuple[type, ...], str] = ((str,), "a text in quotes")
 
@@ -45,7 +46,9 @@ def known_options(options: Sequence[inspect.Parameter]) -> dict[str, Known]:
     for entry in options:
         kind, told = get_args(entry.annotation)
         if isinstance(told, OptionInfo):
-            flag = (told.param_decls or ())[0].partition("/")[0].lstrip("-")
+            # in an annotation typer takes the first flag for a default, until it reads it
+            words = [word for word in (told.default, *(told.param_decls or ())) if word]
+            flag = str(words[0]).partition("/")[0].lstrip("-")
             kinds = [part for part in get_args(kind) if part is not NoneType] or [kind]
             plain = kind if get_origin(kind) is list else kinds[0]
             is_repeated = get_origin(plain) is list
@@ -154,4 +157,5 @@ def _checked(flag: str, option: Known, value: Any, where: str) -> Any:
             raise SettingError(f"{flag} in {where} must be {words}{several}; got {one!r}.")
         if isinstance(one, str) and not one.strip() and option.name not in MAY_BE_EMPTY:
             raise SettingError(f"{flag} in {where} must not be empty.")
-    return values if option.is_repeated else value
+    read = [str(one) if option.kind is str else one for one in values]
+    return read if option.is_repeated else read[0]

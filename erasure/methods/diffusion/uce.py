@@ -65,6 +65,7 @@ class UCE:
     without_effect: ClassVar = (
         "seed", "mixed_precision", "gradient_checkpointing", "gradient_accumulation",
         "use_8bit_adam", "enable_xformers_memory_efficient_attention", "channels_last", "compile",
+        "sample_every",
     )  # fmt: skip
     stay: float = setting(
         0.5, help="pull towards the present weights (lambda in the paper)", above=0
