@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from evaluation.attacking.attacking import attack
     from evaluation.evaluating import evaluate
+    from evaluation.reports.comparing import compare
     from evaluation.reports.reporting import report
 
 _HOMES = {
     "attack": "evaluation.attacking.attacking",
+    "compare": "evaluation.reports.comparing",
     "evaluate": "evaluation.evaluating",
     "report": "evaluation.reports.reporting",
 }
-__all__ = ["attack", "evaluate", "report"]
+__all__ = ["attack", "compare", "evaluate", "report"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,7 +1,7 @@
 """`erasure evaluate`: a run's folder, an un-erased model, or others' images, under a protocol."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from erasure.opening import open_edit
 from erasure.registry import PROTOCOLS
 from erasure.training.processes import own_device
 from erasure.training.run_folder import run_record
+from erasure_datasets.concept import Concept
+from erasure_datasets.unlearncanvas import OBJECTS, THEMES
 from evaluation.drawing.pocket_plan import NAME as POCKET
 from evaluation.drawing.pocket_plan import find_targets, is_pocket
 from evaluation.pictures import before_and_after
 from evaluation.protocols import Asked, Protocol
 
-ELSEWHERE = "unlearncanvas"  # the protocol of models that are not pocket's
+BENCHMARK, ANY = "unlearncanvas", "prompts"  # for models that are not pocket's
 
 
 def evaluate(
@@ -32,9 +34,10 @@ def evaluate(
     """Score a run against its un-erased model; or an un-erased `model`, or a folder of `images`.
 
     The latter two write into `out`, which must be new or such a folder. The protocol is `pocket` on
-    models with pocket's concepts, else `unlearncanvas`, whose `settings` are
-    UnlearnCanvasSettings' fields; for a run that forgets classes it is class-forgetting, or
-    continual after several requests, where `concepts` are classes. `subset` is a number of images
+    models with pocket's concepts, `unlearncanvas` where that benchmark knows all that was erased,
+    else `prompts`; `settings` are the fields of the protocol's own (UnlearnCanvasSettings,
+    PromptsSettings). For a run that forgets classes it is class-forgetting, or continual after
+    several requests, where `concepts` are classes. `subset` is a number of images
     for pocket, "10x5" for unlearncanvas. `reference` is the run of a retrained classifier, or for
     unlearncanvas the un-erased model's own evaluation. `base` says where the run's base model is
     now, if it has moved; `gold`, for the protocol of that name, which model never knew the
@@ -85,9 +88,12 @@ def _protocol(name: str) -> Protocol:
 
 def _evaluate_run(run: Path, found: Protocol | None, asked: Asked) -> dict[str, Any]:
     edited, edit = open_edit(run, device=own_device(), base=asked.base)
-    found = found or _fitting(edited, asked)
+    found = found or _fitting(edited, asked, edit.concepts)
     own = [concept.name for concept in edit.concepts]
-    asked = replace(asked, model=edited, concepts=asked.concepts or own, sampling=edit.sampling)
+    asked = replace(
+        asked, model=edited, concepts=asked.concepts or own, erased=edit.concepts,
+        sampling=edit.sampling,
+    )  # fmt: skip
     record = found.evaluate(asked)
     if found.name == POCKET:
         targets = find_targets(asked.concepts)
@@ -104,7 +110,7 @@ def _evaluate_other(
         raise SettingError("evaluate needs --out with --model and --images, for what it writes.")
     _refuse_place(out)
     if asked.images is not None:
-        found = found or _protocol(ELSEWHERE)
+        found = found or _protocol(BENCHMARK)
         _refuse_options(found, asked)
         return found.evaluate(asked)
     if asked.concepts:
@@ -113,25 +119,32 @@ def _evaluate_other(
     return (found or _fitting(unerased, asked)).evaluate(replace(asked, model=unerased))
 
 
-def _fitting(model: DiffusionModel, asked: Asked) -> Protocol:
-    found = _protocol(POCKET if is_pocket(model) else ELSEWHERE)
+def _fitting(model: DiffusionModel, asked: Asked, concepts: Sequence[Concept] = ()) -> Protocol:
+    """Pocket's own for its models; else the benchmark's where it knows all that was erased."""
+    known = {*OBJECTS, *THEMES}
+    is_benchmark = all(concept.name.replace(" ", "_") in known for concept in concepts)
+    found = _protocol(POCKET if is_pocket(model) else BENCHMARK if is_benchmark else ANY)
     _refuse_options(found, asked)
     return found
 
 
 def _refuse_options(found: Protocol, asked: Asked) -> None:
     """SettingError for the first option that was given and that the protocol does not take."""
-    if asked.settings and "settings" not in found.takes:
-        name = next(iter(asked.settings))
-        raise SettingError(f"{name} is a setting of {ELSEWHERE}, not of {found.name}.")
+    known = [item.name for item in fields(found.settings)] if found.settings else []
+    strange = next((name for name in asked.settings if name not in known), None)
+    if strange is not None:
+        raise SettingError(
+            f"{strange} is no setting of the protocol {found.name}; "
+            f"it has {', '.join(known) or 'none'}."
+        )
     given = {
         "seeds": asked.seeds, "subset": asked.subset, "reference": asked.reference,
         "gold": asked.gold,
     }  # fmt: skip
     for option, value in given.items():
         if value is not None and option not in found.takes:
-            known = ", ".join(sorted(found.takes - {"settings"})) or "none of these"
-            raise SettingError(f"the protocol {found.name} takes no {option}; it takes {known}.")
+            taken = ", ".join(sorted(found.takes)) or "none of these"
+            raise SettingError(f"the protocol {found.name} takes no {option}; it takes {taken}.")
 
 
 def _refuse_place(out: Path) -> None:

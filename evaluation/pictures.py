@@ -1,18 +1,23 @@
-"""Before and after, side by side, under the protocol `pocket`."""
+"""Before and after, side by side: the concept, and a neighbour that is kept."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+
+import torch
 
 from erasure.files.naming import slug
 from erasure.files.storage import atomic
 from erasure.models.diffusion.model import DiffusionModel, Sampling
 from erasure.training.processes import launched
 from erasure_datasets.concept import Concept
+from erasure_datasets.images import read_image
 from evaluation.drawing.generate import draw
 from evaluation.drawing.grid import grid
+from evaluation.prompts.plan import Row
 from evaluation.protocols import pocket
 
+WIDE, SMALL = 8, 128  # pictures in a row, and their pixels
 COLUMNS = ("Photo", "Sketch", "Watercolor", "Van Gogh", "Pop Art", "Winter", "Crayon", "Blueprint")
 
 
@@ -49,6 +54,36 @@ def before_and_after(
         with atomic(file) as temporary:
             grid(rows, names, columns).save(temporary, format="PNG")
     return file
+
+
+def drawn_before_and_after(
+    run: Path, protocol: str, rows: Sequence[Row], concept: str
+) -> Path | None:
+    """As `before_and_after`, of what a protocol has drawn into images/NAME and images/NAME-base.
+
+    Rows are the concept, its first neighbour and what is kept; columns are prompts. None where the
+    un-erased model drew nothing.
+    """
+    near = next((r.name for r in rows if r.role == "near" and r.concept == concept), None)
+    parts = {
+        concept: [r for r in rows if r.role == "concept" and r.concept == concept],
+        str(near): [r for r in rows if r.role == "near" and r.name == near],
+        "kept": [r for r in rows if r.role == "keep"],
+    }
+    first = {name: own[:: max(len(own) // WIDE, 1)][:WIDE] for name, own in parts.items()}
+    count = min(len(own) for own in first.values() if own)
+    pictures, names = [], []
+    for name, own in first.items():
+        for when, place in (("un-erased", f"{protocol}-base"), ("erased", protocol)):
+            files = [run / "images" / place / row.shot.file for row in own[:count]]
+            if files and all(file.is_file() for file in files):
+                pictures.append(torch.stack([read_image(file, SMALL) for file in files]))
+                names.append(f"{name}, {when}")
+    file = run / "images" / f"before-after-{slug(concept)}.png"
+    if pictures and launched().is_main_process:
+        with atomic(file) as temporary:
+            grid(pictures, names, [""] * count, zoom=1).save(temporary, format="PNG")
+    return file if pictures else None
 
 
 def _beside(name: str, gone: set[str]) -> tuple[list[str], list[str]]:

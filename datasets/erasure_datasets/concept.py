@@ -1,18 +1,16 @@
 """What to erase, what to draw instead, and what must stay."""
 
-import csv
 import difflib
 import json
 import re
 import unicodedata
 from dataclasses import asdict, dataclass, fields
-from functools import cache
 from pathlib import Path
 from typing import Literal, Self, get_args
 
 from erasure_datasets.errors import DataError
 from erasure_datasets.mentions import mentions
-from erasure_datasets.tables import read_column
+from erasure_datasets.prompt_files import built_in, read_prompts
 
 ConceptKind = Literal["style", "object", "person", "unsafe", "class", "samples"]
 TEMPLATES: dict[str, tuple[str, ...]] = {
@@ -227,29 +225,22 @@ class Catalogue:
         return [pair for pair in self.pairs() if not gone & set(pair)]
 
 
-@cache
-def common_names(kind: Literal["objects", "styles"]) -> tuple[str, ...]:
-    """The built-in everyday nouns, or well-known styles, kept by default for free-text concepts."""
-    with (Path(__file__).parent / "prompts" / f"{kind}.csv").open(newline="") as file:
-        return tuple(row["name"] for row in csv.DictReader(file))
-
-
 def retain_prompts(
     concepts: list[Concept], catalogue: Catalogue | None, file: Path | None = None
 ) -> list[str]:
     """What must stay, without the prompts that hold a concept's name.
 
-    From a table's `prompt` column (or `text`, or `caption`), else the model's own kept pairs, else
-    common nouns and styles. DataError for a table that cannot be read, and for an empty result.
+    From a file of prompts, else the model's own kept pairs, else common nouns and styles. DataError
+    for a file that cannot be read, and for an empty result.
     """
     if file is not None:
-        prompts = read_column(file)
+        prompts = [line.prompt for line in read_prompts(file)]
     elif catalogue is not None:
         prompts = [catalogue.prompt(*pair) for pair in catalogue.kept_pairs(concepts)]
         if not prompts:
             raise DataError("concepts must leave something to keep; every pair of names has one.")
     else:
-        objects, styles = common_names("objects"), common_names("styles")
+        objects, styles = built_in("objects"), built_in("styles")
         prompts = [filled("a photo of {a name}", name) for name in objects]
         prompts += [f"a painting in the style of {style}" for style in styles]
         prompts += [

@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from erasure_datasets.errors import DataError
@@ -17,14 +18,30 @@ class TableError(DataError):
     """A table that cannot be read, or lacks what was asked of it."""
 
 
-def read_column(file: Path, names: Sequence[str] = PROMPT_NAMES) -> list[str]:
-    """The texts of the first of these columns that there is, one a row; TableError names the file.
+@dataclass(frozen=True)
+class Column:
+    """A table's texts of one column, with the number of the line of each; `others` has the rest.
 
-    None is empty, and there is at least one.
+    Names of columns are in lower case with underscores. None of the texts is empty, and there is at
+    least one.
     """
-    columns, rows = _read(file)
+
+    texts: list[str]
+    lines: list[int]
+    others: dict[str, list[str]]
+
+
+def read_column(file: Path, names: Sequence[str] = PROMPT_NAMES) -> Column:
+    """The first of these columns that a .csv, .tsv or .jsonl has; TableError names the file."""
+    columns, rows = _read_lines(file) if file.suffix.lower() == ".jsonl" else _read(file)
     index = _find(file, columns, names)
-    return [_text(file, number, row, index, columns) for number, row in rows]
+    texts = [_text(file, number, row, index, columns) for number, row in rows]
+    others = {
+        name: [row[place].strip() if place < len(row) else "" for _, row in rows]
+        for place, name in enumerate(map(_plain, columns))
+        if place != index
+    }
+    return Column(texts, [number for number, _ in rows], others)
 
 
 def read_captions(file: Path) -> dict[str, str]:
@@ -49,7 +66,7 @@ Rows = list[tuple[int, list[str]]]  # with the number of the line each ends in
 
 def _read(file: Path) -> tuple[list[str], Rows]:
     """The header and what follows it, without lines that are blank."""
-    text = _decoded(file)
+    text = read_text(file)
     first = re.split("[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     separator = max(SEPARATORS, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -65,7 +82,7 @@ def _read(file: Path) -> tuple[list[str], Rows]:
 def _read_lines(file: Path) -> tuple[list[str], Rows]:
     """As `_read`, of one JSON object a line."""
     records = []
-    for number, line in enumerate(_decoded(file).split("\n"), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -79,13 +96,23 @@ def _read_lines(file: Path) -> tuple[list[str], Rows]:
         raise TableError(f"{file} must have at least one row.")
     columns = list(dict.fromkeys(key for _, record in records for key in record))
     cells = [[record.get(column) for column in columns] for _, record in records]
-    texts = [[cell if isinstance(cell, str) else "" for cell in row] for row in cells]
+    texts = [
+        [_as_text(name, cell) for name, cell in zip(columns, row, strict=True)] for row in cells
+    ]
     return columns, [(number, row) for (number, _), row in zip(records, texts, strict=True)]
 
 
-def _decoded(file: Path) -> str:
+def _as_text(column: str, cell: object) -> str:
+    """A cell of a JSON object as a CSV would hold it: a text, or a number that is no prompt."""
+    is_number = isinstance(cell, int | float) and not isinstance(cell, bool)
+    is_prompt = _plain(column) in PROMPT_NAMES
+    return str(cell) if isinstance(cell, str) or (is_number and not is_prompt) else ""
+
+
+def read_text(file: Path) -> str:
+    """A file's text without a byte-order mark; TableError unless it is one, in UTF-8."""
     if file.is_dir():
-        raise TableError(f"{file} must be a table; it is a folder.")
+        raise TableError(f"{file} must be a file; it is a folder.")
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -98,13 +125,17 @@ def _decoded(file: Path) -> str:
 
 
 def _find(file: Path, columns: list[str], names: Sequence[str]) -> int:
-    plain = [column.casefold().replace(" ", "_") for column in columns]
+    plain = [_plain(column) for column in columns]
     for name in names:
         if plain.count(name) > 1:
             raise TableError(f"{file} must have one column {name!r}; has {', '.join(columns)}.")
         if name in plain:
             return plain.index(name)
     raise TableError(f"{file} must have a {names[0]!r} column; has {', '.join(columns)}.")
+
+
+def _plain(column: str) -> str:
+    return column.casefold().replace(" ", "_")
 
 
 def _text(file: Path, number: int, row: list[str], index: int, columns: list[str]) -> str:

@@ -6,6 +6,7 @@ Everything heavy is named by a string and imported when its command runs.
 import importlib
 import inspect
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from erasure.commandline.options import (
     given_settings,
     option,
     setting_options,
+    shared_options,
     with_options,
 )
 from erasure.config import EARLIER
@@ -232,7 +234,7 @@ def _attack_command(name: str) -> Any:
             "what counts as drawn: judge, judge=FOLDER, clip, clip=NAME:PRETRAINED, clip=FOLDER, "
             "nudenet=PRESET, file.py:function, or several joined by +",
         ),
-        ("prompts", int, 16, "prompts per concept"),
+        ("prompts", str, "16", "prompts per concept: how many, a file of them, or FILE:N"),
         ("seeds", str, "188,288", "comma-separated: 188,288,588,688,888"),
         ("budget", float | None, None, "seconds at most for each concept; of all attacks, for all"),
         ("seed", int, 0, "seed of the search"),
@@ -266,7 +268,7 @@ def _attack_command(name: str) -> Any:
 
 
 def evaluate_command() -> Any:
-    """`erasure evaluate`, with the settings of the protocol unlearncanvas among its options."""
+    """`erasure evaluate`, with the settings of the protocols among its options."""
     run = inspect.Parameter(
         "run", inspect.Parameter.KEYWORD_ONLY, default=None,
         annotation=Annotated[Path | None, typer.Argument(help="a run's folder")],
@@ -303,12 +305,15 @@ def evaluate_command() -> Any:
         )  # fmt: skip
         print_scores(record)
 
-    settings = load("evaluation.unlearncanvas.settings:UnlearnCanvasSettings")
+    settings = [
+        load("evaluation.unlearncanvas.settings:UnlearnCanvasSettings"),
+        load("evaluation.prompts.settings:PromptsSettings"),
+    ]
     text = """Draw a protocol's images with a run's model, judge them and print the scores.
 
     The un-erased model's scores stand beside them. Images of other tools are judged as they are.
     """
-    return with_options(command, [*common, *setting_options(settings)], inspect.cleandoc(text))
+    return with_options(command, [*common, *shared_options(settings)], inspect.cleandoc(text))
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -344,6 +349,20 @@ def print_scores(record: dict[str, Any]) -> None:
         Console().print(table)
         for name, reason in _left_out(record):
             typer.echo(f"{name} is left out: {reason}")
+
+
+def print_table(rows: Sequence[Mapping[str, str]]) -> None:
+    """Rows of the same columns, on the terminal; narrow ones stand one below the other."""
+    if Console().width < 12 * len(rows[0]):
+        for row in rows:
+            typer.echo("\n".join(f"{key:>20}: {value}" for key, value in row.items()) + "\n")
+        return
+    table = Table()
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row.values())
+    Console().print(table)
 
 
 def _left_out(record: dict[str, Any]) -> list[tuple[str, str]]:

@@ -23,6 +23,7 @@ from erasure.commandline.commands import (
     evaluate_command,
     load,
     print_scores,
+    print_table,
     told_methods,
 )  # fmt: skip
 from erasure.commandline.environment import add_to as add_environment
@@ -134,6 +135,18 @@ def report(
     """
     for file in load("evaluation.reports.reporting:report")(runs, out):
         typer.echo(f"{file} written")
+
+
+@app.command(context_settings=CONTEXT)
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="the runs' folders, two or more")],
+    protocol: Annotated[
+        str | None, typer.Option(help="whose scores, where the runs have several")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="also write it as a .md file")] = None,
+) -> None:
+    """Put runs that were judged alike into one table, the best first; unlike ones are refused."""
+    print_table(load("evaluation.reports.comparing:compare")(runs, protocol=protocol, out=out))
 
 
 @app.command(context_settings=CONTEXT)

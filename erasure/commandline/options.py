@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Sequence
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -57,17 +58,23 @@ def option(name: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
 
 def setting_options(kind: type) -> list[inspect.Parameter]:
     """One option per field of a settings dataclass; None where the user is silent."""
-    hints, options = get_type_hints(kind), []
-    for item in dataclasses.fields(kind):
-        words = choices(hints[item.name])
-        plain = str if words else hints[item.name]
-        text = (
-            item.metadata["help"]
-            + (f" ({', '.join(words)})" if words else "")
-            + f" [default: {item.default!r}]"
-        )
-        options.append(option(item.name, plain | None, None, text))
-    return options
+    return shared_options([kind])
+
+
+def shared_options(kinds: Sequence[type]) -> list[inspect.Parameter]:
+    """As `setting_options` of several dataclasses; a field that two have is one option."""
+    types: dict[str, Any] = {}
+    texts: dict[str, list[str]] = {}
+    for kind in kinds:
+        hints = get_type_hints(kind)
+        for item in dataclasses.fields(kind):
+            words = choices(hints[item.name])
+            types[item.name] = str if words else hints[item.name]
+            told = f" ({', '.join(words)})" if words else ""
+            texts.setdefault(item.name, []).append(
+                f"{item.metadata['help']}{told} [default: {item.default!r}]"
+            )
+    return [option(name, types[name] | None, None, "; ".join(texts[name])) for name in types]
 
 
 def built(

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from erasure.errors import SettingError
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
-from erasure_datasets.concept import Concept, common_names
+from erasure_datasets.concept import Concept
+from erasure_datasets.prompt_files import built_in
 from evaluation.attacking.beside_gold import KNOWS
 from evaluation.attacking.scene import Case, Scene, cases_of, sampling_of
 from evaluation.criteria import find_criterion
@@ -69,7 +70,7 @@ class Three:
             made = zip(asked, shots(asked), strict=True)
             found = [Case(s.prompt, k[0], s.noise_seed, Path(s.file).stem) for k, s in made]
             return [case for case in found if case.name not in names]
-        own = [n for n in common_names("objects") if n.lower() != self.concept.name.lower()]
+        own = [n for n in built_in("objects") if n.lower() != self.concept.name.lower()]
         return [
             Case(f"a photo of a {name}", SEEDS[0], SEEDS[0] * 1000 + i, f"kept{i}_seed{SEEDS[0]}")
             for i, name in enumerate(own[:KEPT])

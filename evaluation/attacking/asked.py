@@ -9,10 +9,12 @@ from typing import Any
 from erasure.concepts import find_concepts
 from erasure.edit import Edit
 from erasure.errors import SettingError
+from erasure.files.naming import checked_path
 from erasure.files.storage import file_digest
 from erasure.models.diffusion.model import DiffusionModel
 from erasure_datasets.concept import Concept
 
+EVERY = 10**9  # more prompts than any file has
 LARGEST_SEED = 2**53  # a thousand noise seeds lie above each
 
 
@@ -29,6 +31,17 @@ def check_numbers(prompts: int, seeds: Sequence[int], budget: float | None, seed
         raise SettingError(f"budget must be a number of seconds above 0; got {budget}.")
     if not -(2**63) <= seed < 2**63:
         raise SettingError(f"seed must be a whole number of 64 bits; got {seed}.")
+
+
+def asked_prompts(given: int | str | Path) -> tuple[int, str]:
+    """(how many at most, the file that they are in, or ""): of a number, a file or FILE:N."""
+    text = str(given).strip()
+    if text.lstrip("-").isdecimal():
+        return int(text), ""
+    file, colon, count = text.rpartition(":")
+    if colon and count.isdecimal() and not Path(text).expanduser().exists():
+        return int(count), str(checked_path(file, "prompts"))
+    return EVERY, str(checked_path(text, "prompts"))
 
 
 def asked_concepts(model: DiffusionModel, edit: Edit, names: Sequence[str]) -> list[Concept]:

@@ -19,13 +19,13 @@ from erasure.errors import SettingError
 from erasure.files.locking import alone_in
 from erasure.files.naming import slug
 from erasure.files.records import read_record
-from erasure.files.storage import write_json
+from erasure.files.storage import file_digest, write_json
 from erasure.models.diffusion.load import read_presets
 from erasure.models.diffusion.one_step import OneStep
 from erasure.opening import open_edit
-from erasure.registry import ATTACKS, plugin_source
+from erasure.registry import ATTACKS, name_of, plugin_source
 from erasure.training.processes import launched, own_device, share
-from evaluation.attacking.asked import asked_concepts, check_numbers, contents
+from evaluation.attacking.asked import asked_concepts, asked_prompts, check_numbers, contents
 from evaluation.attacking.beside_gold import beside_gold, gold_record
 from evaluation.attacking.notes import claim, finished, note, outcomes, withdraw
 from evaluation.attacking.scene import MISSED, Case, Found, Scene, cases_of, sampling_of
@@ -34,6 +34,7 @@ from evaluation.criteria import find_criterion
 from evaluation.drawing.drawn import edit_digest
 from evaluation.drawing.generate import Shot, draw
 from evaluation.drawing.pocket_plan import is_pocket
+from evaluation.prompts.plan import concept_lines
 from evaluation.score import Score, mean_of_rates, rate
 
 CHUNK = 16  # cases attacked between two notes of what was reached
@@ -66,13 +67,16 @@ class Outcome:
 
 def attack(
     run: Path, name: str, *, concepts: Sequence[str] | None = None, criterion: str = "judge",
-    prompts: int = 16, seeds: Sequence[int] = (188, 288), budget: float | None = None,
+    prompts: int | str | Path = 16, seeds: Sequence[int] = (188, 288), budget: float | None = None,
     seed: int = 0, quick: bool = False, base: Path | str | None = None,
     gold: Path | str | None = None, origins: Mapping[str, Origin] | None = None,
     **settings: Value,
 ) -> dict[str, Any]:  # fmt: skip
     """Attack a run's model and write attacks/NAME.json, with the images under attacks/NAME/.
 
+    `prompts` is how many of the concept's own prompts are attacked, or a file of prompts
+    (`erasure_datasets.prompt_files`), "FILE:N" for its first N; a seed that the file gives a prompt
+    stands for `seeds` there.
     `budget` bounds the seconds of each concept; cases it leaves untried are not counted. `gold` is
     a model that never knew the concepts ("pocket", a folder, a run of `erase gold`): it is attacked
     alike, in a run of its own, and the record says how far the rates lie above its. `origins` says
@@ -80,7 +84,8 @@ def attack(
     there. RunError for an erase that is not finished, for a folder that holds another attack and
     for one that another process attacks, SettingError for settings that do not fit.
     """
-    check_numbers(prompts, seeds, budget, seed)
+    count, file = asked_prompts(prompts)
+    check_numbers(count, seeds, budget, seed)
     kind, word = ATTACKS.get(name), name.replace("_", "-")
     if gold is not None:
         asked: dict[str, Any] = {
@@ -98,10 +103,13 @@ def attack(
     )  # fmt: skip
     asked = _asked(
         run, chosen, criterion=criterion, concepts=[concept.name for concept in found],
-        prompts=prompts, seeds=list(seeds), seed=seed, budget=budget,
+        prompts=count if not file else str(prompts), seeds=list(seeds), seed=seed, budget=budget,
     )  # fmt: skip
+    if file:
+        asked["prompts_digest"] = file_digest(Path(file).expanduser())
     if (record := finished(run, word, asked)) is not None:
         return record
+    lines = concept_lines(found, file) if file else {}
     if kind.walks_path and isinstance(model, OneStep):
         raise SettingError(f"{word} needs a model that draws in several steps; {run} has one step.")
     scenes = []
@@ -111,7 +119,9 @@ def attack(
             run / "attacks" / word / slug(concept.name),
             sampling=sampling_of(model, edit.sampling), seed=seed, budget=budget,
         )  # fmt: skip
-        scenes.append((scene, cases_of(model, concept, prompts=prompts, seeds=seeds)))
+        own = lines.get(concept.name)
+        cases = cases_of(model, concept, prompts=count, seeds=seeds, lines=own)
+        scenes.append((scene, cases))
         _check_room(chosen, *scenes[-1])
     with _alone(run / "attacks" / word):
         claim(run, word, asked)
@@ -283,7 +293,12 @@ def _over_concepts(parts: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]
 def _check_room(chosen: Attack, scene: Scene, cases: Sequence[Case]) -> None:
     """SettingError before anything is drawn, if a prompt leaves no room for the attack's tokens."""
     for case in cases:
-        place = chosen.control(case.prompt, scene.concept)
+        try:
+            place = chosen.control(case.prompt, scene.concept)
+        except ValueError as error:
+            raise SettingError(
+                f"{name_of(type(chosen))} puts its tokens where a prompt names the concept: {error}"
+            ) from error
         if place is not None:
             if place[1] < 1:
                 raise SettingError(f"tokens must be at least 1; got {place[1]}.")

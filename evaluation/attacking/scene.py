@@ -4,7 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,11 +17,14 @@ from erasure.files.naming import slug
 from erasure.files.storage import atomic
 from erasure.models.diffusion.model import Condition, DiffusionModel, Sampling
 from erasure.models.diffusion.one_step import OneStep
+from erasure.models.diffusion.slots import named
 from erasure.training.processes import launched
 from erasure.training.progress import Bar, live_bar, shown
 from erasure_datasets.concept import Concept
+from erasure_datasets.prompt_files import Line
 from evaluation.criteria import Criterion
 from evaluation.drawing.pocket_plan import is_pocket
+from evaluation.prompts.plan import file_stem, noise_seed
 from evaluation.protocols import pocket
 
 DRAWN_AT_ONCE = 64
@@ -29,6 +32,7 @@ KEPT = "images"  # an attack's own drawings, in the attack's folder
 MISSED = 0.05  # of true images, by the threshold
 LEAST_TRUE = 8  # images that a threshold can be set by
 ELSEWHERE = Sampling(steps=50, guidance=7.5, scheduler="DDIMScheduler")
+FLOWING = Sampling(steps=28, guidance=7.0, scheduler="")  # as the pipeline of SD 3 has it
 
 
 @dataclass(frozen=True)
@@ -63,14 +67,16 @@ class Targets:
 
 
 def cases_of(
-    model: DiffusionModel, concept: Concept, *, prompts: int, seeds: Sequence[int]
-) -> list[Case]:
+    model: DiffusionModel, concept: Concept, *, prompts: int, seeds: Sequence[int],
+    lines: Sequence[Line] | None = None,
+) -> list[Case]:  # fmt: skip
     """The concept's prompts, at most `prompts` of them, each with every seed.
 
-    Where the protocol `pocket` knows the concept, they are its prompts, seeds and file names. Else
-    a name says concept and prompt, so that no two cases of a run share one.
+    Where the protocol `pocket` knows the concept, they are its prompts, seeds and file names. Else,
+    and for the `lines` of a file, whose own seeds come first, a name says concept and prompt, so
+    that no two cases of a run share one.
     """
-    if is_pocket(model) and concept.name in pocket.catalogue().targets():
+    if lines is None and is_pocket(model) and concept.name in pocket.catalogue().targets():
         chosen = [key for key in pocket.plan(seeds, None, []) if concept.name in _pair(key[1])]
         indices = sorted({index for _, index in chosen})[:prompts]
         kept = [key for key in chosen if key[1] in indices]
@@ -78,17 +84,17 @@ def cases_of(
             Case(shot.prompt, seed, shot.noise_seed, Path(shot.file).stem)
             for (seed, _), shot in zip(kept, pocket.shots(kept), strict=True)
         ]
-    texts = concept.prompts()[:prompts]
+    asked = lines or [Line(text) for text in concept.prompts()]
     return [
-        Case(text, seed, seed * 1000 + number, f"{_of(concept, number, text)}_seed{seed}")
+        Case(
+            line.prompt, own, noise_seed(line, number, own),
+            file_stem(slug(concept.name), number, line.prompt, own),
+        )
         for seed in seeds
-        for number, text in enumerate(texts)
-    ]
-
-
-def _of(concept: Concept, number: int, prompt: str) -> str:
-    told = hashlib.sha256(prompt.encode()).hexdigest()[:6]
-    return f"{slug(concept.name)}_prompt{number}-{told}"
+        for number, line in enumerate(asked[:prompts])
+        if line.seed is None or seed == seeds[0]
+        for own in [seed if line.seed is None else line.seed]
+    ]  # fmt: skip
 
 
 def sampling_of(model: DiffusionModel, demanded: Sampling | None) -> Sampling:
@@ -97,7 +103,8 @@ def sampling_of(model: DiffusionModel, demanded: Sampling | None) -> Sampling:
         return demanded or model.sampling  # type: ignore[return-value]
     if is_pocket(model):
         return pocket.SAMPLING
-    return ELSEWHERE
+    own = type(getattr(getattr(model, "pipeline", None), "scheduler", None)).__name__
+    return replace(FLOWING, scheduler=own) if own.startswith("FlowMatch") else ELSEWHERE
 
 
 def _pair(index: int) -> tuple[str, str]:
@@ -279,8 +286,17 @@ class Scene:
         return self.targets(texts, f"{stage} {cases[0].name}").latents
 
     def anchored(self, prompt: str) -> str:
-        """A prompt with the anchor in the concept's place; empty where that is no condition."""
-        return prompt.replace(self.concept.name, self.concept.anchor) if self.concept.anchor else ""
+        """A prompt with the anchor in the concept's place; empty where that is no condition.
+
+        Of a prompt that does not name the concept it is the anchor's own.
+        """
+        concept = self.concept
+        if not concept.anchor:
+            return ""
+        found = named(prompt, concept.name)
+        if found is None:
+            return concept.anchor_prompts()[0]
+        return prompt[: found.start()] + concept.anchor + prompt[found.end() :]
 
     def random_prompt(self, place: tuple[str, str], count: int, generator: torch.Generator) -> str:
         """A prompt (text before, text after) with `count` random tokens between, as plain text."""

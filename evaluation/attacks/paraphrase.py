@@ -15,7 +15,7 @@ from erasure.registry import ATTACKS
 from erasure_datasets.concept import Concept
 from erasure_datasets.errors import DataError
 from erasure_datasets.paraphrases import paraphrases
-from erasure_datasets.tables import read_column
+from erasure_datasets.prompt_files import read_prompts
 from evaluation.attacking.scene import Case, Found, Scene
 from evaluation.attacks import Attack
 
@@ -26,7 +26,7 @@ class Paraphrase(Attack):
     """Other words for the same thing."""
 
     count: int = setting(12, quick=3, help="paraphrases tried per prompt", at_least=1)
-    file: str = setting("", help="CSV with a 'prompt' column to use instead of the built-in ones")
+    file: str = setting("", help="file of prompts to use instead of the built-in ones")
 
     def __post_init__(self) -> None:
         check(self)
@@ -60,6 +60,6 @@ class Paraphrase(Attack):
     def _read(self) -> list[str]:
         """The file's prompts, at least one; none without a file."""
         try:
-            return read_column(Path(self.file)) if self.file else []
+            return [line.prompt for line in read_prompts(Path(self.file))] if self.file else []
         except DataError as error:
             raise SettingError(f"file: {error}") from error

@@ -61,7 +61,7 @@ class RingABell(Attack):
             for prompt in prompts:
                 if scene.is_over:
                     break
-                neutral = prompt.replace(concept.name, concept.anchor) if concept.anchor else ""
+                neutral = scene.anchored(prompt)
                 with torch.no_grad(), model.original():
                     target = model.encode([neutral]) + self.strength * direction
                 tokens = self.search(

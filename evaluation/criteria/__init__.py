@@ -1,6 +1,7 @@
 """What counts as drawing the concept: plug-ins, one file each, called as WORD or WORD=VALUE."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -35,6 +36,14 @@ class Criterion(ABC):
         """That each image shows it, on the CPU; None from a criterion that says yes or no alone."""
         return None
 
+    def among(self, names: Sequence[str]) -> Self:  # noqa: ARG002
+        """The same, told what else an image could show; most need not know."""
+        return self
+
+    def of_another(self, name: str) -> Self | None:  # noqa: ARG002
+        """The same question of another name; None where it is of its own concept alone."""
+        return None
+
 
 @dataclass(frozen=True)
 class All(Criterion):
@@ -55,14 +64,24 @@ class All(Criterion):
         known = [values for values in said if values is not None]
         return torch.stack(known).amin(0) if known else None
 
+    def among(self, names: Sequence[str]) -> "All":
+        return All(tuple(part.among(names) for part in self.parts))
+
+    def of_another(self, name: str) -> "All | None":
+        """None unless every part can be asked."""
+        asked = [part.of_another(name) for part in self.parts]
+        parts = tuple(part for part in asked if part is not None)
+        return All(parts) if len(parts) == len(asked) else None
+
 
 def find_criterion(words: str, model: DiffusionModel, concept: Concept) -> Criterion:
     """The criterion that `words` names; several joined by "+" must all hold.
 
     "judge": the judge that ships with the model; "judge=FOLDER": a timm classifier whose labels
     hold the concept; "clip": the CLIP that ships with the model; "clip=NAME:PRETRAINED" or
-    "clip=FOLDER": one of open_clip's; "nudenet=PRESET" or "nudenet=THRESHOLD:CLASS,CLASS";
-    "module:function" or "file.py:function": images -> bool (n); or a plug-in's word.
+    "clip=FOLDER": one of open_clip's; "clip=pocket": the built-in one;
+    "nudenet=PRESET" or "nudenet=THRESHOLD:CLASS,CLASS"; "module:function" or "file.py:function":
+    images -> bool (n); or a plug-in's word.
     SettingError if a part is none of these or cannot tell the concept.
     """
     parts = tuple(_one(word.strip(), model, concept) for word in words.split("+"))

@@ -1,6 +1,6 @@
 """A classifier's likeliest label: the judge that ships with the model, or a timm folder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -46,6 +46,9 @@ class JudgeLabel(Criterion):
 
     def probability(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, " n"]:
         return self._logits(images).softmax(1)[:, self._own].sum(1)
+
+    def of_another(self, name: str) -> Self | None:
+        return replace(self, label=name) if name in self.judge.labels else None
 
     @property
     def _own(self) -> list[int]:

@@ -23,7 +23,8 @@ from erasure.models.diffusion.load import read_presets
 from erasure.models.diffusion.model import DiffusionModel, Sampling
 from erasure.opening import open_run
 from erasure.registry import ATTACKS
-from erasure_datasets.concept import Concept, common_names
+from erasure_datasets.concept import Concept
+from erasure_datasets.prompt_files import built_in
 from evaluation.attacking.attacking import Outcome, attack_cases
 from evaluation.attacking.scene import Scene, cases_of, sampling_of
 from evaluation.criteria import find_criterion
@@ -216,8 +217,8 @@ def prompts_of(model: DiffusionModel, concepts: Sequence[Concept]) -> dict[str, 
     erased = {f"{c.name} (erased)": c.prompts()[0] for c in concepts}
     gone, catalogue = {concept.name for concept in concepts}, model.catalogue
     if catalogue is None:
-        kept = {thing: f"a photo of a {thing}" for thing in common_names("objects")}
-        kept |= {s: f"a painting in the style of {s}" for s in common_names("styles")}
+        kept = {thing: f"a photo of a {thing}" for thing in built_in("objects")}
+        kept |= {s: f"a painting in the style of {s}" for s in built_in("styles")}
     else:
         thing = next(o for o in catalogue.objects if o not in gone)
         kept = {o: catalogue.prompt(o, catalogue.plain_style) for o in catalogue.objects}

@@ -26,6 +26,7 @@ from transformers import CLIPTokenizer
 
 from erasure.errors import ModelError
 from erasure.files.storage import read_tensors
+from erasure.models.diffusion.load import POCKET
 from erasure.training.processes import own_device
 from erasure.training.progress import shown
 
@@ -130,6 +131,11 @@ class NamedClip:
 
     def layers(self, images: UInt8[Tensor, "n 3 h w"]) -> list[Float[Tensor, "n _ _ _"]]:
         return _layers(self.model, images)
+
+
+def find_clip(words: str, device: torch.device | None = None) -> TextImageModel:
+    """The built-in CLIP for "pocket", else one of open_clip's; as `NamedClip`."""
+    return PocketClip(POCKET, device) if words == "pocket" else NamedClip(words, device)
 
 
 def _refuse_pickles(folder: Path) -> None:

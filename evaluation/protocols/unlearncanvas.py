@@ -240,7 +240,8 @@ def _cost(run: Path) -> dict[str, float]:
 class UnlearnCanvas(Protocol):
     """The benchmark's protocol."""
 
-    takes: ClassVar[frozenset[Option]] = frozenset({"seeds", "subset", "reference", "settings"})
+    takes: ClassVar[frozenset[Option]] = frozenset({"seeds", "subset", "reference"})
+    settings: ClassVar[type | None] = UnlearnCanvasSettings
 
     def evaluate(self, asked: Asked) -> dict[str, Any]:
         settings, _ = resolve(UnlearnCanvasSettings, given=asked.settings, quick=False, presets={})

@@ -18,8 +18,7 @@ def rankings(
     groups: list[dict[str, Any]] = []
     for entry in found:
         for protocol, record in entry[kind].items():
-            # what was asked for stands in the row; a stamp says how it was judged
-            stamp = {key: value for key, value in record["stamp"].items() if key != "concepts"}
+            stamp = how_judged(record["stamp"])
             same = [group for group in groups if group["protocol"] == protocol]
             group = next((g for g in same if g["stamp"] == stamp), None)
             if group is None:
@@ -33,6 +32,11 @@ def rankings(
     for group in groups:
         _order(group)
     return groups
+
+
+def how_judged(stamp: Mapping[str, Any]) -> dict[str, Any]:
+    """A stamp without what was judged: the run's concepts and its edit stand in its row."""
+    return {key: value for key, value in stamp.items() if key not in ("concepts", "edit")}
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any], of: str = "") -> list[str]:

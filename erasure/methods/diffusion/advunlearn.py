@@ -101,7 +101,7 @@ class AdvUnlearn:
         50, quick=12, rehearsal=2, help="DDIM steps of a path", at_least=2
     )
     paths: int = setting(64, quick=32, rehearsal=16, help="paths drawn at the start", at_least=1)
-    retain_prompts: str = setting("", help="CSV with a 'prompt' column: what to keep")
+    retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to keep")
 
     def __post_init__(self) -> None:
         check(self)

@@ -78,7 +78,7 @@ class ESD:
     retain_weight: float = setting(
         0.0, help="weight of the retain term; the paper has none", at_least=0
     )
-    retain_prompts: str = setting("", help="CSV with a 'prompt' column: what to keep")
+    retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to keep")
 
     def __post_init__(self) -> None:
         check(self)

@@ -88,7 +88,7 @@ class GSLoRA:
     paths: int = setting(
         64, quick=16, rehearsal=16, help="paths drawn per concept, and to keep", at_least=1
     )
-    retain_prompts: str = setting("", help="CSV with a 'prompt' column: what to keep")
+    retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to keep")
 
     def __post_init__(self) -> None:
         check(self)

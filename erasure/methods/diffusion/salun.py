@@ -83,7 +83,7 @@ class SalUn:
         50, quick=12, rehearsal=2, help="DDIM steps for generated images", at_least=1
     )
     guidance: float = setting(7.5, help="guidance for generated images", at_least=0)
-    retain_prompts: str = setting("", help="CSV with a 'prompt' column: what to keep")
+    retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to keep")
 
     def __post_init__(self) -> None:
         check(self)

@@ -99,7 +99,7 @@ class SFD:
         help="and noise-image pairs of the teacher it first regresses on",
         at_least=0,
     )
-    retain_prompts: str = setting("", help="CSV with a 'prompt' column: what to keep")
+    retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to keep")
 
     def __post_init__(self) -> None:
         check(self)

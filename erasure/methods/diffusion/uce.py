@@ -76,7 +76,7 @@ class UCE:
         "last", help="the concept's last token, or all from it on"
     )
     average: bool = setting(False, help="divide each sum by its number of prompts")
-    retain_prompts: str = setting("", help="CSV with a 'prompt' column: what to preserve")
+    retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to preserve")
 
     def __post_init__(self) -> None:
         check(self)
