@@ -42,7 +42,9 @@ def env() -> None:
     It holds no tokens and no paths. Put it into the report as it is.
     """
     for title, facts in environment().items():
-        typer.echo(f"{title}\n" + "\n".join(f"  {name:<18} {said}" for name, said in facts.items()))
+        typer.echo(title)
+        for name, said in facts.items():
+            typer.echo(f"  {name:<18}  {said}")
 
 
 def environment() -> dict[str, Facts]:

@@ -82,6 +82,12 @@ class Studio:
         """Whether any of the runs erased something unsafe."""
         return any(c.kind == "unsafe" for edit in self.edits.values() for c in edit.concepts)
 
+    @property
+    def is_small(self) -> bool:
+        """Whether the first run's pictures have so few pixels that each should be seen."""
+        with self._lock:
+            return self._open(next(iter(self.runs))).resolution < SHOWN
+
     def draw(
         self, names: Sequence[str], prompt: str, seed: int, steps: int, guidance: float,
         count: int, tell: Tell,
