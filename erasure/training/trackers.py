@@ -9,6 +9,7 @@ from accelerate.tracking import (
     WandBTracker,
     get_available_trackers,
 )
+from accelerate.utils import LoggerType
 from jaxtyping import UInt8
 from torch import Tensor
 
@@ -35,7 +36,8 @@ def refuse_tracker(name: str | None, *, sample_every: int = 0) -> None:
         raise SettingError(
             f"report_to must be one of {', '.join(LOGGER_TYPE_TO_CLASS)}; got {name!r}."
         )
-    if name not in get_available_trackers():
+    installed = {LoggerType(tracker).value for tracker in get_available_trackers()}
+    if name not in installed:
         raise SettingError(f"report_to {name} needs its package: pip install {name}.")
 
 

@@ -149,7 +149,7 @@ class Answers:
                 "Stopped; nothing of it was kept.", duration=4, print_exception=False
             ) from stopped
         except ErasureError as error:
-            raise gr.Error(escape(str(error)), print_exception=False) from error
+            raise gr.Error(escape(self._studio.told(error)), print_exception=False) from error
         finally:
             self._pressed.pop(visitor.session_hash, None)
 

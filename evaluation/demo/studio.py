@@ -17,6 +17,7 @@ from torch import Tensor
 from erasure.config import nearest, resolve
 from erasure.edit import Edit
 from erasure.errors import SettingError
+from erasure.exports.writing.publishing import public_name
 from erasure.models.classifier.classifier import Classifier
 from erasure.models.classifier.load import load_classifier
 from erasure.models.diffusion.load import read_presets
@@ -88,6 +89,14 @@ class Studio:
         with self._lock:
             return self._open(next(iter(self.runs))).resolution < SHOWN
 
+    def told(self, error: Exception) -> str:
+        """What an error says, without the places of runs and models on this machine."""
+        text = str(error)
+        for name, run in self.runs.items():
+            base = self.edits[name].base
+            text = text.replace(base, public_name(base)).replace(str(run), name)
+        return text
+
     def draw(
         self, names: Sequence[str], prompt: str, seed: int, steps: int, guidance: float,
         count: int, tell: Tell,
@@ -126,7 +135,7 @@ class Studio:
                 own = [name for name in names if self._base(name) == base]
                 model = self._open(own[0])
                 with model.without_edit():
-                    columns.append(column(model, f"{model.name}, un-erased", False))
+                    columns.append(column(model, f"{public_name(model.name)}, un-erased", False))
                 for name in own:
                     columns.append(column(self._open(name), name, True))
         return [list(row) for row in zip(*columns, strict=True)]

@@ -17,7 +17,7 @@ CHURCH: dict[str, Any] = {
     "concepts": "church", "kind": "object", "anchor": "a house", "steps": 6, "paths": 2,
     "sampling_steps": 2, "learning_rate": 1e-2, "checkpoint_seconds": 0,
 }  # fmt: skip
-PROMPT = "a photo of a church"
+PROMPT = "an image of a church"
 Shown = dict[tuple[str, int], Tensor]
 
 
