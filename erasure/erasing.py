@@ -73,7 +73,7 @@ def erase(
     plan = planned(
         model, method, concepts, out=out, kind=kind, anchor=anchor, seed=seed, quick=quick,
         report_to=report_to, sample_every=sample_every, config=config, revision=revision,
-        origins=origins, repeats=repeats, **settings,
+        origins=origins, repeats=repeats, rehearsal=None, **settings,
     )  # fmt: skip
     run, loaded = plan.run, plan.model
     edit, is_new = kept_edit(run, plan.record, lambda: plan.make(plan.method))

@@ -67,7 +67,7 @@ def forget(
     plan = planned(
         model, method, tasks, out=out, samples=samples, data=data, seed=seed, quick=quick,
         mixed_precision=mixed_precision, report_to=report_to, watch_every=watch_every,
-        origins=origins, **settings,
+        origins=origins, rehearsal=None, **settings,
     )  # fmt: skip
     edit, is_new = kept_edit(plan.run, plan.record, lambda: plan.make(plan.method))
     if not is_new:
