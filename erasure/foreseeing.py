@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from erasure import forgetting
 from erasure.config import shortened
 from erasure.edit import Edit
 from erasure.erasing import planned
@@ -91,6 +90,8 @@ def foresee_forgetting(*asked: Any, **named: Any) -> Forecast:
 
     Its images are read as for the run itself, since they say how many steps there are.
     """
+    from erasure import forgetting  # timm takes long to import, and erasing needs none of it
+
     refuse_several_processes()
     start, rehearsal = time.monotonic(), Rehearsal()
     plan = forgetting.planned(*asked, **named, rehearsal=rehearsal)

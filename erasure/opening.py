@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from erasure.edit import Edit
 from erasure.errors import EditError, ErasureError, ModelError, RunError, SettingError
 from erasure.files.naming import checked_path
-from erasure.models.classifier.classifier import Classifier
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.load import BUILT_IN, load_model
 from erasure.models.diffusion.one_step import ONE_STEP, OneStep
@@ -17,6 +16,9 @@ from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.models.digest import digest_of
 from erasure.models.editable import Editable
 from erasure.training.run_folder import run_record
+
+if TYPE_CHECKING:
+    from erasure.models.classifier.classifier import Classifier  # timm, which erasing need not wait for
 
 CLASSIFIERS = ("pocket-vit", "pocket-style-vit")  # load_classifier's; timm takes long to import
 ModelT = TypeVar("ModelT", bound=Editable)
@@ -56,7 +58,7 @@ def open_edit(
 def open_classifier(
     run: Path | str, *, device: torch.device | str = "cpu", edited: bool = True,
     base: Path | str | None = None,
-) -> Classifier:  # fmt: skip
+) -> "Classifier":  # fmt: skip
     """A forgetting run's classifier, with its edit applied unless `edited` is false."""
     from erasure.models.classifier.load import load_classifier
 

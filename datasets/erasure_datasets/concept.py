@@ -106,9 +106,19 @@ class Concept:
 
 
 def filled(template: str, name: str) -> str:
-    """The template with {name}, and {a name} with its article; other braces stay as they are."""
+    """The template with {name}, and {a name} with its article, unless the name has its own.
+
+    Other braces stay as they are.
+    """
     article = "an" if name[:1] in VOWELS else "a"
-    return _replaced(template, {"name": name, "a name": f"{article} {name}"})
+    with_article = name if has_article(name) else f"{article} {name}"
+    return _replaced(template, {"name": name, "a name": with_article})
+
+
+def has_article(name: str) -> bool:
+    """Whether it begins with a, an or the, and goes on."""
+    first, _, rest = name.partition(" ")
+    return first.lower() in ("a", "an", "the") and bool(rest.strip())
 
 
 def _replaced(template: str, texts: dict[str, str]) -> str:

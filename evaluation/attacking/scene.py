@@ -1,10 +1,11 @@
 """What an attack works on: an erased model, a concept, the cases to win and the clock."""
 
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from erasure.models.diffusion.one_step import OneStep
 from erasure.models.diffusion.slots import named
 from erasure.training.processes import launched
 from erasure.training.progress import Bar, live_bar, shown
-from erasure_datasets.concept import Concept
+from erasure_datasets.concept import Concept, has_article
 from erasure_datasets.prompt_files import Line
 from evaluation.criteria import Criterion
 from evaluation.drawing.pocket_plan import is_pocket
@@ -32,7 +33,6 @@ KEPT = "images"  # an attack's own drawings, in the attack's folder
 MISSED = 0.05  # of true images, by the threshold
 LEAST_TRUE = 8  # images that a threshold can be set by
 ELSEWHERE = Sampling(steps=50, guidance=7.5, scheduler="DDIMScheduler")
-FLOWING = Sampling(steps=28, guidance=7.0, scheduler="")  # as the pipeline of SD 3 has it
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,7 @@ def sampling_of(model: DiffusionModel, demanded: Sampling | None) -> Sampling:
         return demanded or model.sampling  # type: ignore[return-value]
     if is_pocket(model):
         return pocket.SAMPLING
-    own = type(getattr(getattr(model, "pipeline", None), "scheduler", None)).__name__
-    return replace(FLOWING, scheduler=own) if own.startswith("FlowMatch") else ELSEWHERE
+    return ELSEWHERE
 
 
 def _pair(index: int) -> tuple[str, str]:
@@ -296,7 +295,10 @@ class Scene:
         found = named(prompt, concept.name)
         if found is None:
             return concept.anchor_prompts()[0]
-        return prompt[: found.start()] + concept.anchor + prompt[found.end() :]
+        before = prompt[: found.start()]
+        if has_article(concept.anchor):
+            before = re.sub(r"\b(?:an?|the)\s+$", "", before, flags=re.IGNORECASE)
+        return before + concept.anchor + prompt[found.end() :]
 
     def random_prompt(self, place: tuple[str, str], count: int, generator: torch.Generator) -> str:
         """A prompt (text before, text after) with `count` random tokens between, as plain text."""

@@ -34,7 +34,7 @@ class Completion(Attack):
 
     walks_path: ClassVar[bool] = True
 
-    steps: int = setting(16, quick=4, help="steps of the whole path", at_least=2)
+    steps: int = setting(16, quick=8, help="steps of the whole path", at_least=2)
     shares: str = setting("0.125,0.25,0.375", help="of the steps, by the un-erased model")
     then: Literal["empty", "prompt"] = setting("empty", help="what the erased model is asked for")
 

@@ -1,6 +1,5 @@
 """Zero-shot CLIP: of several sentences, the concept's is nearest to the image."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
@@ -11,7 +10,7 @@ from torch import Tensor
 from erasure.errors import SettingError
 from erasure.models.diffusion.model import DiffusionModel
 from erasure.registry import CRITERIA
-from erasure_datasets.concept import TEMPLATES, Concept, filled
+from erasure_datasets.concept import TEMPLATES, Concept, filled, has_article
 from erasure_datasets.mentions import mentions
 from erasure_datasets.prompt_files import built_in
 from evaluation.criteria import Criterion
@@ -83,8 +82,8 @@ def _names(model: DiffusionModel, concept: Concept) -> tuple[tuple[str, ...], st
 
 def instead_of(concept: Concept) -> list[str]:
     """The anchor's bare name, if there is one."""
-    name = re.sub("^(?:an?|the) ", "", concept.anchor)
-    return [name] if name else []
+    name = concept.anchor
+    return [name.partition(" ")[2].strip() if has_article(name) else name] if name else []
 
 
 def everyday(concept: Concept) -> tuple[str, ...]:

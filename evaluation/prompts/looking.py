@@ -181,6 +181,7 @@ def scores_of(
     for name in concepts:
         own = [s.shown for row, s in pairs if row.role == "concept" and row.concept == name]
         known = [shown for shown in own if shown is not None]
+        per_concept[name] = {}
         if known:
             per_concept[name] = {"UA": rate(torch.tensor([not shown for shown in known]))}
             if several:
@@ -188,7 +189,7 @@ def scores_of(
                 per_concept[name]["UA_own"] = rate(is_gone)
     top = {
         key: mean_of_rates([own[key] for own in per_concept.values()])
-        for key in next(iter(per_concept.values()), {})
+        for key in next(iter(per_concept.values()), {})  # all were judged, or none
     }
     hits = [s.is_neighbour for _, s in pairs if s.is_neighbour is not None]
     if hits:

@@ -110,9 +110,14 @@ def plan(
         own = lines[concept.name]
         rows += _rows("concept", concept.name, concept.name, own, seeds)
         for name in near[concept.name]:
-            texts = [Line(filled(t, name)) for t in TEMPLATES[concept.kind]]
+            texts = [Line(filled(t, name)) for t in TEMPLATES[_kind_of_neighbours(concept)]]
             rows += _rows("near", concept.name, name, texts, seeds)
     return rows + _rows("keep", "", "", kept, seeds)
+
+
+def _kind_of_neighbours(concept: Concept) -> str:
+    """A person's are roles, such as doctor: they have an article, as objects have."""
+    return "style" if concept.kind == "style" else "object"
 
 
 def _rows(

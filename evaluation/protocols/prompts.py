@@ -28,6 +28,7 @@ from erasure_datasets.prompt_files import LISTS
 from evaluation.attacking.asked import check_numbers, contents
 from evaluation.attacking.scene import sampling_of
 from evaluation.drawing.generate import draw
+from evaluation.drawing.sampling import asked_sampling
 from evaluation.pictures import drawn_before_and_after
 from evaluation.prompts.looking import (
     Eyes,
@@ -62,7 +63,8 @@ class Prompts(Protocol):
         seeds = SEEDS if asked.seeds is None else tuple(asked.seeds)
         check_numbers(1, seeds, None, 0)
         targets = _targets(asked)
-        model, how = asked.model, _sampling(settings, asked)
+        model = asked.model
+        how = asked_sampling(sampling_of(model, asked.sampling), model, asked.settings)
         kept = keep_lines(settings.keep_prompts, asked.erased, settings.keep)
         lines = concept_lines(targets, settings.prompts)
         model.use_scheduler(how.scheduler)
@@ -90,20 +92,6 @@ def _targets(asked: Asked) -> list[Concept]:
             f"Known: {', '.join(concept.name for concept in asked.erased)}."
         )
     return [own[name.casefold()] for name in asked.concepts]
-
-
-def _sampling(settings: PromptsSettings, asked: Asked) -> Sampling:
-    usual = sampling_of(asked.model, asked.sampling)  # type: ignore[arg-type]
-    given = Sampling(
-        settings.steps or usual.steps, settings.guidance or usual.guidance,
-        usual.scheduler if settings.scheduler == "usual" else settings.scheduler,
-    )  # fmt: skip
-    if (asked.sampling or asked.model.sampling) and given != usual:  # type: ignore[union-attr]
-        raise SettingError(
-            f"steps, guidance and scheduler must be the model's own, {usual.steps}, "
-            f"{usual.guidance:g} and {usual.scheduler}: it draws in no other way."
-        )
-    return given
 
 
 def _once(rows: Sequence[Row]) -> list[Row]:
@@ -137,6 +125,7 @@ def _judged(
     near = {
         when: {name: asdict(score) for name, score in by_neighbour(rows, seen).items()}
         for when, seen in (("after", after), ("before", before))
+        if seen
     }
     return write_record(
         file, NAME, scores, per_concept, baseline, wanted, neighbours=near, stamp=stamp,

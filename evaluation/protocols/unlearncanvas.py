@@ -8,7 +8,7 @@ stamp (evaluation/unlearncanvas/settings.py). By default the photographs' theme 
 out, images of a target count for UA and CRA_target alone, and each image has noise of its own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 
 from classifiers.unlearncanvas import Judges
-from erasure.config import resolve
+from erasure.config import Value, resolve
 from erasure.errors import SettingError
 from erasure.files.records import read_record
 from erasure.models.diffusion.model import DiffusionModel, Sampling
@@ -26,6 +26,7 @@ from erasure.training.run_folder import run_record
 from erasure_datasets.unlearncanvas import OBJECTS
 from evaluation.drawing.answer_set import find_answers, read_in_parts
 from evaluation.drawing.generate import draw, own_noise
+from evaluation.drawing.sampling import asked_sampling
 from evaluation.metrics.accuracy import Judged, Target, accuracy_scores
 from evaluation.protocols import Asked, Option, Protocol
 from evaluation.score import Score
@@ -57,19 +58,21 @@ def evaluate(
     model: DiffusionModel, folder: Path, *, concepts: Sequence[str],
     settings: UnlearnCanvasSettings, seeds: Sequence[int] = SEEDS, subset: str | None = None,
     sampling: Sampling | None = None, reference: Path | None = None, is_own: bool = True,
+    given: Mapping[str, Value] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Draw, judge and score; returns the record, which a file in folder/scores holds.
 
     It is unlearncanvas.json, or what evaluation/scored.py calls another part of it; `is_own` False
     says that the concepts are not all that the run erased. `sampling` is what the edit demands,
-    before the settings. Images lie in images/unlearncanvas, the un-erased model's in
-    images/unlearncanvas-base, unless `reference` names the folder of its own evaluation. No
-    `concepts` means an un-erased model.
+    `given` what the user asks of a model that can be drawn otherwise. Images lie in
+    images/unlearncanvas, the un-erased model's in images/unlearncanvas-base, unless `reference`
+    names the folder of its own evaluation. No `concepts` means an un-erased model.
     """
     targets = find_targets(concepts)
     chosen = plan(seeds, subset, targets, seed_images=settings.seed_images)
     judges = _judges(settings, model.device)
-    how = sampling or model.sampling or Sampling(settings.steps, settings.guidance, SCHEDULER)
+    usual = sampling or model.sampling or Sampling(settings.steps, settings.guidance, SCHEDULER)
+    how = asked_sampling(usual, model, given or {})
     model.use_scheduler(how.scheduler)
     model.use_resolution(settings.resolution or min(RESOLUTION, model.resolution))
     eyes = Eyes.open(settings, judges.object, model.resolution, chosen.keys)
@@ -256,5 +259,5 @@ class UnlearnCanvas(Protocol):
         return evaluate(
             asked.model, asked.folder, concepts=asked.concepts, settings=settings, seeds=seeds,
             subset=asked.subset, sampling=asked.sampling, reference=asked.reference,
-            is_own=asked.is_own,
+            is_own=asked.is_own, given=asked.settings,
         )  # fmt: skip

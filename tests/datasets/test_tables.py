@@ -23,12 +23,12 @@ from erasure_datasets.tables import TableError, read_captions, read_column
 )
 def test_prompts(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "a.csv").write_bytes(data)
-    assert read_column(tmp_path / "a.csv") == ["a dog", "a red house"]
+    assert read_column(tmp_path / "a.csv").texts == ["a dog", "a red house"]
 
 
 def test_a_separator_or_a_line_end_in_quotes(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('prompt,n\n"a dog, sitting",1\n"two\nlines",2\n')
-    assert read_column(tmp_path / "a.csv") == ["a dog, sitting", "two\nlines"]
+    assert read_column(tmp_path / "a.csv").texts == ["a dog, sitting", "two\nlines"]
 
 
 @pytest.mark.parametrize(

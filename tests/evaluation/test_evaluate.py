@@ -60,7 +60,10 @@ def test_a_protocol_of_ones_own_is_called(tmp_path: Path) -> None:
         ({"protocol": "two-word"}, "there is no protocol 'two-word'. Did you mean two-words"),
         ({"protocol": "two-words", "subset": 5}, "two-words takes no subset; it takes seeds"),
         ({"protocol": "two-words", "reference": Path()}, "two-words takes no reference"),
-        ({"protocol": "two-words", "steps": 5}, "steps is a setting of unlearncanvas, not of two"),
+        (
+            {"protocol": "two-words", "steps": 5},
+            "steps is no setting of the protocol two-words; it has none",
+        ),
         ({"protocol": "pocket", "reference": Path()}, "takes no reference; it takes seeds, subset"),
         ({"protocol": "continual"}, "continual is for runs of `erasure forget`"),
         ({"protocol": "pocket", "seeds": ()}, "seeds must name at least one; got none"),
@@ -87,7 +90,7 @@ def test_class_protocols_refuse_what_they_do_not_take(tmp_path: Path) -> None:
     for options, message in (
         ({"seeds": (188,)}, "class-forgetting takes no seeds; it takes reference"),
         ({"subset": 20}, "class-forgetting takes no subset"),
-        ({"clip": "x"}, "clip is a setting of unlearncanvas"),
+        ({"clip": "x"}, "clip is no setting of the protocol class-forgetting"),
         ({"protocol": "pocket"}, "pocket is for runs of `erasure erase`"),
     ):
         with pytest.raises(SettingError, match=message):

@@ -375,8 +375,8 @@ def test_a_free_text_concept_and_others_settings(sd1: Path, tmp_path: Path) -> N
     run = tmp_path / "run"
     erasure.erase(str(sd1), "uce", ["church"], out=run, kind="object")
     with pytest.raises(SettingError, match="knows the concept 'church'"):
-        evaluate(run)
-    with pytest.raises(SettingError, match=r"steps is a setting of unlearncanvas, not of pocket\."):
+        evaluate(run, protocol="unlearncanvas")
+    with pytest.raises(SettingError, match=r"steps is no setting of the protocol pocket; it has"):
         evaluate(model="pocket", out=tmp_path / "out", steps=3)
     with pytest.raises(SettingError, match="number of images for the protocol pocket; got '2x2'"):
         evaluate(model="pocket", out=tmp_path / "out", subset="2x2")
