@@ -3,15 +3,19 @@
 import difflib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, field, fields
+from dataclasses import Field, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from erasure.errors import SettingError
 
 Value = str | int | float | bool
 SettingsT = TypeVar("SettingsT")
-Source = Literal["command line", "quick", "model preset", "default"]
+# where a given value came from, if not from the command line or a caller's own
+Origin = Literal["settings file", "earlier run"]
+FILE: Final = "settings file"
+EARLIER: Final = "earlier run"
+Source = Literal["command line", "settings file", "earlier run", "quick", "model preset", "default"]
 # of any number that declares no bound of its own: beyond it, a step overflows float32
 LARGEST = {float: 1e6, int: 10**9}
 
@@ -21,16 +25,19 @@ def setting(
     *,
     help: str,
     quick: Value | None = None,
+    rehearsal: int | None = None,
     above: float | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
 ) -> Any:
     """A dataclass field with help text, an optional value for `--quick`, and its valid range.
 
-    Without `at_most`, numbers go up to `LARGEST` in size.
+    `rehearsal` is the most that a dry run's rehearsal takes of it, to be short. Without `at_most`,
+    numbers go up to `LARGEST` in size.
     """
     limits = {"above": above, "at_least": at_least, "at_most": at_most}
-    return field(default=default, metadata={"help": help, "quick": quick, **limits})
+    told = {"help": help, "quick": quick, "rehearsal": rehearsal, **limits}
+    return field(default=default, metadata=told)
 
 
 def number_list(name: str, text: str, *, least: float, most: float) -> list[float]:
@@ -97,6 +104,16 @@ def refuse_without_effect(
             )
 
 
+def shortened(settings: SettingsT) -> SettingsT:
+    """The settings that a dry run rehearses with: less of what a method only does more of."""
+    most = {
+        item.name: min(getattr(settings, item.name), item.metadata["rehearsal"])
+        for item in fields(settings)  # type: ignore[arg-type]
+        if item.metadata.get("rehearsal") is not None
+    }
+    return replace(settings, **most)  # type: ignore[type-var]
+
+
 def module_names(folder: Path) -> list[str]:
     """The words for a folder's modules: their stems with hyphens. Nothing is imported."""
     return sorted(found.name.replace("_", "-") for found in pkgutil.iter_modules([str(folder)]))
@@ -110,12 +127,13 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 
 def resolve(
-    kind: type[SettingsT], *, given: Mapping[str, Value], quick: bool, presets: Mapping[str, Value]
-) -> tuple[SettingsT, dict[str, Source]]:
-    """Build settings; precedence: command line > quick > the model's presets > dataclass defaults.
+    kind: type[SettingsT], *, given: Mapping[str, Value], quick: bool,
+    presets: Mapping[str, Value], origins: Mapping[str, Origin] | None = None,
+) -> tuple[SettingsT, dict[str, Source]]:  # fmt: skip
+    """Build settings; precedence: given > quick > the model's presets > dataclass defaults.
 
-    Returns the settings and, per field, where its value came from. Unknown names raise
-    SettingError.
+    Returns the settings and, per field, where its value came from: given ones from the command
+    line, unless `origins` says otherwise. Unknown names raise SettingError.
     """
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
     for origin, offered in (("setting", given), ("preset", presets)):
@@ -128,7 +146,7 @@ def resolve(
     sources: dict[str, Source] = {}
     for name, item in known.items():
         if name in given:
-            values[name], sources[name] = given[name], "command line"
+            values[name], sources[name] = given[name], (origins or {}).get(name, "command line")
         elif quick and item.metadata["quick"] is not None:
             values[name], sources[name] = item.metadata["quick"], "quick"
         elif name in presets:

@@ -1,11 +1,12 @@
 """Erase concepts from a model: resolve the settings, run the method, keep the result."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from erasure.concepts import find_concepts
-from erasure.config import Value, refuse_without_effect, resolve
+from erasure.config import Origin, Value, refuse_without_effect, resolve
 from erasure.edit import Edit
 from erasure.errors import ModelError, SettingError
 from erasure.files.naming import checked_path
@@ -15,9 +16,13 @@ from erasure.models.diffusion.load import load_model, read_presets
 from erasure.models.diffusion.one_step import OneStep
 from erasure.opening import lasting_name, open_run
 from erasure.registry import METHODS
+from erasure.repeating import refuse_changed
 from erasure.training.hardware import Hardware
+from erasure.training.rehearsal import Rehearsal
 from erasure.training.run import Run
-from erasure_datasets.concept import retain_prompts
+from erasure.training.samples import Samples
+from erasure.training.trackers import refuse_tracker
+from erasure_datasets.concept import Concept, retain_prompts
 
 
 @dataclass(frozen=True)
@@ -29,25 +34,77 @@ class Result:
     folder: Path
 
 
+@dataclass(frozen=True)
+class Plan:
+    """An erasure that is checked and has not begun: by what, of what, and what config.json says."""
+
+    run: Run
+    model: LatentDiffusion
+    concepts: list[Concept]
+    method: Any
+    record: dict[str, Any]
+
+    def make(self, method: Any) -> Edit:
+        """Let a method, which is the plan's own or a shorter one, erase from the model."""
+        file = getattr(method, "retain_prompts", "")
+        if file:
+            kept = retain_prompts(self.concepts, self.model.catalogue, Path(file))
+            self.model.warn_beyond(kept, f"prompts of {file}")
+        with self.run.hardware.at_work(self.model):
+            return method.erase(self.model, self.concepts, self.run)
+
+
 def erase(
     model: str | Path | LatentDiffusion, method: str, concepts: str | Sequence[str], *,
     out: Path | str, kind: str | Sequence[str] | None = None,
     anchor: str | Sequence[str] | None = None, seed: int = 0, quick: bool = False,
-    report_to: str | None = None, config: Path | str | None = None, revision: str | None = None,
-    **settings: Value,
+    report_to: str | None = None, sample_every: int = 0, config: Path | str | None = None,
+    revision: str | None = None, origins: Mapping[str, Origin] | None = None,
+    repeats: Path | str | None = None, **settings: Value,
 ) -> Result:  # fmt: skip
     """Erase concepts and keep the edit under `out`; the same call resumes or returns what is there.
 
     `settings` are the method's own, and those of `Hardware`. `revision` is a Hub id's. A model that
-    is handed over is left in the precision that these ask for. ErasureError (SettingError,
-    RunError, ...) for anything the caller can mend; then nothing is half-written.
+    is handed over is left in the precision that these ask for. Every `sample_every` steps the
+    tracker `report_to` is shown pictures. `origins` says of given values, for the record, where
+    they came from if not from the caller, and `repeats` which run's they are. ErasureError
+    (SettingError, RunError, ...) for anything the caller can mend; then nothing is half-written.
     """
-    method_class = METHODS.get("diffusion", method)
+    plan = planned(
+        model, method, concepts, out=out, kind=kind, anchor=anchor, seed=seed, quick=quick,
+        report_to=report_to, sample_every=sample_every, config=config, revision=revision,
+        origins=origins, repeats=repeats, rehearsal=None, **settings,
+    )  # fmt: skip
+    run, loaded = plan.run, plan.model
+    edit, is_new = kept_edit(run, plan.record, lambda: plan.make(plan.method))
+    # a generator of the model was edited, or the model is in lower precision now
+    if edit.base != base_of(loaded)[0] or (is_new and run.low is not None):
+        return Result(open_run(run.folder, device=run.device), edit, run.folder)
+    if not is_new:
+        edit.apply(loaded)
+    return Result(loaded, edit, run.folder)
+
+
+def planned(
+    model: str | Path | LatentDiffusion, method: str, concepts: str | Sequence[str], *,
+    out: Path | str, kind: str | Sequence[str] | None = None,
+    anchor: str | Sequence[str] | None = None, seed: int = 0, quick: bool = False,
+    report_to: str | None = None, sample_every: int = 0, config: Path | str | None = None,
+    revision: str | None = None, origins: Mapping[str, Origin] | None = None,
+    repeats: Path | str | None = None, rehearsal: Rehearsal | None = None, **settings: Value,
+) -> Plan:  # fmt: skip
+    """As `erase` up to where it begins; a `rehearsal` is for a run that is only tried."""
+    method_class, origins = METHODS.get("diffusion", method), origins or {}
     shared = {item.name for item in fields(Hardware)} & settings.keys()
     hardware = Hardware(**{name: settings.pop(name) for name in shared})  # type: ignore[arg-type]
-    run = Run(checked_path(out, "out"), seed=seed, hardware=hardware, report_to=report_to)
+    refuse_tracker(report_to, sample_every=sample_every)
+    run = Run(
+        checked_path(out, "out"), seed=seed, hardware=hardware, report_to=report_to,
+        rehearsal=rehearsal,
+    )  # fmt: skip
     asked = {item.name: (getattr(hardware, item.name), item.default) for item in fields(Hardware)}
-    refuse_without_effect(method_class, method, {**asked, "seed": (seed, 0)})
+    asked |= {"seed": (seed, 0), "sample_every": (sample_every, 0)}
+    refuse_without_effect(method_class, method, asked)
     place = None if config is None else Path(lasting_name(str(config), "config"))
     loaded = _opened(model, place, revision, run)
     found = find_concepts(loaded, concepts, kind=kind, anchor=anchor)
@@ -55,32 +112,25 @@ def erase(
         loaded.check_window([*concept.prompts(), *concept.anchor_prompts()])
     word = method.replace("_", "-")
     chosen, sources = resolve(
-        method_class, given=settings, quick=quick, presets=read_presets(loaded.folder, word)
-    )
+        method_class, given=settings, quick=quick, presets=read_presets(loaded.folder, word),
+        origins=origins,
+    )  # fmt: skip
     for name in ("batch_size", "retain_batch_size"):
         if hasattr(chosen, name):
             run.check_batch(name, getattr(chosen, name))
     record = {
-        **record_of(run, word, loaded, found, chosen, sources),
+        **record_of(run, word, loaded, found, chosen, {**origins, **sources}),
         "config": str(place) if place else None,
         "quick": quick,
     }
-
-    def make() -> Edit:
-        file = getattr(chosen, "retain_prompts", "")
-        if file:
-            kept = retain_prompts(found, loaded.catalogue, Path(file))
-            loaded.warn_beyond(kept, f"prompts of {file}")
-        with hardware.at_work(loaded):
-            return chosen.erase(loaded, found, run)
-
-    edit, is_new = kept_edit(run, record, make)
-    # a generator of the model was edited, or the model is in lower precision now
-    if edit.base != base_of(loaded)[0] or (is_new and run.low is not None):
-        return Result(open_run(run.folder, device=run.device), edit, run.folder)
-    if not is_new:
-        edit.apply(loaded)
-    return Result(loaded, edit, run.folder)
+    if repeats is not None:
+        record["repeats"] = str(repeats)
+        refuse_changed(Path(repeats), record)
+    if sample_every:
+        kept = retain_prompts(found, loaded.catalogue, None)
+        prompts = [*(concept.prompts()[0] for concept in found), *kept[:1]]
+        run.watcher = Samples(loaded, prompts, every=sample_every, run=run)
+    return Plan(run, loaded, found, chosen, record)
 
 
 def _opened(

@@ -71,7 +71,7 @@ def base_of(model: Editable) -> tuple[str, str | None]:
 
 def record_of(
     run: Run, word: str, model: Editable, concepts: list[Concept], settings: object,
-    sources: dict[str, Source],
+    sources: Mapping[str, Source],
 ) -> dict[str, object]:  # fmt: skip
     """What config.json says of every run, before it begins."""
     name, revision = base_of(model)
@@ -85,7 +85,7 @@ def record_of(
         "concepts": [concept.as_json() for concept in concepts],
         "settings": values,
         "inputs": inputs(values) | plugin_source(type(settings)),
-        "sources": sources,
+        "sources": dict(sources),
         "seed": run.seed,
         **{name: value for name, value in asdict(run.hardware).items() if name != "device"},
         "processes": run.accelerator.num_processes,

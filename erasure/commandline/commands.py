@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from erasure.commandline.forecast import print_forecast
 from erasure.commandline.options import (
     LazyGroup,
     built,
@@ -23,10 +24,12 @@ from erasure.commandline.options import (
     shared_options,
     with_options,
 )
+from erasure.config import EARLIER
 from erasure.errors import SettingError
 from erasure.registry import ATTACKS, METHODS
 
 BASE = "where the run's base model is now, if it has moved"
+DRY_RUN = "check everything, try a few steps, say what it would take, and write nothing"
 GOLD = "a model that never knew the concept, to compare with: pocket, a folder, a run of erase gold"
 
 
@@ -110,7 +113,9 @@ def _common_options() -> list[inspect.Parameter]:
         ("revision", str | None, None, "branch, tag or commit of a Hub id"),
         ("seed", int, 0, "seed of everything random"),
         ("report_to", str | None, None, "tensorboard, wandb or another accelerate tracker"),
+        ("sample_every", int, 0, "steps between pictures for that tracker; 0 for none"),
         ("quick", bool, False, "the method's smoke-run values"),
+        ("dry_run", bool, False, DRY_RUN),
     ]  # fmt: skip
     return [option(name, kind, default, text) for name, kind, default, text in options]
 
@@ -120,13 +125,18 @@ def _erase_command(name: str) -> Any:
     method = METHODS.get("diffusion", name)
     common, hardware = _common_options(), load("erasure.training.hardware:Hardware")
 
-    def command(**values: Any) -> None:
-        erase = load("erasure.erasing:erase")
-        result = erase(
-            values["model"], name, values["concept"],
-            **{entry.name: values[entry.name] for entry in common[2:]},
-            **given_settings(values, common),
-        )  # fmt: skip
+    def command(origins: Any, **values: Any) -> None:
+        repeats = _repeated(values.pop("from_"), values, origins)
+        is_dry = values.pop("dry_run")
+        asked = {
+            **{entry.name: values[entry.name] for entry in common[2:] if entry.name in values},
+            **given_settings(values, common), "origins": origins, "repeats": repeats,
+        }  # fmt: skip
+        if is_dry:
+            foresee = load("erasure.foreseeing:foresee_erasure")
+            print_forecast(foresee(values["model"], name, values["concept"], **asked))
+            return
+        result = load("erasure.erasing:erase")(values["model"], name, values["concept"], **asked)
         record = json.loads((result.folder / "config.json").read_text())
         say(
             f"{result.folder}: {len(result.edit.shapes())} tensors changed, "
@@ -135,7 +145,14 @@ def _erase_command(name: str) -> Any:
 
     text = inspect.getdoc(inspect.getmodule(method))
     options = [*common, *setting_options(hardware), *setting_options(method)]
-    return built(name, command, options, text)
+    return built(name, command, options, text, has_earlier=True)
+
+
+def _repeated(run: Path | None, values: dict[str, Any], origins: dict[str, Any]) -> Path | None:
+    """The earlier run; SettingError for `--quick` with it, which could change nothing."""
+    if run is not None and values["quick"] and origins.get("quick") != EARLIER:
+        raise SettingError(f"quick has no effect beside from, since {run} gives every setting.")
+    return run
 
 
 def _forget_command(name: str) -> Any:
@@ -162,10 +179,11 @@ def _forget_command(name: str) -> Any:
         ("mixed_precision", str, "no", "no or bf16"),
         ("report_to", str | None, None, "tensorboard, wandb or another accelerate tracker"),
         ("quick", bool, False, "the method's smoke-run values"),
+        ("dry_run", bool, False, DRY_RUN),
     ]
     common = [option(*line) for line in texts]
 
-    def command(**values: Any) -> None:
+    def command(origins: Any, **values: Any) -> None:
         # a label may hold commas, so that only the model can tell where one ends
         tasks = [values["class_"] or [], *([task] for task in values["task"] or [])]
         forgetting = importlib.import_module("erasure.forgetting")
@@ -177,11 +195,15 @@ def _forget_command(name: str) -> Any:
         if file is not None:
             samples = load("erasure_datasets.classes:read_samples")(file)
         same = ("out", "seed", "quick", "mixed_precision", "report_to", "watch_every")
-        result = forgetting.forget(
+        asked = {key: values[key] for key in same} | given_settings(values, common)
+        begin = load("erasure.foreseeing:foresee_forgetting") if values["dry_run"] else None
+        result = (begin or forgetting.forget)(
             values["model"], name, [task for task in tasks if task], data=data,
-            samples=samples,
-            **{key: values[key] for key in same}, **given_settings(values, common),
+            samples=samples, origins=origins, **asked,
         )  # fmt: skip
+        if begin:
+            print_forecast(result)
+            return
         records = importlib.import_module("erasure.files.records")
         file = result.folder / "requests.json"
         for request in records.read_record(file, records.RequestsShape):
@@ -223,7 +245,7 @@ def _attack_command(name: str) -> Any:
     common = [run, *(option(*line) for line in texts)]
     kind = None if name == "all" else ATTACKS.get(name)
 
-    def command(**values: Any) -> None:
+    def command(origins: Any, **values: Any) -> None:
         same = ("criterion", "prompts", "budget", "seed", "quick", "base", "gold")
         options = {key: values[key] for key in same}
         options |= {"concepts": values["concept"], "seeds": numbers(values["seeds"])}
@@ -233,7 +255,7 @@ def _attack_command(name: str) -> Any:
                 say(f"{left} was left out: {reason}")
         else:
             record = load("evaluation.attacking.attacking:attack")(
-                values["run"], name, **options, **given_settings(values, common)
+                values["run"], name, **options, **given_settings(values, common), origins=origins
             )
         print_scores(record)
         say(f"{values['run'] / 'attacks' / name}.json written, {record['seconds']:.0f} s")
@@ -273,7 +295,7 @@ def evaluate_command() -> Any:
     ]  # fmt: skip
     common = [run, *(option(*line) for line in texts)]
 
-    def command(**values: Any) -> None:
+    def command(_origins: Any, **values: Any) -> None:
         seeds, own = values["seeds"], ("run", "concept", "seeds")
         record = load("evaluation.evaluating:evaluate")(
             values["run"], concepts=values["concept"],

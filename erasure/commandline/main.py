@@ -27,6 +27,8 @@ from erasure.commandline.commands import (
     print_table,
     told_methods,
 )  # fmt: skip
+from erasure.commandline.environment import add_to as add_environment
+from erasure.commandline.interrupted import after_interrupt
 from erasure.commandline.options import CONTEXT, LazyGroup
 from erasure.errors import ErasureError, SettingError
 from erasure.files.naming import checked_path
@@ -166,8 +168,17 @@ def demo(
     criterion: Annotated[
         str, typer.Option(help="what an attack must show, as for `erasure attack`")
     ] = "judge",
+    space: Annotated[
+        Path | None,
+        typer.Option(help="write a Hugging Face Space of one run there, and serve none"),
+    ] = None,
 ) -> None:
     """Serve a page that draws before and after from the same noise, on this machine only."""
+    if space is not None:
+        if len(runs) > 1:
+            raise SettingError(f"space is of one run; got {len(runs)}.")
+        typer.echo(f"{load('evaluation.demo.space:write_space')(runs[0], space)} written")
+        return
     load("evaluation.demo.demo:demo")(runs, port=port, criterion=criterion)
 
 
@@ -207,6 +218,9 @@ def list_(
             f"list takes methods, models, concepts, {', '.join(PLUGINS)}; got {what!r}."
         )
     typer.echo("\n".join(lines))
+
+
+add_environment(app)
 
 
 @app.command(context_settings=CONTEXT)
@@ -250,7 +264,7 @@ def main() -> None:
             sys.exit(2)
         sys.exit(_complain(_meant(error) or message()))
     if code == INTERRUPTED:  # typer answers Ctrl-C with this code, in silence
-        print("erasure: interrupted; run the same command again to go on.", file=sys.stderr)
+        print(f"erasure: interrupted; {after_interrupt(sys.argv[1:])}.", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -8,6 +8,12 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from typer.core import TyperGroup
 
+from erasure.commandline.settings_file import (
+    earlier_run_option,
+    file_option,
+    known_options,
+    origins_of,
+)
 from erasure.config import choices, nearest
 from erasure.errors import SettingError
 
@@ -71,19 +77,43 @@ def shared_options(kinds: Sequence[type]) -> list[inspect.Parameter]:
     return [option(name, types[name] | None, None, "; ".join(texts[name])) for name in types]
 
 
-def built(name: str, command: Any, options: list[inspect.Parameter], text: str | None) -> Any:
-    """A click command with these options around a function that takes them all by name."""
+def built(
+    name: str, command: Any, options: list[inspect.Parameter], text: str | None, *,
+    has_earlier: bool = False,
+) -> Any:  # fmt: skip
+    """A click command with these options around a function that takes them all by name.
+
+    With `has_earlier`, `--from RUN` takes them from a run of the method of this name.
+    """
     single = typer.Typer(add_completion=False, context_settings=CONTEXT, rich_markup_mode=None)
-    single.command(name, context_settings=CONTEXT)(with_options(command, options, text))
+    single.command(name, context_settings=CONTEXT)(
+        with_options(command, options, text, earlier=name if has_earlier else None)
+    )
     return typer.main.get_command(single)
 
 
-def with_options(command: Any, options: list[inspect.Parameter], text: str | None) -> Any:
-    """The function with the signature and the help that typer reads."""
-    command.__signature__ = inspect.Signature(options)
-    command.__annotations__ = {entry.name: entry.annotation for entry in options}
-    command.__doc__ = laid_out(text or "")
-    return command
+def with_options(
+    command: Any, options: list[inspect.Parameter], text: str | None, *, earlier: str | None = None
+) -> Any:
+    """A function for typer, with its signature and help, that hands the command all by name.
+
+    `--settings` is among its options and, of the method `earlier`, `--from`. What comes first says
+    where values came from that the command line did not give.
+    """
+
+    def called(context: typer.Context, **values: Any) -> None:
+        del values["settings"]  # it was read before the others
+        command(origins_of(context), **values)
+
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    known = known_options(options)
+    more = [file_option(known), *([earlier_run_option(earlier, known)] if earlier else [])]
+    entries: Any = [context, *options, *more]
+    signed: Any = called
+    signed.__signature__ = inspect.Signature(entries)
+    signed.__annotations__ = {entry.name: entry.annotation for entry in entries}
+    signed.__doc__ = laid_out(text or "")
+    return signed
 
 
 def laid_out(text: str) -> str:

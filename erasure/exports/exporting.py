@@ -13,6 +13,7 @@ from erasure.files.naming import checked_path
 from erasure.files.storage import atomic
 from erasure.opening import open_classifier, open_run
 from erasure.registry import EXPORTS
+from erasure.training.progress import waiting
 from erasure.training.run_folder import refuse_inside
 
 
@@ -47,7 +48,7 @@ def export(
     elif base is not None:
         raise SettingError(f"base is not needed for {to}, which holds the edit alone.")
     card = model_card(run, edit, form, model)
-    with atomic(out) as temporary:
+    with atomic(out) as temporary, waiting(f"writing {out.name}"):
         temporary.mkdir(parents=True, exist_ok=True)
         form.write(edit, model, temporary, DTYPES[dtype])
         clean_configs(temporary, edit.base)

@@ -41,6 +41,20 @@ def alone_in(folder: Path) -> Iterator[None]:
             folder.rmdir()
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process holds the folder now; nothing is made or removed."""
+    file = folder / LOCK
+    if not file.exists():
+        return False
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
 def _acquired(file: Path) -> FileLock:
     """The lock, on the file that has this name now: who held it before may have removed its own."""
     while True:

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from erasure.errors import ModelError, StorageError
+from erasure.training.progress import shown
 
 HOST = re.sub(r"\W", "_", socket.gethostname())[:32]
 LARGE, HEAD = 2**30, 2**16  # bytes: of a folder, and of what is read of each file in a large one
@@ -111,7 +112,8 @@ def folder_digest(folder: Path) -> str:
     names = sorted(str(name) for name in inner if not any(p.startswith(".") for p in name.parts))
     sizes = [(folder / name).stat().st_size for name in names]
     is_large, whole = sum(sizes) > LARGE, hashlib.sha256()
-    for name, size in zip(names, sizes, strict=True):
+    listed = shown(list(zip(names, sizes, strict=True)), f"digest of {folder.name}")
+    for name, size in listed:
         digest = _head_digest(folder / name) if is_large else file_digest(folder / name)
         whole.update(repr((name, size, digest)).encode(errors="surrogatepass"))
     return whole.hexdigest()

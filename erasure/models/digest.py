@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from erasure.models.editable import Editable
+from erasure.training.progress import shown
 
 THREADS = 8  # sha256 of one tensor runs beside that of others
 
@@ -25,7 +26,8 @@ def digest_of(model: Editable) -> str:
     originals |= {f"= {n}": value for n, value in constants.items() if isinstance(value, Tensor)}
     names = sorted(originals)
     with ThreadPoolExecutor(THREADS) as pool:
-        hashed = list(pool.map(_hashed, [originals[name] for name in names]))
+        found = pool.map(_hashed, [originals[name] for name in names])
+        hashed = list(shown(found, "digest of the model", len(names)))
     whole = hashlib.sha256()
     for name, of_values in zip(names, hashed, strict=True):
         shape = "x".join(map(str, originals[name].shape))

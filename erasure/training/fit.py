@@ -26,7 +26,7 @@ def fit(
     stepping = Stepping(named, run, stage, carried=carried or {})
     try:
         first, note = stepping.restore(), ""
-        with run.progress(stage, steps, first) as bar:
+        with run.progress(stage, steps, first, is_training=True) as bar:
             for step in range(first, steps):
                 stepping.take(step, steps)
                 is_due = run.is_due

@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,9 +19,10 @@ from erasure.files.storage import append_line, write_json, write_tensors
 from erasure.training.hardware import Hardware, peak_memory
 from erasure.training.processes import is_cpu_group, launched
 from erasure.training.progress import Bar, live_bar
+from erasure.training.rehearsal import Rehearsal, Stage
 from erasure.training.run_folder import clear, holds_files, refuse_another, run_record, versions
 from erasure.training.state import read_state, seconds_of, shorten_log
-from erasure.training.trackers import refuse_tracker
+from erasure.training.trackers import Trackers, refuse_tracker
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 WRITING_SHARE = 50  # seconds of work for each second that a state takes to write
@@ -38,8 +39,10 @@ class Run:
     def __init__(
         self, folder: Path, *, seed: int = 0, hardware: Hardware = Hardware(),
         report_to: str | None = None, checkpoint_seconds: float | None = None,
+        rehearsal: Rehearsal | None = None,
     ) -> None:  # fmt: skip
         self.folder, self.seed, self.hardware = folder, seed, hardware
+        self.rehearsal = rehearsal
         self.checkpoint_seconds = (
             hardware.checkpoint_seconds if checkpoint_seconds is None else checkpoint_seconds
         )
@@ -48,16 +51,17 @@ class Run:
         launched(on_cpus=on_cpus)  # before Accelerator(), whose own time-out is ten minutes
         self.accelerator = Accelerator(
             cpu=is_cpu_group(on_cpus=on_cpus),
-            log_with=report_to,
+            log_with=None if rehearsal else report_to,
             project_dir=str(folder) if report_to else None,
         )
         self.generator = self.generator_for("training")
-        self._trackers = bool(report_to)
+        self.trackers = Trackers(self.accelerator, None if rehearsal else report_to)
         self._saved = self._started = time.monotonic()
         self._writing = 0.0  # seconds that the last state took to write
         self._is_new, self._earlier_seconds = False, 0.0
         self._piece = 0
         self.watcher: Callable[[str, int], None] | None = None
+        self.subject: Any = None  # the model that learns, if it is not the one handed over
 
     @property
     def device(self) -> torch.device:
@@ -87,7 +91,8 @@ class Run:
 
     @property
     def is_main(self) -> bool:
-        return self.accelerator.is_main_process
+        """Whether this process is the one that writes; in a rehearsal none does."""
+        return self.accelerator.is_main_process and self.rehearsal is None
 
     def generator_for(self, stage: str) -> torch.Generator:
         """A fresh CPU generator for one stage, fixed by the run's seed and the stage's name."""
@@ -113,19 +118,28 @@ class Run:
             yield
         self.accelerator.wait_for_everyone()
 
+    def found(self, record: Mapping[str, object]) -> dict[str, Any]:
+        """The config.json that lies in the folder, if it is this run's; empty if there is none.
+
+        RunError if the folder holds anything else, naming the first difference.
+        """
+        if (self.folder / "config.json").is_file():
+            old = run_record(self.folder, remedy="remove the folder or name another --out")
+            refuse_another(self.folder, old, json.loads(json.dumps(dict(record))))
+            return old
+        if self.folder.exists() and holds_files(self.folder):
+            raise RunError(f"{self.folder} exists and is not a run of ours; name another --out.")
+        return {}
+
     def begin(self, record: Mapping[str, object]) -> bool:
         """Write config.json, or check that it is this run's. True if the run is finished already.
 
-        To be called while the folder is held. RunError if it holds anything else, naming the first
-        difference.
+        To be called while the folder is held. RunError as of `found`.
         """
         self._started = time.monotonic()
         file = self.folder / "config.json"
-        new = json.loads(json.dumps(dict(record)))
-        if file.is_file():
-            remedy = "remove the folder or name another --out"
-            old = run_record(self.folder, remedy=remedy)
-            refuse_another(self.folder, old, new)
+        new, old = json.loads(json.dumps(dict(record))), self.found(record)
+        if old:
             is_finished = (self.folder / "edit.json").is_file()
             self.accelerator.wait_for_everyone()  # all have read
             if is_finished:  # perhaps killed between the edit and the end
@@ -133,23 +147,15 @@ class Run:
             else:
                 if self.is_main:  # what may differ is as it is now
                     write_json(file, {**old, **new})
-                self._track(record)
+                self.trackers.begin(record)
             return is_finished
-        if self.folder.exists() and holds_files(self.folder):
-            raise RunError(f"{self.folder} exists and is not a run of ours; name another --out.")
         self.accelerator.wait_for_everyone()
         if self.is_main:
             write_json(file, {**new, "versions": versions(), "device": str(self.device)})
         self.accelerator.wait_for_everyone()
-        self._track(record)
+        self.trackers.begin(record)
         self._is_new = True
         return False
-
-    def _track(self, record: Mapping[str, object]) -> None:
-        if self._trackers:
-            self.accelerator.init_trackers(
-                "erasure", config={"command": str(record.get("command", ""))}
-            )
 
     def withdraw(self) -> None:
         """Undo `begin` for a run that failed before it learned anything: --out is free again."""
@@ -159,8 +165,8 @@ class Run:
     def finish(self) -> None:
         """Add seconds and peak memory to config.json and drop the resuming state."""
         self._tidy(run_record(self.folder) if self.is_main else {})
-        if self.is_main and self._trackers:
-            self.accelerator.end_training()
+        if self.is_main:
+            self.trackers.end()
 
     def _tidy(self, record: dict[str, Any]) -> None:
         if not self.is_main:
@@ -237,19 +243,26 @@ class Run:
             return
         rounded = {name: round(value, 6) for name, value in values.items()}
         append_line(self.folder / "log.jsonl", {"stage": stage, "step": step, **rounded})
-        if self._trackers:
-            self.accelerator.log(
-                {f"{stage}/{name}": value for name, value in values.items()}, step=step
-            )
+        self.trackers.log(stage, step, values)
 
     def watch(self, stage: str, step: int) -> None:
         """Called after every step; `watcher` may look at the model then, and must not change it."""
         if self.watcher is not None:
             self.watcher(stage, step)
 
-    def progress(self, stage: str, total: int, start: int = 0) -> AbstractContextManager[Bar]:
-        """A live bar with loss, rate and time left; silent in other processes than the main one."""
-        return live_bar(stage, total, start, quiet=not self.is_main)
+    def progress(
+        self, stage: str, total: int, start: int = 0, *, grows_with: Sequence[str] = (),
+        is_training: bool = False,
+    ) -> AbstractContextManager[Bar]:  # fmt: skip
+        """A live bar with loss, rate and time left; silent in other processes than the main one.
+
+        `grows_with` names the settings that a unit or their number is proportional to, where a
+        rehearsal has less of them.
+        """
+        quiet, trial = not self.accelerator.is_main_process, self.rehearsal
+        told = Stage(stage, total - start, grows_with, is_training)
+        watch = trial.stage(told, self.device) if trial else None
+        return live_bar(stage, total, start, quiet=quiet, transient=bool(trial), watch=watch)
 
     def save_state(
         self, stage: str, step: int, tensors: Mapping[str, Tensor], *, is_diverged: bool = False
@@ -258,6 +271,8 @@ class Run:
 
         Of a run that `is_diverged` it is for looking at alone; `restore` refuses it.
         """
+        if self.rehearsal is not None:
+            self.rehearsal.end(tensors)
         file, start = self._state_file(stage), time.monotonic()
         if self.is_main:
             facts = {"step": str(step), "seconds": f"{self._seconds():.1f}"}
@@ -280,6 +295,8 @@ class Run:
 
         A state that takes long to write is written seldom: a fiftieth of the time at most.
         """
+        if self.rehearsal is not None:
+            return self.rehearsal.is_enough
         wait = max(self.checkpoint_seconds, WRITING_SHARE * self._writing)
         return time.monotonic() - self._saved >= wait
 

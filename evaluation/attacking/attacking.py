@@ -4,7 +4,7 @@ The processes of a launch attack a share of the cases each and meet in the attac
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from erasure.config import Value, resolve
+from erasure.config import Origin, Value, resolve
 from erasure.errors import SettingError
 from erasure.files.locking import alone_in
 from erasure.files.naming import slug
@@ -69,7 +69,8 @@ def attack(
     run: Path, name: str, *, concepts: Sequence[str] | None = None, criterion: str = "judge",
     prompts: int | str | Path = 16, seeds: Sequence[int] = (188, 288), budget: float | None = None,
     seed: int = 0, quick: bool = False, base: Path | str | None = None,
-    gold: Path | str | None = None, **settings: Value,
+    gold: Path | str | None = None, origins: Mapping[str, Origin] | None = None,
+    **settings: Value,
 ) -> dict[str, Any]:  # fmt: skip
     """Attack a run's model and write attacks/NAME.json, with the images under attacks/NAME/.
 
@@ -78,10 +79,10 @@ def attack(
     stands for `seeds` there.
     `budget` bounds the seconds of each concept; cases it leaves untried are not counted. `gold` is
     a model that never knew the concepts ("pocket", a folder, a run of `erase gold`): it is attacked
-    alike, in a run of its own, and the record says how far the rates lie above its. The same call
-    again resumes, or returns what is there. RunError for an erase that is not finished, for a
-    folder that holds another attack and for one that another process attacks, SettingError for
-    settings that do not fit.
+    alike, in a run of its own, and the record says how far the rates lie above its. `origins` says
+    where given settings came from, for the record. The same call again resumes, or returns what is
+    there. RunError for an erase that is not finished, for a folder that holds another attack and
+    for one that another process attacks, SettingError for settings that do not fit.
     """
     count, file = asked_prompts(prompts)
     check_numbers(count, seeds, budget, seed)
@@ -89,15 +90,17 @@ def attack(
     if gold is not None:
         asked: dict[str, Any] = {
             "concepts": concepts, "criterion": criterion, "prompts": prompts, "seeds": seeds,
-            "budget": budget, "seed": seed, "quick": quick, "base": base, **settings,
+            "budget": budget, "seed": seed, "quick": quick, "base": base, "origins": origins,
+            **settings,
         }  # fmt: skip
         floor = gold_record(attack, run, gold, name, asked)
         return beside_gold(run, attack(run, name, **asked), floor)
     model, edit = open_edit(run, device=own_device(), base=base)
     found = asked_concepts(model, edit, concepts) if concepts else edit.concepts
     chosen, sources = resolve(
-        kind, given=settings, quick=quick, presets=read_presets(model.folder, word)
-    )
+        kind, given=settings, quick=quick, presets=read_presets(model.folder, word),
+        origins=origins,
+    )  # fmt: skip
     asked = _asked(
         run, chosen, criterion=criterion, concepts=[concept.name for concept in found],
         prompts=count if not file else str(prompts), seeds=list(seeds), seed=seed, budget=budget,

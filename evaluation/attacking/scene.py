@@ -20,7 +20,7 @@ from erasure.models.diffusion.model import Condition, DiffusionModel, Sampling
 from erasure.models.diffusion.one_step import OneStep
 from erasure.models.diffusion.slots import named
 from erasure.training.processes import launched
-from erasure.training.progress import Bar, live_bar
+from erasure.training.progress import Bar, live_bar, shown
 from erasure_datasets.concept import Concept, has_article
 from erasure_datasets.prompt_files import Line
 from evaluation.criteria import Criterion
@@ -242,7 +242,7 @@ class Scene:
         model, steps = self.model, max(self.sampling.steps, 2)
         guidance = self.sampling.guidance or pocket.GUIDANCE
         with model.original():
-            for start in range(0, len(prompts), DRAWN_AT_ONCE):
+            for start in shown(range(0, len(prompts), DRAWN_AT_ONCE), "drawing what is sought"):
                 condition = model.encode(prompts[start : start + DRAWN_AT_ONCE])
                 noise = torch.randn((len(condition), *model.latent_shape), generator=generator)
                 if isinstance(model, OneStep):

@@ -34,7 +34,7 @@ STYLE = """
 .gradio-container :is(.main, .contain, .contain > .column, .gr-accordion, .gr-accordion .column) { min-width: 0 !important; max-width: 100% }
 footer { display: none !important }
 .veiled img { filter: blur(22px) }
-#slider img, #gallery img, #attacked img { image-rendering: pixelated }
+.pixelated img { image-rendering: pixelated }
 :is(#gallery, #attacked) { min-width: 0 !important }
 :is(#gallery, #attacked) .grid-wrap { height: auto; max-height: none; overflow-x: auto }
 :is(#gallery, #attacked) .grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(7rem, 14rem)); grid-auto-rows: auto }
@@ -149,7 +149,7 @@ class Answers:
                 "Stopped; nothing of it was kept.", duration=4, print_exception=False
             ) from stopped
         except ErasureError as error:
-            raise gr.Error(escape(str(error)), print_exception=False) from error
+            raise gr.Error(escape(self._studio.told(error)), print_exception=False) from error
         finally:
             self._pressed.pop(visitor.session_hash, None)
 
@@ -172,7 +172,7 @@ def lay_out(studio: Studio) -> gr.Blocks:
         with gr.Accordion("Attack it", open=False, elem_id="siege"):
             parts |= _siege(studio)
         answers = Answers(studio)
-        _wire(answers, parts, _veil(studio))
+        _wire(answers, parts, _looks(studio))
         page.unload(answers.leave)
     page.stop_all = answers.stop_all
     return page.queue(max_size=WAITING, default_concurrency_limit=4)
@@ -205,7 +205,7 @@ def _questions(studio: Studio) -> Parts:
 def _slider(studio: Studio) -> Parts:
     slider = gr.ImageSlider(
         label="un-erased | erased", type="pil", max_height=SHOWN, elem_id="slider",
-        interactive=False, format="png", buttons=[], elem_classes=_veil(studio),
+        interactive=False, format="png", buttons=[], elem_classes=_looks(studio),
     )  # fmt: skip
     unveil = gr.Checkbox(
         label="Show the pictures unblurred", visible=studio.is_unsafe, elem_id="unveil"
@@ -236,16 +236,16 @@ def _siege(studio: Studio) -> Parts:
 def _gallery(studio: Studio, name: str, columns: int = 2) -> gr.Gallery:
     return gr.Gallery(
         show_label=False, elem_id=name, format="png", buttons=[], columns=columns, height="auto",
-        allow_preview=False, object_fit="contain", elem_classes=_veil(studio),
+        allow_preview=False, object_fit="contain", elem_classes=_looks(studio),
     )  # fmt: skip
 
 
-def _veil(studio: Studio) -> list[str]:
-    """The class of what is blurred until someone asks to see it."""
-    return ["veiled"] if studio.is_unsafe else []
+def _looks(studio: Studio) -> list[str]:
+    """The classes of what is blurred until someone asks to see it, and of what has few pixels."""
+    return ["veiled"] * studio.is_unsafe + ["pixelated"] * studio.is_small
 
 
-def _wire(answers: Answers, parts: Parts, veil: list[str]) -> None:
+def _wire(answers: Answers, parts: Parts, looks: list[str]) -> None:
     def of(*names: str) -> list[Any]:
         return [parts[name] for name in names]
 
@@ -266,9 +266,9 @@ def _wire(answers: Answers, parts: Parts, veil: list[str]) -> None:
     parts["run"].input(
         answers.switch, parts["run"], of("thing", "concept", "steps", "guidance"), **private
     )
-    veiled = of("slider", "gallery", "attacked")
+    veiled, plain = of("slider", "gallery", "attacked"), [n for n in looks if n != "veiled"]
     parts["unveil"].change(
-        lambda is_shown: [gr.update(elem_classes=[] if is_shown else veil) for _ in veiled],
+        lambda is_shown: [gr.update(elem_classes=plain if is_shown else looks) for _ in veiled],
         parts["unveil"], veiled, **private,
     )  # fmt: skip
 

@@ -17,12 +17,14 @@ from torch import Tensor
 from erasure.config import nearest, resolve
 from erasure.edit import Edit
 from erasure.errors import SettingError
+from erasure.exports.writing.publishing import public_name
 from erasure.models.classifier.classifier import Classifier
 from erasure.models.classifier.load import load_classifier
 from erasure.models.diffusion.load import read_presets
 from erasure.models.diffusion.model import DiffusionModel, Sampling
 from erasure.opening import open_run
 from erasure.registry import ATTACKS
+from erasure_datasets.concept import Concept
 from erasure_datasets.prompt_files import built_in
 from evaluation.attacking.attacking import Outcome, attack_cases
 from evaluation.attacking.scene import Scene, cases_of, sampling_of
@@ -71,11 +73,7 @@ class Studio:
         self.runs, self.criterion = dict(runs), criterion
         self.edits = {name: Edit.load(run) for name, run in runs.items()}
         for name, edit in self.edits.items():
-            if edit.is_of_classifier:
-                raise SettingError(
-                    f"the demo draws pictures, and {runs[name]} forgot classes of a classifier; "
-                    f"`erasure report {runs[name]}` shows it."
-                )
+            refuse_classifier(runs[name], edit)
         self._models: dict[tuple[str, Sampling | None], DiffusionModel] = {}
         self._inside: dict[tuple[str, Sampling | None], str] = {}
         self._lock = Lock()
@@ -84,6 +82,20 @@ class Studio:
     def is_unsafe(self) -> bool:
         """Whether any of the runs erased something unsafe."""
         return any(c.kind == "unsafe" for edit in self.edits.values() for c in edit.concepts)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the first run's pictures have so few pixels that each should be seen."""
+        with self._lock:
+            return self._open(next(iter(self.runs))).resolution < SHOWN
+
+    def told(self, error: Exception) -> str:
+        """What an error says, without the places of runs and models on this machine."""
+        text = str(error)
+        for name, run in self.runs.items():
+            base = self.edits[name].base
+            text = text.replace(base, public_name(base)).replace(str(run), name)
+        return text
 
     def draw(
         self, names: Sequence[str], prompt: str, seed: int, steps: int, guidance: float,
@@ -123,7 +135,7 @@ class Studio:
                 own = [name for name in names if self._base(name) == base]
                 model = self._open(own[0])
                 with model.without_edit():
-                    columns.append(column(model, f"{model.name}, un-erased", False))
+                    columns.append(column(model, f"{public_name(model.name)}, un-erased", False))
                 for name in own:
                     columns.append(column(self._open(name), name, True))
         return [list(row) for row in zip(*columns, strict=True)]
@@ -176,19 +188,8 @@ class Studio:
 
     def prompts(self, name: str) -> dict[str, str]:
         """A prompt for each thing to ask for, what this run erased first and marked so."""
-        concepts = self.edits[name].concepts
-        erased = {f"{c.name} (erased)": c.prompts()[0] for c in concepts}
-        gone = {concept.name for concept in concepts}
         with self._lock:
-            catalogue = self._open(name).catalogue
-        if catalogue is None:
-            kept = {thing: f"a photo of a {thing}" for thing in built_in("objects")}
-            kept |= {s: f"a painting in the style of {s}" for s in built_in("styles")}
-        else:
-            thing = next(o for o in catalogue.objects if o not in gone)
-            kept = {o: catalogue.prompt(o, catalogue.plain_style) for o in catalogue.objects}
-            kept |= {style: catalogue.prompt(thing, style) for style in catalogue.styles}
-        return erased | {thing: text for thing, text in kept.items() if thing not in gone}
+            return prompts_of(self._open(name), self.edits[name].concepts)
 
     def _known(self, *names: str) -> None:
         for name in names:
@@ -215,6 +216,29 @@ class Studio:
             self.edits[name].apply(model)
             self._inside[base] = name
         return model
+
+
+def refuse_classifier(run: Path, edit: Edit) -> None:
+    """SettingError for an edit of a classifier, which draws nothing."""
+    if edit.is_of_classifier:
+        raise SettingError(
+            f"the demo draws pictures, and {run} forgot classes of a classifier; "
+            f"`erasure report {run}` shows it."
+        )
+
+
+def prompts_of(model: DiffusionModel, concepts: Sequence[Concept]) -> dict[str, str]:
+    """A prompt for each thing to ask for, what was erased first and marked so."""
+    erased = {f"{c.name} (erased)": c.prompts()[0] for c in concepts}
+    gone, catalogue = {concept.name for concept in concepts}, model.catalogue
+    if catalogue is None:
+        kept = {thing: f"a photo of a {thing}" for thing in built_in("objects")}
+        kept |= {s: f"a painting in the style of {s}" for s in built_in("styles")}
+    else:
+        thing = next(o for o in catalogue.objects if o not in gone)
+        kept = {o: catalogue.prompt(o, catalogue.plain_style) for o in catalogue.objects}
+        kept |= {style: catalogue.prompt(thing, style) for style in catalogue.styles}
+    return erased | {thing: text for thing, text in kept.items() if thing not in gone}
 
 
 def attacks() -> list[str]:

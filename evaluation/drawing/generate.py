@@ -16,7 +16,7 @@ from torch import Tensor
 from erasure.files.storage import atomic
 from erasure.models.diffusion.model import DiffusionModel
 from erasure.training.processes import launched, share
-from erasure.training.progress import live_bar
+from erasure.training.progress import live_bar, shown
 from erasure_datasets.images import read_image
 from evaluation.drawing.drawn import claim_folder, how_drawn
 
@@ -78,7 +78,7 @@ def draw(
                     _save(image, folder / shot.file)
                     bar.advance()
     launched().wait_for_everyone()
-    return torch.stack([read_image(folder / shot.file) for shot in shots])
+    return torch.stack([read_image(folder / shot.file) for shot in shown(shots, "reading images")])
 
 
 def _save(image: UInt8[Tensor, "3 h w"], file: Path) -> None:

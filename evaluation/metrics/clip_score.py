@@ -28,6 +28,7 @@ from erasure.errors import ModelError
 from erasure.files.storage import read_tensors
 from erasure.models.diffusion.load import POCKET
 from erasure.training.processes import own_device
+from erasure.training.progress import shown
 
 BATCH = 128
 ORDER = (  # in which open_clip looks for weights in a folder; then any .safetensors
@@ -194,7 +195,7 @@ def _embed_images(model: Any, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor,
     return torch.cat(
         [
             model.encode_image(_prepared(model, part), normalize=True).cpu()
-            for part in images.split(BATCH)
+            for part in shown(images.split(BATCH), "looking at images")
         ]
     )
 
@@ -204,7 +205,7 @@ def _layers(model: Any, images: UInt8[Tensor, "n 3 h w"]) -> list[Float[Tensor, 
     tower = model.visual
     seen = [
         tower.forward_intermediates(_prepared(model, part), intermediates_only=True)
-        for part in images.split(BATCH)
+        for part in shown(images.split(BATCH), "looking at images")
     ]
     stages = zip(*(part["image_intermediates"] for part in seen), strict=True)
     return [torch.cat([part.cpu() for part in stage]) for stage in stages]

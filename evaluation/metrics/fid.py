@@ -36,6 +36,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
 
 from erasure.errors import ModelError, SettingError
 from erasure.models.classifier.classifier import Classifier
+from erasure.training.progress import shown
 from evaluation.metrics.clip_score import TextImageModel
 from evaluation.score import Score
 
@@ -103,7 +104,8 @@ class InceptionFeatures:
 
     @torch.no_grad()
     def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 2048"]:
-        parts = [self._network(part.to(self._device)) for part in images.split(32)]
+        batches = shown(images.split(32), "looking at images")
+        parts = [self._network(part.to(self._device)) for part in batches]
         return torch.cat(parts).cpu()
 
 

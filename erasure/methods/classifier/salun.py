@@ -32,6 +32,7 @@ from erasure.methods.shared.saliency import largest
 from erasure.models.classifier.classifier import Classifier
 from erasure.registry import METHODS
 from erasure.training.learner import trainable
+from erasure.training.progress import shown
 from erasure.training.run import Run
 
 
@@ -67,9 +68,8 @@ def saliency(
     sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     part = request.forget
     with trainable(weights):
-        for images, labels in zip(
-            part.images.split(batch_size), part.labels.split(batch_size), strict=True
-        ):
+        batches = [*zip(part.images.split(batch_size), part.labels.split(batch_size), strict=True)]
+        for images, labels in shown(batches, "mask"):
             logits = model.forward(model.prepare(images))[1]
             total = F.cross_entropy(logits, labels.to(model.device), reduction="sum")
             for name, gradient in zip(

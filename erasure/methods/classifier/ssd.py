@@ -59,7 +59,7 @@ class SSD:
             (*forget.ids, *retain.ids),
         )
         mattering, to_forgotten = (
-            self._importance(model, weights, shuffled(part, run.generator_for(name)))
+            self._importance(model, weights, shuffled(part, run.generator_for(name)), run)
             for part, name in ((everything, request.stage), (forget, f"{request.stage} forget"))
         )
         with torch.no_grad():
@@ -69,14 +69,14 @@ class SSD:
                 )
 
     def _importance(
-        self, model: Classifier, weights: dict[str, nn.Parameter], part: Labelled
+        self, model: Classifier, weights: dict[str, nn.Parameter], part: Labelled, run: Run
     ) -> dict[str, Tensor]:
         """The mean importance of every weight over batches, by name."""
         sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         batches = list(
             zip(part.images.split(self.batch_size), part.labels.split(self.batch_size), strict=True)
         )
-        with trainable(weights):
+        with trainable(weights), run.progress("importance", len(batches)) as bar:
             for images, labels in batches:
                 logits = model.forward(model.prepare(images))[1]
                 loss = (
@@ -87,6 +87,7 @@ class SSD:
                 gradients = torch.autograd.grad(loss, list(weights.values()))
                 for name, gradient in zip(weights, gradients, strict=True):
                     sums[name] += gradient.abs() if self.label_free else gradient.square()
+                bar.advance()
         return {name: total / len(batches) for name, total in sums.items()}
 
 

@@ -80,11 +80,15 @@ class AdvUnlearn:
     select: str = setting(
         "text.layers", help="which weights: text.layers, text.layer.N, text.mlp, xattn, full, ..."
     )
-    warmup: int = setting(200, quick=20, help="first steps without an attack", at_least=0)
+    warmup: int = setting(
+        200, quick=20, rehearsal=0, help="first steps without an attack", at_least=0
+    )
     attack: Literal["adam", "sign", "fast"] = setting("adam", help="how the attack steps")
     attack_steps: int = setting(30, quick=3, help="inner steps of an attack", at_least=1)
     attack_rate: float = setting(1e-3, help="length of an inner step", above=0)
-    attack_every: int = setting(1, help="outer steps that one attack serves", at_least=1)
+    attack_every: int = setting(
+        1, rehearsal=1, help="outer steps that one attack serves", at_least=1
+    )
     attack_init: Literal["latest", "random"] = setting(
         "latest", help="start an attack from the last one, or from random tokens"
     )
@@ -93,8 +97,10 @@ class AdvUnlearn:
     tokens: int = setting(1, help="free token vectors (k in the paper)", at_least=1)
     placement: Placement = setting("prefix", help="where the free tokens stand in the prompt")
     guidance: float = setting(3.0, help="guidance of the paths", at_least=0)
-    sampling_steps: int = setting(50, quick=12, help="DDIM steps of a path", at_least=2)
-    paths: int = setting(64, quick=32, help="paths drawn at the start", at_least=1)
+    sampling_steps: int = setting(
+        50, quick=12, rehearsal=2, help="DDIM steps of a path", at_least=2
+    )
+    paths: int = setting(64, quick=32, rehearsal=16, help="paths drawn at the start", at_least=1)
     retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to keep")
 
     def __post_init__(self) -> None:

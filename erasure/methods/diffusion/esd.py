@@ -73,8 +73,8 @@ class ESD:
     push_from: PushFrom = setting("prompt", help="what the target starts from and pushes away")
     select: str = setting("x", help="x, u, all, x-strict, or any selection of weights")
     guidance: float = setting(3.0, help="guidance of the paths", at_least=0)
-    sampling_steps: int = setting(50, help="DDIM steps of a path", at_least=2)
-    paths: int = setting(64, quick=16, help="paths drawn at the start", at_least=1)
+    sampling_steps: int = setting(50, rehearsal=2, help="DDIM steps of a path", at_least=2)
+    paths: int = setting(64, quick=16, rehearsal=16, help="paths drawn at the start", at_least=1)
     retain_weight: float = setting(
         0.0, help="weight of the retain term; the paper has none", at_least=0
     )

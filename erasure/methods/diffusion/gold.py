@@ -39,6 +39,7 @@ class Gold:
     without_effect: ClassVar = (
         "seed", "mixed_precision", "gradient_checkpointing", "gradient_accumulation",
         "use_8bit_adam", "enable_xformers_memory_efficient_attention", "channels_last", "compile",
+        "sample_every",
     )  # fmt: skip
     weights: str = setting(GOLD, help="a model that never knew the concepts: a folder or Hub id")
 

@@ -82,8 +82,12 @@ class GSLoRA:
     push: float = setting(2.0, help="negative guidance of the target", at_least=0)
     push_from: PushFrom = setting("prompt", help="what the target starts from and pushes away")
     guidance: float = setting(3.0, help="guidance of the paths", at_least=0)
-    sampling_steps: int = setting(50, quick=12, help="DDIM steps of a path", at_least=2)
-    paths: int = setting(64, quick=16, help="paths drawn per concept, and to keep", at_least=1)
+    sampling_steps: int = setting(
+        50, quick=12, rehearsal=2, help="DDIM steps of a path", at_least=2
+    )
+    paths: int = setting(
+        64, quick=16, rehearsal=16, help="paths drawn per concept, and to keep", at_least=1
+    )
     retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to keep")
 
     def __post_init__(self) -> None:

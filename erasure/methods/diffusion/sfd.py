@@ -93,7 +93,11 @@ class SFD:
         1e-6, help="and their learning rate; the fake score's is 3x it", above=0
     )
     distil_pairs: int = setting(
-        0, quick=32, help="and noise-image pairs of the teacher it first regresses on", at_least=0
+        0,
+        quick=32,
+        rehearsal=0,
+        help="and noise-image pairs of the teacher it first regresses on",
+        at_least=0,
     )
     retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to keep")
 
@@ -131,7 +135,7 @@ class SFD:
         retain = [(text, text, "") for text in retain_prompts(concepts, model.catalogue, file)]
         forget = self._rows(concepts)
         generator = self._generator(model, [row[0] for row in forget + retain], run)
-        fake = fake_score(model)
+        run.subject, fake = generator, fake_score(model)
         generator.remember(list(generator.weights("full")))
         weights = HALVES * torch.tensor(
             [

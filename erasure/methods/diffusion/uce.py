@@ -48,6 +48,7 @@ from erasure.edit import Edit
 from erasure.methods.shared.paths import check_retained
 from erasure.models.diffusion.model import DiffusionModel
 from erasure.registry import METHODS
+from erasure.training.progress import shown
 from erasure.training.run import Run
 from erasure_datasets.concept import Concept, retain_prompts
 
@@ -64,6 +65,7 @@ class UCE:
     without_effect: ClassVar = (
         "seed", "mixed_precision", "gradient_checkpointing", "gradient_accumulation",
         "use_8bit_adam", "enable_xformers_memory_efficient_attention", "channels_last", "compile",
+        "sample_every",
     )  # fmt: skip
     stay: float = setting(
         0.5, help="pull towards the present weights (lambda in the paper)", above=0
@@ -107,7 +109,7 @@ class UCE:
         inverse = torch.linalg.inv(
             self.stay * identity + erased.T @ erased + preserved.T @ preserved
         )
-        for weight in weights.values():
+        for weight in shown([*weights.values()], "solving"):
             old = weight.cpu().double()
             right = self.stay * old + old @ (wanted.T @ erased + preserved.T @ preserved)
             weight.copy_(right @ inverse)
@@ -145,7 +147,7 @@ class UCE:
 
     def _preserved(self, model: DiffusionModel, prompts: Sequence[str]) -> Vectors:
         vectors = []
-        for start in range(0, len(prompts), ENCODED_AT_ONCE):
+        for start in shown(range(0, len(prompts), ENCODED_AT_ONCE), "reading prompts"):
             part = prompts[start : start + ENCODED_AT_ONCE]
             hidden = model.states(model.encode(part)).cpu().double()
             for own in model.text_parts():

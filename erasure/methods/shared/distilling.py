@@ -31,7 +31,7 @@ def distil(
 ) -> OneStep:  # fmt: skip
     """A generator of `model`, which is kept as a diffusers folder: `generator/` in the run's."""
     texts, folder = list(prompts), run.folder / "generator"
-    generator = OneStep.on(model, deepcopy(model.backbone), name=str(folder))
+    run.subject = generator = OneStep.on(model, deepcopy(model.backbone), name=str(folder))
     if pairs and not run.knows("distil"):
         _regress(model, generator, prompts, pairs, batch_size, rules.guidance, run)
 
@@ -61,8 +61,9 @@ def _regress(
     """mean (x_g - x_teacher)^2 over pairs of the teacher's guided DDIM, several passes."""
     rows = [(prompt,) for prompt in prompts]
     paths = draw_paths(
-        model, rows, name="regress on", count=pairs, steps=TEACHER_STEPS, guidance=guidance, run=run
-    )
+        model, rows, name="regress on", count=pairs, steps=TEACHER_STEPS, guidance=guidance,
+        run=run, grows_with=(),
+    )  # fmt: skip
 
     def loss(_step: int) -> dict[str, Tensor]:
         numbers = run.part(torch.randint(pairs, (batch_size,), generator=run.generator)).tolist()

@@ -92,15 +92,18 @@ def check_retained(method: str, file: str, **weights: float) -> None:
 @torch.no_grad()
 def draw_paths(
     model: DiffusionModel, rows: Sequence[tuple[str, ...]], *, name: str, count: int, steps: int,
-    guidance: float, run: Run,
+    guidance: float, run: Run, grows_with: Sequence[str] = ("paths", "sampling_steps"),
 ) -> Paths:  # fmt: skip
-    """Guided DDIM paths of the original model towards each row's first prompt, rows in turn."""
+    """Guided DDIM paths of the original model towards each row's first prompt, rows in turn.
+
+    `grows_with` names the method's settings that `count` and `steps` are.
+    """
     generator = run.generator_for(f"{name} paths")
     order = torch.randperm(len(rows), generator=generator).tolist()
     chosen = [rows[order[i % len(order)]] for i in range(count)]
     parts = sampled(
         model, [row[0] for row in chosen], SampledPath.cpu, name=f"paths to {name}", steps=steps,
-        guidance=guidance, generator=generator, run=run,
+        guidance=guidance, generator=generator, run=run, grows_with=grows_with,
     )  # fmt: skip
     latents, asked = (
         torch.cat([getattr(part, name) for part in parts], dim=1) for name in ("latents", "asked")
@@ -115,6 +118,7 @@ def draw_paths(
 def sampled(
     model: DiffusionModel, prompts: Sequence[str], keep: Callable[[SampledPath], Item], *,
     name: str, steps: int, guidance: float, generator: torch.Generator, run: Run,
+    grows_with: Sequence[str] = (),
 ) -> list[Item]:  # fmt: skip
     """What `keep` takes of each batch of the original model's guided DDIM paths of prompts.
 
@@ -123,7 +127,7 @@ def sampled(
     noise = torch.randn((len(prompts), *model.latent_shape), generator=generator)
     own, kept = own_range(len(prompts)), list[Item]()
     starts = own[:: model.images_at_once]
-    with run.progress(name, len(starts)) as bar, model.original():
+    with run.progress(name, len(starts), grows_with=grows_with) as bar, model.original():
         for start in starts:
             batch = slice(start, min(start + model.images_at_once, own.stop))
             path = model.sample_path(

@@ -13,6 +13,7 @@ from erasure.files.naming import checked_path
 from erasure.methods.shared.caption_files import find_captions, refuse_named, warn_of_unnamed
 from erasure.methods.shared.paths import sampled
 from erasure.models.diffusion.model import DiffusionModel
+from erasure.training.progress import shown
 from erasure.training.run import Run
 from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, render
 from erasure_datasets.concept import Catalogue, Concept, retain_prompts
@@ -96,12 +97,18 @@ def _from_pairs(
         order = torch.randperm(len(pairs), generator=generator).tolist()
         places = [(pairs[order[i % len(pairs)]], i // len(pairs)) for i in range(count)]
         chosen = [(name, style, number) for (name, style), number in places]
-        images = torch.stack([image(*choice) for choice in chosen])
-        latents = torch.cat([model.to_latents(part) for part in images.split(model.images_at_once)])
+        images = torch.stack([image(*choice) for choice in shown(chosen, "reading images")])
+        latents = _encoded(model, images)
         prompts = [catalogue.prompt(name, style) for name, style, _ in chosen]
         anchors = [_anchor_prompt(catalogue, name, style, concepts) for name, style, _ in chosen]
         sets.append(Pictures(latents.cpu(), prompts, anchors))
     return sets[0], sets[1]
+
+
+def _encoded(model: DiffusionModel, images: Tensor) -> Tensor:
+    """Latents (n, c, h, w) of images (n, 3, h, w), as many at once as the model's size allows."""
+    parts = images.split(model.images_at_once)
+    return torch.cat([model.to_latents(part) for part in shown(parts, "encoding images")])
 
 
 def _anchor_prompt(catalogue: Catalogue, name: str, style: str, concepts: list[Concept]) -> str:
@@ -164,8 +171,8 @@ def _from_two_folders(
         elif captions:
             warn_of_unnamed({file: captions[file] for file in files}, concepts)
         model.warn_beyond(prompts, f"captions of {folder / name}")
-        images = torch.stack([read_image(file, model.resolution) for file in files])
-        latents = torch.cat([model.to_latents(part) for part in images.split(model.images_at_once)])
+        read = [read_image(file, model.resolution) for file in shown(files, "reading images")]
+        latents = _encoded(model, torch.stack(read))
         sets.append(Pictures(latents.cpu(), prompts, [anchor for _, anchor in chosen]))
     return sets[0], sets[1]
 
@@ -186,6 +193,7 @@ def _generated(
             model, [prompt for prompt, _ in chosen], lambda path: path.finished.cpu(),
             name=f"drawing images to {name}", steps=plan.sampling_steps, guidance=plan.guidance,
             generator=run.generator_for(name), run=run,
+            grows_with=(f"{name}_images", "sampling_steps"),
         )  # fmt: skip
         sets.append(Pictures(torch.cat(parts), [p for p, _ in chosen], [a for _, a in chosen]))
     return sets[0], sets[1]

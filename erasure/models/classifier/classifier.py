@@ -15,6 +15,7 @@ from erasure.errors import ModelError
 from erasure.models.classifier.labels import Labels
 from erasure.models.classifier.transform import Transform
 from erasure.models.editable import Editable
+from erasure.training.progress import shown
 
 Library = Literal["timm", "transformers", "torchvision"]
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -106,7 +107,8 @@ class Classifier(Editable):
         self, images: UInt8[Tensor, "n 3 h w"], batch_size: int = 128
     ) -> Float[Tensor, "n classes"]:
         """Probabilities of images in [0, 255], prepared by `prepare`, on the CPU."""
-        parts = [self.forward(self.prepare(part))[1] for part in images.split(batch_size)]
+        batches = shown(images.split(batch_size), "looking at images")
+        parts = [self.forward(self.prepare(part))[1] for part in batches]
         return torch.cat([part.float().softmax(1).cpu() for part in parts])
 
     @torch.no_grad()
@@ -114,7 +116,8 @@ class Classifier(Editable):
         self, images: UInt8[Tensor, "n 3 h w"], batch_size: int = 128
     ) -> Float[Tensor, "n d"]:
         """What the head reads of images in [0, 255], prepared by `prepare`, on the CPU."""
-        parts = [self.forward(self.prepare(part))[0] for part in images.split(batch_size)]
+        batches = shown(images.split(batch_size), "looking at images")
+        parts = [self.forward(self.prepare(part))[0] for part in batches]
         return torch.cat([part.float().cpu() for part in parts])
 
     def prepare(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
@@ -123,7 +126,8 @@ class Classifier(Editable):
 
     def cut(self, images: UInt8[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 s s"]:
         """Whole pictures, scaled and cut as the classifier's own library does it, on the CPU."""
-        return torch.stack([self.transform.cut(image) for image in images])
+        whole = shown([*images], "cutting images")
+        return torch.stack([self.transform.cut(image) for image in whole])
 
     def indices(self, names: Sequence[str]) -> list[int]:
         """The class of each name, which is a label, its part before a comma, or its number.

@@ -18,6 +18,7 @@ import transformers.utils.logging
 from torch import nn
 
 from erasure.errors import ModelError
+from erasure.training.progress import shown
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 # what each part may be, by the library's own name
@@ -64,7 +65,8 @@ def open_networks(
     """
     for part in parts:
         _refuse_pickles(folder / part)
-    return {part: _network(folder / part, _class_of(part, index, folder), dtype) for part in parts}
+    listed = shown([*parts], f"opening {folder.name}")
+    return {part: _network(folder / part, _class_of(part, index, folder), dtype) for part in listed}
 
 
 def read_configs(

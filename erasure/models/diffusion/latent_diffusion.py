@@ -22,6 +22,7 @@ from erasure.models.diffusion.gradient_checkpointing import checkpointing
 from erasure.models.diffusion.model import Condition, DiffusionModel
 from erasure.models.diffusion.slots import Slotted, fill, repadded
 from erasure.models.diffusion.tokens import beyond, refuse_beyond, tokens_of, with_slots, words_of
+from erasure.training.progress import shown
 from erasure_datasets.concept import Catalogue
 
 ENCODED_AT_ONCE = 64
@@ -133,7 +134,7 @@ class LatentDiffusion(DiffusionModel):
         texts, device = list(dict.fromkeys(prompts)), self.device
         try:
             with self.original():
-                for start in range(0, len(texts), ENCODED_AT_ONCE):
+                for start in shown(range(0, len(texts), ENCODED_AT_ONCE), "reading prompts"):
                     part = texts[start : start + ENCODED_AT_ONCE]
                     self._memory |= zip(part, self.encode(part), strict=True)
             self._remembers_original_only = is_edited

@@ -1,0 +1,162 @@
+"""What a classifier is asked to forget: requests, with the images to forget and to keep."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+
+from erasure.errors import SettingError
+from erasure.models.classifier.classifier import Classifier
+from erasure.training.progress import waiting
+from erasure_datasets.canvas import OBJECTS, STYLES
+from erasure_datasets.classes import Labelled, Part, load_classes
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to forget now, with training images: classes, by index, or single images.
+
+    `classes` is empty where single images are forgotten, whose ids `forget` has. `earlier` classes
+    were forgotten before.
+    """
+
+    number: int
+    classes: list[int]
+    earlier: list[int]
+    kept: list[int]
+    forget: Labelled
+    retain: Labelled
+
+    @property
+    def stage(self) -> str:
+        return f"request {self.number}"
+
+    def told(self, model: Classifier) -> dict[str, list[str]]:
+        """What is forgotten, for the records."""
+        classes = [model.title(number) for number in self.classes]
+        return {"classes": classes} if classes else {"classes": [], "samples": [*self.forget.ids]}
+
+    def measured(self, test: Labelled) -> dict[str, Labelled]:
+        """The images of each accuracy: test images of the classes forgotten now (Acc_f), earlier
+        (Acc_o) and never (Acc_r); or single images (Acc_f), the other training images (Acc_r) and
+        the test images (Acc_t).
+        """
+        if not self.classes:
+            return {"Acc_f": self.forget, "Acc_r": self.retain, "Acc_t": test}
+        classes = {"Acc_f": self.classes, "Acc_o": self.earlier, "Acc_r": self.kept}
+        return {name: test.of(numbers) for name, numbers in classes.items()}
+
+    def steps(self, epochs: int, batch_size: int, part: Labelled) -> int:
+        """Optimiser steps of so many passes over a part."""
+        return epochs * ceil(len(part) / batch_size)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where images come from and how many: per class to train on, per class to test on.
+
+    `shots` cuts the training images of every class, unless it is 0; the `missing` classes, which
+    are among the kept ones, have none at all. SettingError for numbers out of range.
+    """
+
+    source: str = "auto"
+    images: int = 64
+    test_images: int = 32
+    shots: int = 0
+    missing: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, least in (("images", 1), ("test_images", 1), ("shots", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise SettingError(f"{name} must be a whole number from {least} on; got {value!r}.")
+        if not isinstance(self.source, str) or not self.source.strip():
+            raise SettingError(
+                f"data must be auto, an image folder, or hf:NAME; got {self.source!r}."
+            )
+
+
+def load_parts(model: Classifier, data: Data) -> tuple[Labelled, Labelled]:
+    """(training images, test images); SettingError if the source cannot give them."""
+    source = data.source
+    if source == "auto":
+        if model.labels not in (OBJECTS, STYLES):
+            raise SettingError(
+                f"data must be named for {model.name}: an image folder or hf:NAME; "
+                "only the pocket suite's judges have their own."
+            )
+        source = "canvas"
+    titles = tuple(model.title(number) for number in range(len(model.labels)))
+    counts: tuple[tuple[Part, int], ...] = (
+        ("train", data.shots or data.images), ("test", data.test_images),
+    )  # fmt: skip
+    how = model.transform
+    try:
+        with waiting("reading images"):
+            parts = [
+                load_classes(source, part, titles, size=how.size, per_class=count, prepare=how.cut)
+                for part, count in counts
+            ]
+    except ValueError as error:
+        raise SettingError(str(error)) from error
+    missing = set(model.asked(data.missing))
+    return parts[0].of([c for c in range(len(model.labels)) if c not in missing]), parts[1]
+
+
+def accuracies(model: Classifier, parts: Mapping[str, Labelled]) -> dict[str, float]:
+    """The share of images named rightly, in [0, 1], of each part that has any."""
+    return {
+        name: float((model.predict(part.images).argmax(1) == part.labels).float().mean())
+        for name, part in parts.items()
+        if len(part)
+    }
+
+
+def checked_tasks(model: Classifier, tasks: Sequence[Sequence[str]]) -> list[list[int]]:
+    """Each task's class indices; SettingError for an empty, unknown or repeated class."""
+    lists = (list, tuple)
+    if not isinstance(tasks, lists) or not all(isinstance(task, lists) for task in tasks):
+        raise SettingError('tasks must be lists of class names, as in [["cat", "dog"], ["bird"]].')
+    classes = [model.asked(task) for task in tasks]
+    if not all(classes) or not classes:
+        raise SettingError("class must be given at least once.")
+    flat = [number for task in classes for number in task]
+    twice = next((number for number in flat if flat.count(number) > 1), None)
+    if twice is not None:
+        raise SettingError(f"class {model.title(twice)!r} is asked for twice.")
+    if len(flat) == len(model.labels):
+        raise SettingError("at least one class must be kept; every class is to be forgotten.")
+    return classes
+
+
+def with_titles(model: Classifier, data: Data, tasks: list[list[int]]) -> Data:
+    """The data with its missing classes by their one name; SettingError if they cannot be."""
+    missing = model.asked(data.missing)
+    asked = [number for task in tasks for number in task]
+    wrong = next((number for number in missing if number in asked), None)
+    if wrong is not None:
+        raise SettingError(
+            f"missing must name kept classes; {model.title(wrong)!r} is to be forgotten, and there "
+            "would be no images to forget."
+        )
+    if {*asked, *missing} == set(range(len(model.labels))):
+        raise SettingError("there are no retain images; missing names every class that is kept.")
+    return replace(data, missing=tuple(model.title(number) for number in missing))
+
+
+def requests_of(
+    model: Classifier, tasks: list[list[int]], samples: Sequence[str], train: Labelled
+) -> list[Request]:
+    """The requests in turn, with their images; SettingError where there are none."""
+    every, found = list(range(len(model.labels))), list[Request]()
+    if samples:
+        found.append(Request(0, [], [], every, *train.split(samples)))
+    for number, now in enumerate(tasks):
+        earlier = [c for task in tasks[:number] for c in task]
+        kept = [c for c in every if c not in {*earlier, *now}]
+        found.append(Request(number, now, earlier, kept, train.of(now), train.of(kept)))
+    for request in found:
+        if not len(request.retain):
+            raise SettingError("there are no retain images; data has none of what is kept.")
+        if not len(request.forget):
+            raise SettingError("there are no images to forget; data has none of these classes.")
+    return found
