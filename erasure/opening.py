@@ -18,7 +18,9 @@ from erasure.models.editable import Editable
 from erasure.training.run_folder import run_record
 
 if TYPE_CHECKING:
-    from erasure.models.classifier.classifier import Classifier  # timm, which erasing need not wait for
+    from erasure.models.classifier.classifier import (
+        Classifier,
+    )  # timm, which erasing need not wait for
 
 CLASSIFIERS = ("pocket-vit", "pocket-style-vit")  # load_classifier's; timm takes long to import
 ModelT = TypeVar("ModelT", bound=Editable)
