@@ -2,12 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
+
+from diffusers import DiffusionPipeline
 
 from erasure.concepts import find_concepts
 from erasure.config import Value, refuse_without_effect, resolve
 from erasure.edit import Edit
 from erasure.errors import ModelError, SettingError
+from erasure.exports.pipelines import plain_pipeline
 from erasure.files.naming import checked_path
 from erasure.keeping import base_of, kept_edit, record_of
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
@@ -15,6 +19,7 @@ from erasure.models.diffusion.load import load_model, read_presets
 from erasure.models.diffusion.one_step import OneStep
 from erasure.opening import lasting_name, open_run
 from erasure.registry import METHODS
+from erasure.stacking import Stack, holds_run, open_erased
 from erasure.training.hardware import Hardware
 from erasure.training.run import Run
 from erasure_datasets.concept import retain_prompts
@@ -28,19 +33,26 @@ class Result:
     edit: Edit
     folder: Path
 
+    def pipeline(self) -> DiffusionPipeline:
+        """The edited model as a plain pipeline of diffusers: see `plain_pipeline`."""
+        return plain_pipeline(self.model)
+
 
 def erase(
-    model: str | Path | LatentDiffusion, method: str, concepts: str | Sequence[str], *,
-    out: Path | str, kind: str | Sequence[str] | None = None,
+    model: str | Path | LatentDiffusion | DiffusionPipeline, method: str,
+    concepts: str | Sequence[str], *, out: Path | str, kind: str | Sequence[str] | None = None,
     anchor: str | Sequence[str] | None = None, seed: int = 0, quick: bool = False,
     report_to: str | None = None, config: Path | str | None = None, revision: str | None = None,
-    **settings: Value,
+    base: Path | str | None = None, **settings: Value,
 ) -> Result:  # fmt: skip
     """Erase concepts and keep the edit under `out`; the same call resumes or returns what is there.
 
-    `settings` are the method's own, and those of `Hardware`. `revision` is a Hub id's. A model that
-    is handed over is left in the precision that these ask for. ErasureError (SettingError,
-    RunError, ...) for anything the caller can mend; then nothing is half-written.
+    `model` is what `load_model` takes or gives, or a run's folder. From a run it is erased further:
+    the edit is of the run's base and tells what all of them took. `base` says where that base is
+    now, if it has moved. `settings` are the method's own, and those of `Hardware`; `revision` is a
+    Hub id's. A model that is handed over is left in the precision that these ask for; a pipeline of
+    diffusers stays as it is. ErasureError (SettingError, RunError, ...) for anything the caller can
+    mend; then nothing is half-written.
     """
     method_class = METHODS.get("diffusion", method)
     shared = {item.name for item in fields(Hardware)} & settings.keys()
@@ -49,8 +61,9 @@ def erase(
     asked = {item.name: (getattr(hardware, item.name), item.default) for item in fields(Hardware)}
     refuse_without_effect(method_class, method, {**asked, "seed": (seed, 0)})
     place = None if config is None else Path(lasting_name(str(config), "config"))
-    loaded = _opened(model, place, revision, run)
+    loaded, below = _opened(model, place, revision, base, run)
     found = find_concepts(loaded, concepts, kind=kind, anchor=anchor)
+    found = below.concepts(found) if below else found
     for concept in found:
         loaded.check_window([*concept.prompts(), *concept.anchor_prompts()])
     word = method.replace("_", "-")
@@ -60,10 +73,13 @@ def erase(
     for name in ("batch_size", "retain_batch_size"):
         if hasattr(chosen, name):
             run.check_batch(name, getattr(chosen, name))
+    if below:
+        below.refuse(word, chosen)
     record = {
         **record_of(run, word, loaded, found, chosen, sources),
         "config": str(place) if place else None,
         "quick": quick,
+        **(below.told() if below else {"onto": None}),
     }
 
     def make() -> Edit:
@@ -71,26 +87,57 @@ def erase(
         if file:
             kept = retain_prompts(found, loaded.catalogue, Path(file))
             loaded.warn_beyond(kept, f"prompts of {file}")
+        once = partial(chosen.erase, loaded, found, run)
         with hardware.at_work(loaded):
-            return chosen.erase(loaded, found, run)
+            return below.further(once, run.low) if below else once()
 
     edit, is_new = kept_edit(run, record, make)
-    # a generator of the model was edited, or the model is in lower precision now
-    if edit.base != base_of(loaded)[0] or (is_new and run.low is not None):
-        return Result(open_run(run.folder, device=run.device), edit, run.folder)
-    if not is_new:
-        edit.apply(loaded)
-    return Result(loaded, edit, run.folder)
+    return Result(_edited(loaded, below, edit, is_new, run), edit, run.folder)
+
+
+def _edited(
+    loaded: LatentDiffusion, below: Stack | None, edit: Edit, is_new: bool, run: Run
+) -> LatentDiffusion:
+    """The model with the edit in it, in float32, which remembers its base."""
+    is_generator = edit.base != base_of(loaded)[0]  # one of the model was edited
+    if is_new and not is_generator and run.low is None:
+        return loaded
+    if is_generator or (is_new and loaded.source is None):
+        return open_run(run.folder, device=run.device)
+    if is_new:
+        loaded = load_model(loaded.source, device=run.device)
+    elif below:
+        below.edit.undo(loaded)
+    edit.apply(loaded)
+    return loaded
 
 
 def _opened(
-    model: str | Path | LatentDiffusion, config: Path | None, revision: str | None, run: Run
-) -> LatentDiffusion:
-    """The model to erase from, on the run's device; ModelError for one that cannot be."""
-    if isinstance(model, (str, Path)):
-        loaded = load_model(
-            lasting_name(str(model)), config=config, revision=revision, device=run.device
-        )
+    model: str | Path | LatentDiffusion | DiffusionPipeline, config: Path | None,
+    revision: str | None, base: Path | str | None, run: Run,
+) -> tuple[LatentDiffusion, Stack | None]:  # fmt: skip
+    """The model to erase from, on the run's device, and the run that it is of, if it is one's.
+
+    ModelError for a model that nothing can be erased from.
+    """
+    name = lasting_name(str(model)) if isinstance(model, (str, Path)) else ""
+    if Path(name).is_absolute() and holds_run(Path(name)):
+        for what, given in (("config", config), ("revision", revision)):
+            if given is not None:
+                raise SettingError(f"{what} is what the run {name} says of itself; leave it out.")
+        below = open_erased(Path(name), device=run.device, base=base)
+        return below.model, below
+    if base is not None:
+        raise SettingError(f"base is that of a run to erase further from; {model} is no run.")
+    return _unedited(name or model, config, revision, run), None
+
+
+def _unedited(
+    model: str | LatentDiffusion | DiffusionPipeline, config: Path | None, revision: str | None,
+    run: Run,
+) -> LatentDiffusion:  # fmt: skip
+    if isinstance(model, str | DiffusionPipeline):
+        loaded = load_model(model, config=config, revision=revision, device=run.device)
     elif isinstance(model, LatentDiffusion):
         loaded = model
         if loaded.device != run.device and loaded.device.type != run.device.type:
@@ -100,11 +147,14 @@ def _opened(
             )
     else:
         raise SettingError(
-            "model must be a name, a folder or a model that erasure.load_model opened; "
-            f"got a {type(model).__name__}."
+            "model must be a name, a folder, a model that erasure.load_model opened or a pipeline "
+            f"of diffusers; got a {type(model).__name__}."
         )
     if loaded.originals:
-        raise ModelError(f"{loaded.name} holds an edit already; undo it, or load the model afresh.")
+        raise ModelError(
+            f"{loaded.name} holds an edit already; undo it, or name the folder of its run to erase "
+            "further."
+        )
     if isinstance(loaded, OneStep):
         raise ModelError(
             f"{loaded.name} is a one-step generator; erase with sfd from the model it was made "
