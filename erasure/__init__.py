@@ -10,12 +10,14 @@ if TYPE_CHECKING:
     from erasure.exports.exporting import export
     from erasure.exports.pushing import push
     from erasure.forgetting import forget
+    from erasure.merging import apply
     from erasure.models.diffusion.load import load_model
     from erasure.opening import open_run
     from erasure.undoing import undo
 
 _HOMES = {
     "Edit": "erasure.edit",
+    "apply": "erasure.merging",
     "erase": "erasure.erasing",
     "export": "erasure.exports.exporting",
     "forget": "erasure.forgetting",
@@ -24,7 +26,7 @@ _HOMES = {
     "push": "erasure.exports.pushing",
     "undo": "erasure.undoing",
 }
-__all__ = ["Edit", "erase", "export", "forget", "load_model", "open_run", "push", "undo"]
+__all__ = ["Edit", "apply", "erase", "export", "forget", "load_model", "open_run", "push", "undo"]
 
 
 def __getattr__(name: str) -> object:
