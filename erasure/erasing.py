@@ -120,16 +120,17 @@ def _opened(
 
     ModelError for a model that nothing can be erased from.
     """
-    name = lasting_name(str(model)) if isinstance(model, (str, Path)) else ""
-    if Path(name).is_absolute() and holds_run(Path(name)):
+    named = lasting_name(str(model)) if isinstance(model, (str, Path)) else model
+    place = Path(named) if isinstance(named, str) else Path()
+    if place.is_absolute() and holds_run(place):
         for what, given in (("config", config), ("revision", revision)):
             if given is not None:
-                raise SettingError(f"{what} is what the run {name} says of itself; leave it out.")
-        below = open_erased(Path(name), device=run.device, base=base)
+                raise SettingError(f"{what} is what the run {place} says of itself; leave it out.")
+        below = open_erased(place, device=run.device, base=base)
         return below.model, below
     if base is not None:
         raise SettingError(f"base is that of a run to erase further from; {model} is no run.")
-    return _unedited(name or model, config, revision, run), None
+    return _unedited(named, config, revision, run), None
 
 
 def _unedited(

@@ -51,8 +51,8 @@ class Stack:
         why = getattr(settings, "never_further", "")
         if why:
             raise SettingError(f"{word} cannot erase further from a run: {why}. Name its base.")
-        if self.edit.form == "lora" and hasattr(settings, "rank") and hasattr(settings, "alpha"):
-            asked = {"rank": settings.rank, "alpha": settings.alpha}
+        asked = {name: getattr(settings, name, None) for name in ("rank", "alpha")}
+        if self.edit.form == "lora" and None not in asked.values():
             refuse_unlike_adapters(self.edit.settings, asked)
 
     def told(self) -> dict[str, object]:

@@ -78,7 +78,7 @@ def load_model(
     it is: the model has a copy. ModelError, in one line, for what is wrong; pickled checkpoints are
     refused.
     """
-    if not isinstance(name, str | Path):
+    if isinstance(name, DiffusionPipeline):
         if config is not None or revision is not None:
             raise SettingError("config and revision go with a name; a pipeline has all it needs.")
         return _from_memory(name, dtype, device)
