@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from erasure.exports.exporting import export
     from erasure.exports.pushing import push
     from erasure.forgetting import forget
+    from erasure.merging import apply
     from erasure.models.diffusion.load import load_model
     from erasure.opening import open_run
     from erasure.undoing import undo
 
 _HOMES = {
     "Edit": "erasure.edit",
+    "apply": "erasure.merging",
     "convert": "erasure.exports.converting",
     "diff": "erasure.comparing.diffing",
     "erase": "erasure.erasing",
@@ -29,8 +31,8 @@ _HOMES = {
     "undo": "erasure.undoing",
 }
 __all__ = [
-    "Edit", "convert", "diff", "erase", "export", "forget", "load_model", "open_run", "push",
-    "undo",
+    "Edit", "apply", "convert", "diff", "erase", "export", "forget", "load_model", "open_run",
+    "push", "undo",
 ]  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Which concepts a user means, by name: each with its kind, and with what is drawn instead."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from erasure.config import nearest
@@ -25,8 +25,9 @@ def find_concepts(
     """Concepts by name: from the model's own list where it has one, else free text with a kind.
 
     `kind` and `anchor` are one for all, or one for each name in turn. What is drawn instead of a
-    concept is nothing that is erased with it: default anchors pass over such names, and given ones
-    are refused. SettingError, too, for names that differ in case, "_", "-" or spaces alone.
+    concept is nothing that is erased with it or was before: default anchors pass over such names,
+    and given ones are refused. SettingError, too, for names that differ in case, "_", "-" or spaces
+    alone, be it from one that was erased before.
     """
     names = _texts("concept", names)
     if not names:
@@ -40,7 +41,14 @@ def find_concepts(
             names, _paired("kind", kind, names), _paired("anchor", anchor, names), strict=True
         )
     ]
-    gone = {concept.name for concept in found}
+    taken = {concept.name for concept in model.taken}
+    for concept in found:
+        if concept.name not in taken and _is_among(concept.name, sorted(taken)):
+            raise SettingError(
+                f"concept must be written as before to be erased once more; got {concept.name!r}, "
+                f"and {', '.join(sorted(taken))} is gone already."
+            )
+    gone = taken | {concept.name for concept in found}
     if model.catalogue is not None and anchor is None:
         found = [_with_kept_anchor(concept, model.catalogue, gone) for concept in found]
     for concept in found:
@@ -48,11 +56,38 @@ def find_concepts(
         if concept.anchor and lost is not None:
             raise SettingError(
                 f"anchor of {concept.name} must be something that stays; got "
-                f"{concept.anchor!r}, and {lost} is to be erased."
+                f"{concept.anchor!r}, and {lost} is "
+                f"{'gone already' if lost in taken else 'to be erased'}."
             )
         if concept.anchor and model.catalogue is not None:
             _refuse_strange_anchor(concept, model.catalogue, model.name)
     return found
+
+
+def with_lost_anchors(
+    model: DiffusionModel, found: list[Concept], drawn: Collection[str]
+) -> list[Concept]:
+    """The concepts, and those taken before that are drawn as one of them, which goes too now.
+
+    They are erased anew, with another anchor: their prompts would draw what is to be gone. `drawn`
+    names those that are drawn as their anchors at all. SettingError where the model has no list to
+    choose an anchor from.
+    """
+    names = {concept.name for concept in found}
+    again = []
+    for old in model.taken:
+        lost = next((name for name in names if mentions(old.anchor, name)), None)
+        if old.name in names or old.name not in drawn or lost is None:
+            continue
+        if model.catalogue is None:
+            raise SettingError(
+                f"{lost} is what {old.name} is drawn as since it was erased; erase {old.name} once "
+                f"more with it, towards something else: --concept {lost!r} --concept "
+                f"{old.name!r}, and --anchor for each."
+            )
+        gone = names | {concept.name for concept in model.taken}
+        again.append(_with_kept_anchor(model.catalogue.concept(old.name), model.catalogue, gone))
+    return [*found, *again]
 
 
 def _refuse_strange_anchor(concept: Concept, catalogue: Catalogue, name: str) -> None:

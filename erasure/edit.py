@@ -1,8 +1,9 @@
 """The result of an erasure: the tensors that changed, and a record of what they are."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, Self
 
@@ -11,12 +12,12 @@ from torch import Tensor
 
 from erasure.errors import EditError
 from erasure.files.naming import checked_path
-from erasure.files.records import EditShape, read_record
+from erasure.files.records import EditShape, PartShape, read_record
 from erasure.files.storage import file_digest, read_tensors, write_json, write_tensors
 from erasure.models.diffusion.model import Sampling
 from erasure.models.editable import Editable, Moved
-from erasure.models.lora import deltas, merge
-from erasure.sparse import Changed, Sparse, changed, opened, put, stored
+from erasure.models.lora import deltas
+from erasure.sparse import Changed, Sparse, add, changed, opened, put, stored
 from erasure_datasets.concept import Concept
 
 TENSORS = "edit.safetensors"
@@ -34,7 +35,8 @@ class Edit:
     `base` is the model they belong to: a Hub id (with its `revision`), a built-in name or an
     absolute path; `base_digest` is `digest_of` its weights. `digest` is the sha256 of
     edit.safetensors, "" for an edit that is not on disk yet. `moved` is `Editable.moved` of the
-    edited model; empty for edits of earlier versions.
+    edited model; empty for edits of earlier versions. `parts` are the erasures that an edit of
+    several is made of, and empty for an edit of one; `settings` are then the last one's.
     """
 
     tensors: dict[str, Tensor]
@@ -49,6 +51,7 @@ class Edit:
     base_digest: str = ""
     digest: str = ""
     moved: Mapping[str, Moved] = field(default_factory=dict)
+    parts: list[PartShape] = field(default_factory=list)
 
     def __repr__(self) -> str:
         names = ", ".join(concept.name for concept in self.concepts)
@@ -100,8 +103,9 @@ class Edit:
             "settings": self.settings,
             "moved": {name: list(sums) for name, sums in self.moved.items()},
         }
-        if self.requests:
-            record["requests"] = self.requests
+        for name in ("requests", "parts"):
+            if getattr(self, name):
+                record[name] = getattr(self, name)
         write_json(folder / "edit.json", record)
 
     @classmethod
@@ -131,6 +135,7 @@ class Edit:
             Sampling(**record["sampling"]) if record["sampling"] else None,
             record["settings"], record.get("requests", {}), record.get("revision"),
             record.get("base_digest", ""), digest, record.get("moved", {}),
+            record.get("parts", []),
         )  # fmt: skip
         found._check(file)
         for name, told in found._told().items():
@@ -145,6 +150,7 @@ class Edit:
         """What edit.safetensors says too, so that its meaning is not changed by another file."""
         names = [concept.name for concept in self.concepts]
         known = {"concepts": names, "requests": self.requests, "settings": self.settings}
+        known |= {"parts": self.parts} if self.parts else {}
         return {name: json.dumps(value, sort_keys=True) for name, value in known.items()}
 
     def _check(self, file: Path) -> None:
@@ -190,10 +196,20 @@ class Edit:
         if self.form != "lora":
             known = opened(self.tensors, self)
             return {name: tuple(new.shape) for name, new in known.items()}
-        found: dict[str, tuple[int, ...]] = {}
+        return {name: tuple(added[0].shape) for name, added in self._added().items()}
+
+    def effects(self) -> dict[str, Callable[[Tensor], None]]:
+        """What the edit does to each of its base's weights, in place, by full name."""
+        if self.form != "lora":
+            return {n: partial(put, new) for n, new in opened(self.tensors, self).items()}
+        return {name: partial(add, added) for name, added in self._added().items()}
+
+    def _added(self) -> dict[str, list[Tensor]]:
+        """What the adapters add to each weight, request after request."""
+        found: dict[str, list[Tensor]] = {}
         for request in self.requests:
-            added = deltas(self.adapter(request), self.scale)
-            found |= {name: tuple(tensor.shape) for name, tensor in added.items()}
+            for name, delta in deltas(self.adapter(request), self.scale).items():
+                found.setdefault(name, []).append(delta)
         return found
 
     def apply(self, model: Editable) -> None:
@@ -221,12 +237,8 @@ class Edit:
                     f"{tuple(current[name].shape)}); it was made on {self.base}."
                 )
         model.remember(list(shapes))
-        if self.form == "lora":
-            for request in self.requests:
-                merge(model, self.adapter(request), self.scale)
-            return
-        for name, new in opened(self.tensors, self).items():
-            put(new, current[name])
+        for name, effect in self.effects().items():
+            effect(current[name])
 
     def without(self, names: Sequence[str]) -> Self:
         """The edit with the requests for these names taken back; EditError if it cannot be."""
@@ -252,23 +264,21 @@ class Edit:
         if not kept:
             raise EditError("every request would be taken back; the base model is what is left.")
         left = {name for taken in kept.values() for name in taken}
+        parts = [{**p, "concepts": [n for n in p["concepts"] if n in left]} for p in self.parts]
         found = replace(
             self,
             tensors={n: t for n, t in self.tensors.items() if n.split(".")[1] in kept},
             requests=kept,
             concepts=[concept for concept in self.concepts if concept.name in left],
+            parts=[part for part in parts if part["concepts"]],
         )
-        return replace(found, moved=found._moved_by_adapters(self.moved))
+        return replace(found, moved=found.moved_by_adapters(self.moved))
 
-    def _moved_by_adapters(self, before: Mapping[str, Moved]) -> dict[str, Moved]:
-        """What is left of `before`, which was of more requests."""
-        added: dict[str, Tensor] = {}
-        for request in self.requests:
-            for name, delta in deltas(self.adapter(request), self.scale).items():
-                added[name] = added[name] + delta if name in added else delta
+    def moved_by_adapters(self, before: Mapping[str, Moved]) -> dict[str, Moved]:
+        """How far these requests move the weights; `before` tells of the base's, and of more."""
         return {
-            name: (before[name][0], float(delta.float().square().sum()), before[name][2])
-            for name, delta in added.items()
+            name: (before[name][0], float(torch.stack(d).sum(0).square().sum()), before[name][2])
+            for name, d in self._added().items()
             if name in before
         }
 

@@ -2,13 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from diffusers import DiffusionPipeline
 
 from erasure.concepts import find_concepts
 from erasure.config import Origin, Value, refuse_without_effect, resolve
 from erasure.edit import Edit
 from erasure.errors import ModelError, SettingError
+from erasure.exports.pipelines import plain_pipeline
 from erasure.files.naming import checked_path
 from erasure.keeping import base_of, kept_edit, record_of
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
@@ -17,6 +21,7 @@ from erasure.models.diffusion.one_step import OneStep
 from erasure.opening import lasting_name, open_run
 from erasure.registry import METHODS
 from erasure.repeating import refuse_changed
+from erasure.stacking import Stack, holds_run, open_erased
 from erasure.training.hardware import Hardware
 from erasure.training.rehearsal import Rehearsal
 from erasure.training.run import Run
@@ -33,6 +38,10 @@ class Result:
     edit: Edit
     folder: Path
 
+    def pipeline(self) -> DiffusionPipeline:
+        """The edited model as a plain pipeline of diffusers: see `plain_pipeline`."""
+        return plain_pipeline(self.model)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -40,6 +49,7 @@ class Plan:
 
     run: Run
     model: LatentDiffusion
+    below: Stack | None  # the run that is erased from further
     concepts: list[Concept]
     method: Any
     record: dict[str, Any]
@@ -50,48 +60,49 @@ class Plan:
         if file:
             kept = retain_prompts(self.concepts, self.model.catalogue, Path(file))
             self.model.warn_beyond(kept, f"prompts of {file}")
+        once = partial(method.erase, self.model, self.concepts, self.run)
         with self.run.hardware.at_work(self.model):
-            return method.erase(self.model, self.concepts, self.run)
+            return self.below.further(once, self.run.low) if self.below else once()
 
 
 def erase(
-    model: str | Path | LatentDiffusion, method: str, concepts: str | Sequence[str], *,
-    out: Path | str, kind: str | Sequence[str] | None = None,
+    model: str | Path | LatentDiffusion | DiffusionPipeline, method: str,
+    concepts: str | Sequence[str], *, out: Path | str, kind: str | Sequence[str] | None = None,
     anchor: str | Sequence[str] | None = None, seed: int = 0, quick: bool = False,
     report_to: str | None = None, sample_every: int = 0, config: Path | str | None = None,
-    revision: str | None = None, origins: Mapping[str, Origin] | None = None,
-    repeats: Path | str | None = None, **settings: Value,
+    revision: str | None = None, base: Path | str | None = None,
+    origins: Mapping[str, Origin] | None = None, repeats: Path | str | None = None,
+    **settings: Value,
 ) -> Result:  # fmt: skip
     """Erase concepts and keep the edit under `out`; the same call resumes or returns what is there.
 
-    `settings` are the method's own, and those of `Hardware`. `revision` is a Hub id's. A model that
-    is handed over is left in the precision that these ask for. Every `sample_every` steps the
-    tracker `report_to` is shown pictures. `origins` says of given values, for the record, where
-    they came from if not from the caller, and `repeats` which run's they are. ErasureError
-    (SettingError, RunError, ...) for anything the caller can mend; then nothing is half-written.
+    `model` is what `load_model` takes or gives, or a run's folder. From a run it is erased further:
+    the edit is of the run's base and tells what all of them took. `base` says where that base is
+    now, if it has moved. `settings` are the method's own, and those of `Hardware`; `revision` is a
+    Hub id's. A model that is handed over is left in the precision that these ask for; a pipeline of
+    diffusers stays as it is. Every `sample_every` steps the tracker `report_to` is shown pictures.
+    `origins` says of given values, for the record, where they came from if not from the caller, and
+    `repeats` which run's they are. ErasureError (SettingError, RunError, ...) for anything the
+    caller can mend; then nothing is half-written.
     """
     plan = planned(
         model, method, concepts, out=out, kind=kind, anchor=anchor, seed=seed, quick=quick,
         report_to=report_to, sample_every=sample_every, config=config, revision=revision,
-        origins=origins, repeats=repeats, rehearsal=None, **settings,
+        base=base, origins=origins, repeats=repeats, rehearsal=None, **settings,
     )  # fmt: skip
-    run, loaded = plan.run, plan.model
+    run = plan.run
     edit, is_new = kept_edit(run, plan.record, lambda: plan.make(plan.method))
-    # a generator of the model was edited, or the model is in lower precision now
-    if edit.base != base_of(loaded)[0] or (is_new and run.low is not None):
-        return Result(open_run(run.folder, device=run.device), edit, run.folder)
-    if not is_new:
-        edit.apply(loaded)
-    return Result(loaded, edit, run.folder)
+    return Result(_edited(plan.model, plan.below, edit, is_new, run), edit, run.folder)
 
 
 def planned(
-    model: str | Path | LatentDiffusion, method: str, concepts: str | Sequence[str], *,
-    out: Path | str, kind: str | Sequence[str] | None = None,
+    model: str | Path | LatentDiffusion | DiffusionPipeline, method: str,
+    concepts: str | Sequence[str], *, out: Path | str, kind: str | Sequence[str] | None = None,
     anchor: str | Sequence[str] | None = None, seed: int = 0, quick: bool = False,
     report_to: str | None = None, sample_every: int = 0, config: Path | str | None = None,
-    revision: str | None = None, origins: Mapping[str, Origin] | None = None,
-    repeats: Path | str | None = None, rehearsal: Rehearsal | None = None, **settings: Value,
+    revision: str | None = None, base: Path | str | None = None,
+    origins: Mapping[str, Origin] | None = None, repeats: Path | str | None = None,
+    rehearsal: Rehearsal | None = None, **settings: Value,
 ) -> Plan:  # fmt: skip
     """As `erase` up to where it begins; a `rehearsal` is for a run that is only tried."""
     method_class, origins = METHODS.get("diffusion", method), origins or {}
@@ -106,8 +117,9 @@ def planned(
     asked |= {"seed": (seed, 0), "sample_every": (sample_every, 0)}
     refuse_without_effect(method_class, method, asked)
     place = None if config is None else Path(lasting_name(str(config), "config"))
-    loaded = _opened(model, place, revision, run)
+    loaded, below = _opened(model, place, revision, base, run)
     found = find_concepts(loaded, concepts, kind=kind, anchor=anchor)
+    found = below.concepts(found) if below else found
     for concept in found:
         loaded.check_window([*concept.prompts(), *concept.anchor_prompts()])
     word = method.replace("_", "-")
@@ -118,10 +130,13 @@ def planned(
     for name in ("batch_size", "retain_batch_size"):
         if hasattr(chosen, name):
             run.check_batch(name, getattr(chosen, name))
+    if below:
+        below.refuse(word, chosen)
     record = {
         **record_of(run, word, loaded, found, chosen, {**origins, **sources}),
         "config": str(place) if place else None,
         "quick": quick,
+        **(below.told() if below else {"onto": None}),
     }
     if repeats is not None:
         record["repeats"] = str(repeats)
@@ -130,17 +145,53 @@ def planned(
         kept = retain_prompts(found, loaded.catalogue, None)
         prompts = [*(concept.prompts()[0] for concept in found), *kept[:1]]
         run.watcher = Samples(loaded, prompts, every=sample_every, run=run)
-    return Plan(run, loaded, found, chosen, record)
+    return Plan(run, loaded, below, found, chosen, record)
+
+
+def _edited(
+    loaded: LatentDiffusion, below: Stack | None, edit: Edit, is_new: bool, run: Run
+) -> LatentDiffusion:
+    """The model with the edit in it, in float32, which remembers its base."""
+    is_generator = edit.base != base_of(loaded)[0]  # one of the model was edited
+    if is_new and not is_generator and run.low is None:
+        return loaded
+    if is_generator or (is_new and loaded.source is None):
+        return open_run(run.folder, device=run.device)
+    if is_new:
+        loaded = load_model(loaded.source, device=run.device)
+    elif below:
+        below.edit.undo(loaded)
+    edit.apply(loaded)
+    return loaded
 
 
 def _opened(
-    model: str | Path | LatentDiffusion, config: Path | None, revision: str | None, run: Run
-) -> LatentDiffusion:
-    """The model to erase from, on the run's device; ModelError for one that cannot be."""
-    if isinstance(model, (str, Path)):
-        loaded = load_model(
-            lasting_name(str(model)), config=config, revision=revision, device=run.device
-        )
+    model: str | Path | LatentDiffusion | DiffusionPipeline, config: Path | None,
+    revision: str | None, base: Path | str | None, run: Run,
+) -> tuple[LatentDiffusion, Stack | None]:  # fmt: skip
+    """The model to erase from, on the run's device, and the run that it is of, if it is one's.
+
+    ModelError for a model that nothing can be erased from.
+    """
+    named = lasting_name(str(model)) if isinstance(model, (str, Path)) else model
+    place = Path(named) if isinstance(named, str) else Path()
+    if place.is_absolute() and holds_run(place):
+        for what, given in (("config", config), ("revision", revision)):
+            if given is not None:
+                raise SettingError(f"{what} is what the run {place} says of itself; leave it out.")
+        below = open_erased(place, device=run.device, base=base)
+        return below.model, below
+    if base is not None:
+        raise SettingError(f"base is that of a run to erase further from; {model} is no run.")
+    return _unedited(named, config, revision, run), None
+
+
+def _unedited(
+    model: str | LatentDiffusion | DiffusionPipeline, config: Path | None, revision: str | None,
+    run: Run,
+) -> LatentDiffusion:  # fmt: skip
+    if isinstance(model, str | DiffusionPipeline):
+        loaded = load_model(model, config=config, revision=revision, device=run.device)
     elif isinstance(model, LatentDiffusion):
         loaded = model
         if loaded.device != run.device and loaded.device.type != run.device.type:
@@ -150,11 +201,14 @@ def _opened(
             )
     else:
         raise SettingError(
-            "model must be a name, a folder or a model that erasure.load_model opened; "
-            f"got a {type(model).__name__}."
+            "model must be a name, a folder, a model that erasure.load_model opened or a pipeline "
+            f"of diffusers; got a {type(model).__name__}."
         )
     if loaded.originals:
-        raise ModelError(f"{loaded.name} holds an edit already; undo it, or load the model afresh.")
+        raise ModelError(
+            f"{loaded.name} holds an edit already; undo it, or name the folder of its run to erase "
+            "further."
+        )
     if isinstance(loaded, OneStep):
         raise ModelError(
             f"{loaded.name} is a one-step generator; erase with sfd from the model it was made "

@@ -9,6 +9,7 @@ import torch
 from erasure.edit import Edit
 from erasure.errors import EditError, ErasureError, ModelError, RunError, SettingError
 from erasure.files.naming import checked_path
+from erasure.models.diffusion.in_memory import IN_MEMORY
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.load import BUILT_IN, load_model
 from erasure.models.diffusion.one_step import ONE_STEP, OneStep
@@ -107,6 +108,11 @@ def _where(run: Path, edit: Edit, base: Path | str | None) -> str:
     """The base's name or place: as given, as noted, or where a moved run keeps its own."""
     if base is not None:
         return lasting_name(str(base), "base")
+    if edit.base == IN_MEMORY:
+        raise EditError(
+            f"{run} was made on a pipeline in memory, which no folder holds; name one that has its "
+            "weights with --base."
+        )
     checked_path(edit.base, f"the base in {run / 'edit.json'}", error=EditError)
     inside = run / Path(edit.base).name  # a generator that the run itself distilled
     is_path = Path(edit.base).is_absolute()

@@ -1,6 +1,6 @@
 """Tensors of which few elements changed: indices and values, exact, in less room."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +45,13 @@ def put(new: Changed, into: Tensor) -> None:
         return
     places = torch.unravel_index(new.indices.to(into.device), new.shape)
     into[places] = new.values.to(into)
+
+
+@torch.no_grad()
+def add(deltas: Sequence[Tensor], into: Tensor) -> None:
+    """Add changes to the base's tensor, one after another."""
+    for delta in deltas:
+        into.add_(delta.to(into))
 
 
 def stored(tensors: Mapping[str, Changed]) -> dict[str, Tensor]:

@@ -101,7 +101,8 @@ def _common_options() -> list[inspect.Parameter]:
             "model",
             str,
             "pocket",
-            "pocket, a diffusers folder, a Hub id, or a .safetensors file with --config",
+            "pocket, a diffusers folder, a Hub id, a .safetensors file with --config, or a run, "
+            "to erase further from it",
         ),
         ("out", Path, ..., "the run's folder"),
         (
@@ -111,6 +112,7 @@ def _common_options() -> list[inspect.Parameter]:
         ("anchor", list[str] | None, None, "what to draw instead; once, or once per concept"),
         ("config", Path | None, None, "component configs for a single .safetensors file"),
         ("revision", str | None, None, "branch, tag or commit of a Hub id"),
+        ("base", str | None, None, BASE),
         ("seed", int, 0, "seed of everything random"),
         ("report_to", str | None, None, "tensorboard, wandb or another accelerate tracker"),
         ("sample_every", int, 0, "steps between pictures for that tracker; 0 for none"),

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from erasure.commandline import formats
+from erasure.commandline import formats, stacks
 from erasure.commandline.commands import (
     BASE,
     AttackGroup,
@@ -98,6 +98,9 @@ def undo(
     """Take requests back from a gs-lora run; what the others took stays taken."""
     load("erasure.undoing:undo")(run, out, concepts=concept)
     typer.echo(f"{out} written")
+
+
+stacks.add_to(app)
 
 
 @app.command(context_settings=CONTEXT)

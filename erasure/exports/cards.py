@@ -7,6 +7,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from erasure.composing import parts_of
 from erasure.edit import Edit
 from erasure.exports.forms import Form, cell, title_of
 from erasure.exports.pushing import TAG
@@ -38,21 +39,28 @@ def model_card(
         f"Erased with **{edit.method}** (erasure-toolkit). Concepts: {names}. Base: `{base}`.", "",
     ]  # fmt: skip
     lines += form.usage(edit, model)
-    lines += ["## Settings", "", "| setting | value |", "|---|---|"]
-    lines += [
-        f"| {name} | {cell(without_paths(value))} |"
-        for name, value in edit.settings.items()
-        if name != "samples"  # whose images they were is nobody's business
-    ]
+    for part in parts_of(edit):
+        whose = f" of {part['method']} ({', '.join(part['concepts'])})" if edit.parts else ""
+        lines += _settings_lines(f"Settings{whose}", part["settings"])
     for title, record in records.items():
         lines += _score_lines(title, record)
     if not records:
-        lines += ["", "## Scores", "", "Not evaluated when this was exported."]
-    return "\n".join(lines) + "\n"
+        lines += ["## Scores", "", "Not evaluated when this was exported."]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _settings_lines(title: str, settings: Mapping[str, object]) -> list[str]:
+    lines = [f"## {title}", "", "| setting | value |", "|---|---|"]
+    lines += [
+        f"| {name} | {cell(without_paths(value))} |"
+        for name, value in settings.items()
+        if name != "samples"  # whose images they were is nobody's business
+    ]
+    return [*lines, ""]
 
 
 def _score_lines(title: str, record: Mapping[str, Any]) -> list[str]:
-    lines = ["", f"## Scores ({title})", ""]
+    lines = [f"## Scores ({title})", ""]
     lines += ["| score | erased | s.e. | base | n |", "|---|---|---|---|---|"]
     for name, score in record["scores"].items():
         baseline = record.get("baseline", {}).get(name, {})
@@ -60,7 +68,7 @@ def _score_lines(title: str, record: Mapping[str, Any]) -> list[str]:
         value, stderr, before = ("-" if number is None else f"{number:.3f}" for number in known)
         count = "-" if score.get("n") is None else score["n"]
         lines.append(f"| {cell(name)} | {value} | {stderr} | {before} | {count} |")
-    return [*lines, "", "Stamp: `" + json.dumps(without_paths(record.get("stamp", {}))) + "`"]
+    return [*lines, "", "Stamp: `" + json.dumps(without_paths(record.get("stamp", {}))) + "`", ""]
 
 
 def _front_matter(

@@ -38,8 +38,20 @@ class SamplingShape(TypedDict):
     scheduler: str
 
 
+class PartShape(TypedDict):
+    """One of several erasures that an edit is made of.
+
+    `digest` is that of its own run's edit, and "" of one that the run itself added.
+    """
+
+    method: str
+    concepts: list[str]
+    settings: dict[str, Any]
+    digest: str
+
+
 class EditShape(TypedDict):
-    """edit.json; the last five are missing from folders of older versions."""
+    """edit.json; the last six are missing from folders of older versions, or where empty."""
 
     form: Literal["weights", "sparse", "lora"]
     method: str
@@ -52,6 +64,7 @@ class EditShape(TypedDict):
     base_digest: NotRequired[str]
     digest: NotRequired[str]
     moved: NotRequired[dict[str, tuple[int, float, float]]]
+    parts: NotRequired[list[PartShape]]
 
 
 class ScoreShape(msgspec.Struct):
@@ -170,6 +183,7 @@ class ConfigShape(TypedDict, total=False):
     model: str
     revision: str | None
     base_digest: str
+    onto: str | None
     concepts: list[ConceptShape]
     settings: dict[str, Any]
     inputs: dict[str, str]

@@ -18,6 +18,7 @@ SAME_RUN = (
     "method",
     "model",
     "base_digest",
+    "onto",
     "config",
     "concepts",
     "tasks",
@@ -64,8 +65,10 @@ def run_record(folder: Path, *, remedy: str = "") -> dict[str, Any]:
 
 def refuse_another(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
     """RunError, naming the first difference, if the folder's record is not this run's."""
-    for key in SAME_RUN:
-        _refuse_other(folder, key, old.get(key, new.get(key)), new.get(key))
+    for key in SAME_RUN:  # runs of earlier versions lie on no other
+        _refuse_other(
+            folder, key, old.get(key, new.get(key) if key != "onto" else None), new.get(key)
+        )
 
 
 def versions() -> dict[str, str]:

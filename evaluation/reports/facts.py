@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from erasure.composing import parts_of
 from erasure.edit import Edit
 from erasure.errors import RunError
 from erasure.files.naming import slug
@@ -36,6 +37,19 @@ def facts(run: Path) -> dict[str, Any]:
         raise RunError(f"{run} cannot be read whole: {error}.") from error
 
 
+def _settings(edit: Edit, sources: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Every setting with where it came from; of an edit of several erasures, whose it was."""
+    told, parts = [], parts_of(edit)
+    for part in parts:
+        whose = f"{part['method']} ({', '.join(part['concepts'])}): " if edit.parts else ""
+        known = sources if part is parts[-1] else {}  # config.json is the last one's
+        told += [
+            {"name": whose + name, "value": value, "source": known.get(name, "")}
+            for name, value in part["settings"].items()
+        ]
+    return told
+
+
 def _facts(run: Path) -> dict[str, Any]:
     edit, config = Edit.load(run), run_record(run)
     sources = config.get("sources", {})
@@ -51,10 +65,7 @@ def _facts(run: Path) -> dict[str, Any]:
         "kinds": sorted({concept.kind for concept in edit.concepts}),
         "is_of_classes": edit.is_of_classifier,
         "command": config.get("command", ""),
-        "settings": [
-            {"name": name, "value": value, "source": sources.get(name, "")}
-            for name, value in edit.settings.items()
-        ],
+        "settings": _settings(edit, sources),
         "quick": bool(config.get("quick")),
         "seed": config.get("seed"),
         "seconds": config.get("seconds"),

@@ -182,8 +182,8 @@ def test_one_name_is_one_concept(listed: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_that_is_none_is_named(free: LatentDiffusion, tmp_path: Path) -> None:
-    with pytest.raises(SettingError, match="got a StableDiffusionPipeline"):
-        erase(free.pipeline, "uce", ["cat"], out=tmp_path / "run", **CHURCH)
+    with pytest.raises(SettingError, match="got a UNet2DConditionModel"):
+        erase(free.backbone, "uce", ["cat"], out=tmp_path / "run", **CHURCH)
     assert not (tmp_path / "run").exists()
 
 

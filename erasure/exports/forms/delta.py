@@ -52,7 +52,8 @@ class Delta(Form):
         tensors = checked(edit.tensors, dtype, f"the edit of {base}")
         told = {name: value for name, value in edit.settings.items() if name != "samples"}
         settings = cast(dict[str, object], without_paths(told))  # nor images that it forgot
-        replace(edit, tensors=tensors, base=base, settings=settings).save(folder)
+        parts = without_paths(edit.parts)
+        replace(edit, tensors=tensors, base=base, settings=settings, parts=parts).save(folder)
 
     def usage(self, edit: Edit, model: None) -> list[str]:  # noqa: ARG002
         lines = [

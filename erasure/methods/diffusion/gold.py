@@ -41,6 +41,7 @@ class Gold:
         "use_8bit_adam", "enable_xformers_memory_efficient_attention", "channels_last", "compile",
         "sample_every",
     )  # fmt: skip
+    never_further: ClassVar = "its weights are those of another model, for all concepts at once"
     weights: str = setting(GOLD, help="a model that never knew the concepts: a folder or Hub id")
 
     def __post_init__(self) -> None:

@@ -99,7 +99,8 @@ class GSLoRA:
         run.lower(model.parameters())
         tensors: dict[str, Tensor] = {}
         for number, concept in enumerate(concepts):
-            kept = self._request(model, number, concept, concepts[:number], run)
+            earlier = [*model.taken, *concepts[:number]]
+            kept = self._request(model, number, concept, earlier, run)
             tensors |= {f"request.{number}.{name}": matrix for name, matrix in kept.items()}
         requests = {str(number): [concept.name] for number, concept in enumerate(concepts)}
         return Edit(

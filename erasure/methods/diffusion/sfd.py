@@ -37,7 +37,7 @@ Choices
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -65,6 +65,7 @@ HALVES = 2  # a mean over two joined halves, times this, is the sum of their mea
 class SFD:
     """Score Forgetting Distillation."""
 
+    never_further: ClassVar = "it makes a one-step generator of the whole model"
     steps: int = setting(12500, quick=40, help="steps of fake score and generator", at_least=1)
     learning_rate: float = setting(1e-6, help="the generator's, for Adam (0, 0.999)", above=0)
     fake_learning_rate: float = setting(3e-6, help="the fake score's", above=0)

@@ -87,9 +87,13 @@ def _from_pairs(
     catalogue: Catalogue, model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run,
     image: ImageOf,
 ) -> tuple[Pictures, Pictures]:  # fmt: skip
-    """Each pair with a concept, and each without, in turn, in an order drawn once."""
-    kept = catalogue.kept_pairs(concepts)
-    gone = [pair for pair in catalogue.pairs() if pair not in set(kept)]
+    """Each pair with a concept, and each without, in turn, in an order drawn once.
+
+    Pictures of what was taken before are not kept: they would bring it back.
+    """
+    kept = catalogue.kept_pairs([*concepts, *model.taken])
+    stays = set(catalogue.kept_pairs(concepts))
+    gone = [pair for pair in catalogue.pairs() if pair not in stays]
     sets, generator = [], run.generator_for("pairs")
     if not kept:
         raise SettingError("concepts must leave something to keep; every pair of names has one.")
@@ -147,8 +151,8 @@ def _from_two_folders(
     model: DiffusionModel, concepts: list[Concept], folder: Path, plan: Plan
 ) -> tuple[Pictures, Pictures]:
     """`forget/` and `retain/`, with prompts from captions where there are any, else templates."""
-    pairs = forget_prompts(concepts)
-    kept = retain_prompts(concepts, model.catalogue, plan.retain_file)
+    pairs, all_gone = forget_prompts(concepts), [*concepts, *model.taken]
+    kept = retain_prompts(all_gone, model.catalogue, plan.retain_file)
     parts = [folder / "forget", folder / "retain"]
     others = [entry for entry in unread(folder, parts) if entry.stem.lower() != "metadata"]
     warn_of_unread(folder, others)
@@ -167,7 +171,7 @@ def _from_two_folders(
         chosen = [default[i % len(default)] for i in range(len(files))]
         prompts = [captions[f] if captions else p for f, (p, _) in zip(files, chosen, strict=True)]
         if name == "retain" and captions:
-            refuse_named(folder, prompts, concepts)
+            refuse_named(folder, prompts, all_gone)
         elif captions:
             warn_of_unnamed({file: captions[file] for file in files}, concepts)
         model.warn_beyond(prompts, f"captions of {folder / name}")
@@ -181,7 +185,7 @@ def _generated(
     model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run
 ) -> tuple[Pictures, Pictures]:
     """Latents that the original model draws, by DDIM."""
-    kept = retain_prompts(concepts, model.catalogue, plan.retain_file)
+    kept = retain_prompts([*concepts, *model.taken], model.catalogue, plan.retain_file)
     sets = []
     for name, pairs, count in (
         ("forget", forget_prompts(concepts), plan.forget_count),

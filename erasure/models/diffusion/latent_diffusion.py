@@ -42,6 +42,7 @@ class LatentDiffusion(DiffusionModel):
     readers: ClassVar[tuple[str, ...]] = ()
     block_linear: ClassVar[re.Pattern[str]]
     pipeline: Any
+    source: Any = None  # a user's pipeline of which `pipeline` is a copy
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from diffusers import (
 )
 from huggingface_hub import constants
 
-from erasure.errors import ModelError, SettingError
+from erasure.errors import ErasureError, ModelError, SettingError
 from erasure.files.naming import checked_path
 from erasure.files.storage import read_tensors
 from erasure.models.diffusion.beside import (
@@ -33,6 +33,7 @@ from erasure.models.diffusion.components import (
     read_index,
 )
 from erasure.models.diffusion.eight_bit import unpacked
+from erasure.models.diffusion.in_memory import IN_MEMORY, check_networks, copied, opened_from
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.one_step import OneStep
 from erasure.models.diffusion.pocket_flow import open_pocket_flow
@@ -40,6 +41,7 @@ from erasure.models.diffusion.single_file import NEEDED, open_single_file
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.models.diffusion.stable_diffusion_3 import ROWS, StableDiffusion3
 from erasure.models.diffusion.stable_diffusion_xl import StableDiffusionXL
+from erasure.models.digest import digest_of
 
 __all__ = ["read_presets"]  # beside what is defined here
 POCKET = Path(__file__).parents[1] / "pocket"
@@ -66,15 +68,20 @@ FAMILIES: dict[str, Family] = {
 
 
 def load_model(
-    name: str, *, config: Path | None = None, revision: str | None = None,
+    name: str | DiffusionPipeline, *, config: Path | None = None, revision: str | None = None,
     dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
 ) -> LatentDiffusion:  # fmt: skip
     """Load Stable Diffusion 1.x, 2.x, XL or 3 from safetensors, as its model_index.json says.
 
     `name`: a built-in one, a diffusers folder, a Hub id, or a .safetensors file, for which `config`
-    is a folder with the components' config.json files. ModelError, in one line, for what is wrong;
-    pickled checkpoints are refused.
+    is a folder with the components' config.json files; or a pipeline of diffusers, which stays as
+    it is: the model has a copy. ModelError, in one line, for what is wrong; pickled checkpoints are
+    refused.
     """
+    if isinstance(name, DiffusionPipeline):
+        if config is not None or revision is not None:
+            raise SettingError("config and revision go with a name; a pipeline has all it needs.")
+        return _from_memory(name, dtype, device)
     path = BUILT_IN.get(name) or checked_path(name, "model")
     if path.suffix in PICKLES:
         raise ModelError(
@@ -116,6 +123,54 @@ def load_model(
         unet: Any = UNet2DConditionModel.from_pretrained(POCKET / "one-step" / "unet", dtype=dtype)
         return OneStep.on(model, unet.to(device), name=name)
     return model
+
+
+def _from_memory(
+    pipeline: DiffusionPipeline, dtype: torch.dtype, device: torch.device | str
+) -> LatentDiffusion:
+    """A copy of a user's pipeline, or what it was opened from if that holds the same weights.
+
+    A pipeline in half precision is then a rounded copy of those.
+    """
+    kind, _, _ = _known(type(pipeline).__name__, "the pipeline")
+    networks = (kind.backbone_name, *kind.towers, *kind.readers, "vae")
+    held = check_networks(pipeline, networks)
+    check_finite(held, IN_MEMORY)
+    parts = copied(pipeline, held, dtype, device)
+    model = kind(parts, name=IN_MEMORY)
+    known = _same_on_disk(model, pipeline, {network.dtype for network in held.values()}, dtype)
+    if known is not None:
+        known.pipeline.scheduler = parts.scheduler
+        model = known
+    model.source = pipeline
+    return model
+
+
+def _same_on_disk(
+    model: LatentDiffusion, pipeline: Any, held: set[Any], dtype: torch.dtype
+) -> LatentDiffusion | None:
+    """The model that a pipeline was opened from, in `dtype`, if it has the same weights as `model`.
+
+    Nothing is fetched. `held` are the types that the pipeline has its weights in.
+    """
+    found, own = opened_from(pipeline), held.pop()
+    if found is None or held:  # several: no folder is rounded so
+        return None
+    folder, name = found
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            rounded = load_model(folder, dtype=own, device=model.device)
+            if digest_of(rounded) != digest_of(model):
+                return None
+            known = (
+                rounded if own == dtype else load_model(folder, dtype=dtype, device=model.device)
+            )
+    except ErasureError:
+        return None
+    if name != folder:  # as it is when it is opened from the Hub
+        known.name, known.folder, known.catalogue = name, None, None
+    return known
 
 
 def load_generator(name: str, model: StableDiffusion) -> OneStep:

@@ -16,7 +16,7 @@ from erasure.errors import DivergedError, SettingError
 from erasure.models.diffusion.slots import Slotted
 from erasure.models.editable import Editable
 from erasure.models.select import SELECTIONS
-from erasure_datasets.concept import Catalogue
+from erasure_datasets.concept import Catalogue, Concept
 from erasure_datasets.errors import DataWarning
 
 Condition = Float[Tensor, "b n d"]  # a row per token; what else a family needs, in rows after them
@@ -79,6 +79,7 @@ class DiffusionModel(Editable):
     selections = SELECTIONS
     catalogue: Catalogue | None
     sampling: Sampling | None = None
+    taken: Sequence[Concept] = ()  # what edits in its weights took before: it must stay gone
     text_maps: ClassVar[str] = "xattn.kv"  # the selection of linear maps that read `states`
     pooled_maps: ClassVar[str] = ""  # of those that read `pooled` and nothing else, if any do
     backbone_name: ClassVar[str]  # what the names of the backbone's weights begin with

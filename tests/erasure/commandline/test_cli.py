@@ -367,3 +367,25 @@ def test_a_list_of_no_model_is_one_line(
     code, _, err = call(monkeypatch, capsys, "list", "concepts", "--model", model)
     assert (code, err.count("\n")) == (2, 1)
     assert err.startswith("erasure: model must be")
+
+
+def test_runs_are_put_together_and_erased_from(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, listed: Path, tmp_path: Path
+) -> None:
+    runs = [tmp_path / "tree", tmp_path / "sketch", tmp_path / "both"]
+    erase = ["erase", "uce", "--concept"]
+    assert call(monkeypatch, capsys, *erase, "tree", "--model", listed, "--out", runs[0])[0] == 0
+    assert call(monkeypatch, capsys, *erase, "Sketch", "--model", listed, "--out", runs[1])[0] == 0
+    code, _, err = call(monkeypatch, capsys, "apply", *runs[:2], "--out", runs[2])
+    assert code == 2
+    assert "erase one after the other with `erasure erase METHOD --model RUN`" in err
+    assert not runs[2].exists()
+    code, out, err = call(
+        monkeypatch, capsys, "apply", *runs[:2], "--out", runs[2], "--overlap", "add"
+    )
+    assert (code, out) == (0, f"{runs[2]} written\n")
+    assert err.startswith("erasure: warning: ")
+    below, more = ["--model", runs[0], "--base", listed], tmp_path / "more"
+    assert call(monkeypatch, capsys, *erase, "dog", *below, "--out", more)[0] == 0
+    record = json.loads((more / "edit.json").read_text())
+    assert [concept["name"] for concept in record["concepts"]] == ["tree", "dog"]

@@ -20,7 +20,7 @@ from erasure.training.run_folder import run_record
 from erasure_datasets.unlearncanvas import THEMES
 from evaluation.evaluating import evaluate
 from evaluation.reports import page as page_module
-from evaluation.reports.facts import asks_for
+from evaluation.reports.facts import asks_for, facts
 from evaluation.reports.ranking import differences
 from evaluation.reports.reporting import report
 from evaluation.score import interval
@@ -361,3 +361,12 @@ def test_pictures_belong_to_the_concept_that_their_prompt_names() -> None:
         ("church_prompt0-abcdef_seed188.png", "a church", False),
     ):
         assert asks_for(file, concept) == is_asked, (file, concept)
+
+
+def test_a_run_upon_another_tells_the_settings_of_both(runs: list[Path], tmp_path: Path) -> None:
+    erase(runs[1], "uce", "tower", out=tmp_path / "more", stay=0.25)
+    told = facts(tmp_path / "more")
+    assert told["concepts"] == ["cat", "tower"]
+    found = {entry["name"]: (entry["value"], entry["source"]) for entry in told["settings"]}
+    assert found["uce (cat): stay"] == (0.5, "")
+    assert found["uce (tower): stay"] == (0.25, "command line")
