@@ -5,8 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from erasure.commandline.commands import load
-from erasure.commandline.options import CONTEXT
+from erasure.commandline.options import CONTEXT, load
 
 ROWS = 40  # of a table on the terminal
 

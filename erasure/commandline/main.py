@@ -15,28 +15,17 @@ from typing import Annotated, Any
 
 import typer
 
-from erasure.commandline import formats, stacks
-from erasure.commandline.commands import (
-    BASE,
-    AttackGroup,
-    ForgetGroup,
-    MethodGroup,
-    evaluate_command,
-    load,
-    print_scores,
-    print_table,
-    told_methods,
-)  # fmt: skip
-from erasure.commandline.environment import add_to as add_environment
+from erasure.commandline import environment, formats, listing, results, stacks
 from erasure.commandline.interrupted import after_interrupt
-from erasure.commandline.options import CONTEXT, LazyGroup
+from erasure.commandline.judging import AttackGroup, evaluate_command
+from erasure.commandline.methods import ForgetGroup, MethodGroup
+from erasure.commandline.options import CONTEXT, LazyGroup, load
+from erasure.commandline.printing import print_scores
 from erasure.errors import ErasureError, SettingError
-from erasure.files.naming import checked_path
-from erasure.registry import ATTACKS, CRITERIA, EXPORTS, PROTOCOLS, load_plugin
+from erasure.registry import load_plugin
 from erasure_datasets.errors import DataError, DataWarning
 
 INTERRUPTED = 130
-PLUGINS = {"attacks": ATTACKS, "protocols": PROTOCOLS, "criteria": CRITERIA, "exports": EXPORTS}
 
 
 app = typer.Typer(
@@ -89,141 +78,11 @@ _add_group("attack", AttackGroup, "Try to bring an erased concept back: erasure 
 app.command("evaluate", context_settings=CONTEXT)(evaluate_command())
 
 
-@app.command(context_settings=CONTEXT)
-def undo(
-    run: Annotated[Path, typer.Argument(help="a run's folder")],
-    concept: Annotated[list[str], typer.Option(help="what to give back")],
-    out: Annotated[Path, typer.Option(help="the new run's folder")],
-) -> None:
-    """Take requests back from a gs-lora run; what the others took stays taken."""
-    load("erasure.undoing:undo")(run, out, concepts=concept)
-    typer.echo(f"{out} written")
-
-
+results.add_to(app)
 stacks.add_to(app)
-
-
-@app.command(context_settings=CONTEXT)
-def export(
-    run: Annotated[Path, typer.Argument(help="a run's folder")],
-    out: Annotated[Path, typer.Argument(help="the new folder")],
-    to: Annotated[
-        str,
-        typer.Option(
-            help="diffusers, single-file, text-encoder, lora, delta, vit, or a plug-in's form"
-        ),
-    ] = "diffusers",
-    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16")] = "float32",
-    base: Annotated[str | None, typer.Option(help=BASE)] = None,
-    layout: Annotated[
-        str | None, typer.Option(help="of lora: diffusers (the default) or kohya")
-    ] = None,
-) -> None:
-    """Write a run's model as a folder that plain diffusers opens, or only what changed."""
-    load("erasure.exports.exporting:export")(
-        run, out, to=to, dtype=dtype, base=base, layout=layout
-    )  # fmt: skip
-    typer.echo(f"{out} written ({to}, {dtype})")
-
-
 formats.add_to(app)
-
-
-@app.command(context_settings=CONTEXT)
-def push(
-    out: Annotated[Path, typer.Argument(help="an export's folder")],
-    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the Hugging Face Hub")],
-    private: Annotated[bool, typer.Option(help="if the repository is made now")] = False,
-) -> None:
-    """Upload an export to the Hugging Face Hub; the token is HF_TOKEN or `hf auth login`'s."""
-    typer.echo(load("erasure.exports.pushing:push")(out, repo, private=private))
-
-
-@app.command(context_settings=CONTEXT)
-def report(
-    runs: Annotated[list[Path], typer.Argument(help="the runs' folders")],
-    out: Annotated[Path, typer.Option(help="the page, ending in .html")] = Path("report.html"),
-) -> None:
-    """Write one page about runs, with scores, pictures, attacks and cost, side by side.
-
-    The same figures go into .json, .csv and .md files beside it.
-    """
-    for file in load("evaluation.reports.reporting:report")(runs, out):
-        typer.echo(f"{file} written")
-
-
-@app.command(context_settings=CONTEXT)
-def compare(
-    runs: Annotated[list[Path], typer.Argument(help="the runs' folders, two or more")],
-    protocol: Annotated[
-        str | None, typer.Option(help="whose scores, where the runs have several")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="also write it as a .md file")] = None,
-) -> None:
-    """Put runs that were judged alike into one table, the best first; unlike ones are refused."""
-    print_table(load("evaluation.reports.comparing:compare")(runs, protocol=protocol, out=out))
-
-
-@app.command(context_settings=CONTEXT)
-def demo(
-    runs: Annotated[list[Path], typer.Argument(help="the runs' folders")],
-    port: Annotated[int, typer.Option(help="on 127.0.0.1")] = 7860,
-    criterion: Annotated[
-        str, typer.Option(help="what an attack must show, as for `erasure attack`")
-    ] = "judge",
-    space: Annotated[
-        Path | None,
-        typer.Option(help="write a Hugging Face Space of one run there, and serve none"),
-    ] = None,
-) -> None:
-    """Serve a page that draws before and after from the same noise, on this machine only."""
-    if space is not None:
-        if len(runs) > 1:
-            raise SettingError(f"space is of one run; got {len(runs)}.")
-        typer.echo(f"{load('evaluation.demo.space:write_space')(runs[0], space)} written")
-        return
-    load("evaluation.demo.demo:demo")(runs, port=port, criterion=criterion)
-
-
-@app.command("list", context_settings=CONTEXT)
-def list_(
-    what: Annotated[str, typer.Argument(help=f"methods, models, concepts, {', '.join(PLUGINS)}")],
-    model: Annotated[str, typer.Option(help="whose concepts")] = "pocket",
-) -> None:
-    """List methods, models, a model's concepts, or plug-ins of one kind."""
-    if what == "methods":
-        lines = told_methods()
-    elif what == "models":
-        lines = [
-            "pocket",
-            "pocket-one-step",
-            "pocket-gold",
-            "pocket-flow",
-            "pocket-vit",
-            "(any Stable Diffusion 1.x, 2.x, XL, 3: a diffusers folder, a Hub id, a .safetensors)",
-        ]
-    elif what in PLUGINS:
-        lines = PLUGINS[what].names()
-    elif what == "concepts":
-        folder = (
-            Path(__file__).parents[1] / "models" / "pocket"
-            if model in ("pocket", "pocket-one-step", "pocket-gold", "pocket-flow")
-            else checked_path(model, "model").expanduser()
-        )
-        if not (folder / "concepts.json").is_file():
-            raise SettingError(
-                f"model must be pocket or a folder with a list of concepts (concepts.json); "
-                f"{model} is none. From a model without a list any text can be erased."
-            )
-        lines = load("erasure_datasets.concept:Catalogue").load(folder / "concepts.json").targets()
-    else:
-        raise SettingError(
-            f"list takes methods, models, concepts, {', '.join(PLUGINS)}; got {what!r}."
-        )
-    typer.echo("\n".join(lines))
-
-
-add_environment(app)
+listing.add_to(app)
+environment.add_to(app)
 
 
 @app.command(context_settings=CONTEXT)

@@ -1,6 +1,7 @@
 """Commands whose options come from a settings dataclass, built when they are asked for."""
 
 import dataclasses
+import importlib
 import inspect
 from collections.abc import Sequence
 from typing import Annotated, Any, get_type_hints
@@ -17,10 +18,17 @@ from erasure.commandline.settings_file import (
 from erasure.config import choices, nearest
 from erasure.errors import SettingError
 
+BASE = "where the run's base model is now, if it has moved"
 CONTEXT = {
     "token_normalize_func": lambda name: name.replace("_", "-"),
     "help_option_names": ["-h", "--help"],
 }
+
+
+def load(where: str) -> Any:
+    """What "module:name" stands for, imported now: so that help and lists import nothing heavy."""
+    module, name = where.split(":")
+    return getattr(importlib.import_module(module), name)
 
 
 class LazyGroup(TyperGroup):

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from erasure.commandline.commands import BASE, load
-from erasure.commandline.options import CONTEXT
+from erasure.commandline.options import BASE, CONTEXT, load
 
 
 def add_to(app: typer.Typer) -> None:

@@ -1,4 +1,4 @@
-"""The commands that stand for a method or an attack: one option per field of its dataclass.
+"""`erasure erase METHOD` and `erasure forget METHOD`: one option per field of a method's dataclass.
 
 Everything heavy is named by a string and imported when its command runs.
 """
@@ -6,36 +6,25 @@ Everything heavy is named by a string and imported when its command runs.
 import importlib
 import inspect
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
-from rich.console import Console
-from rich.table import Table
+from typing import Any
 
 from erasure.commandline.forecast import print_forecast
 from erasure.commandline.options import (
+    BASE,
     LazyGroup,
     built,
     given_settings,
+    load,
     option,
     setting_options,
-    shared_options,
-    with_options,
 )
+from erasure.commandline.printing import say
 from erasure.config import EARLIER
 from erasure.errors import SettingError
-from erasure.registry import ATTACKS, METHODS
+from erasure.registry import METHODS
 
-BASE = "where the run's base model is now, if it has moved"
 DRY_RUN = "check everything, try a few steps, say what it would take, and write nothing"
-GOLD = "a model that never knew the concept, to compare with: pocket, a folder, a run of erase gold"
-
-
-def load(where: str) -> Any:
-    module, name = where.split(":")
-    return getattr(importlib.import_module(module), name)
 
 
 class MethodGroup(LazyGroup):
@@ -60,18 +49,6 @@ class ForgetGroup(LazyGroup):
 
     def build(self, name: str) -> Any:
         return _forget_command(name)
-
-
-class AttackGroup(LazyGroup):
-    """`erasure attack ATTACK`."""
-
-    noun = "attack"
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return [*ATTACKS.names(), "all"]
-
-    def build(self, name: str) -> Any:
-        return _attack_command(name)
 
 
 def told_methods() -> list[str]:
@@ -221,153 +198,3 @@ def _forget_command(name: str) -> Any:
 def _time(request: dict[str, Any]) -> str:
     seconds = request.get("seconds")
     return "time unknown" if seconds is None else f"{seconds:.0f} s"
-
-
-def _attack_command(name: str) -> Any:
-    """A command with the options of every attack and one per field of this one's dataclass."""
-    run = inspect.Parameter(
-        "run", inspect.Parameter.KEYWORD_ONLY,
-        annotation=Annotated[Path, typer.Argument(help="a run's folder")],
-    )  # fmt: skip
-    texts: list[tuple[str, Any, Any, str]] = [
-        ("concept", list[str] | None, None, "attack these concepts instead of the run's own"),
-        (
-            "criterion", str, "judge",
-            "what counts as drawn: judge, judge=FOLDER, clip, clip=NAME:PRETRAINED, clip=FOLDER, "
-            "nudenet=PRESET, file.py:function, or several joined by +",
-        ),
-        ("prompts", str, "16", "prompts per concept: how many, a file of them, or FILE:N"),
-        ("seeds", str, "188,288", "comma-separated: 188,288,588,688,888"),
-        ("budget", float | None, None, "seconds at most for each concept; of all attacks, for all"),
-        ("seed", int, 0, "seed of the search"),
-        ("quick", bool, False, "the attack's smoke-run values"),
-        ("base", str | None, None, BASE),
-        ("gold", str | None, None, GOLD),
-    ]  # fmt: skip
-    common = [run, *(option(*line) for line in texts)]
-    kind = None if name == "all" else ATTACKS.get(name)
-
-    def command(origins: Any, **values: Any) -> None:
-        same = ("criterion", "prompts", "budget", "seed", "quick", "base", "gold")
-        options = {key: values[key] for key in same}
-        options |= {"concepts": values["concept"], "seeds": numbers(values["seeds"])}
-        if name == "all":
-            record = load("evaluation.attacking.every_attack:attack_all")(values["run"], **options)
-            for left, reason in record["left_out"].items():
-                say(f"{left} was left out: {reason}")
-        else:
-            record = load("evaluation.attacking.attacking:attack")(
-                values["run"], name, **options, **given_settings(values, common), origins=origins
-            )
-        print_scores(record)
-        say(f"{values['run'] / 'attacks' / name}.json written, {record['seconds']:.0f} s")
-
-    text = "Every attack in turn, and the worst case of each prompt."
-    if kind is None:
-        return built(name, command, common, text)
-    text = inspect.getdoc(inspect.getmodule(kind))
-    return built(name, command, [*common, *setting_options(kind)], text)
-
-
-def evaluate_command() -> Any:
-    """`erasure evaluate`, with the settings of the protocols among its options."""
-    run = inspect.Parameter(
-        "run", inspect.Parameter.KEYWORD_ONLY, default=None,
-        annotation=Annotated[Path | None, typer.Argument(help="a run's folder")],
-    )  # fmt: skip
-    texts: list[tuple[str, Any, Any, str]] = [
-        ("model", str | None, None, "an un-erased model instead of a run"),
-        ("images", Path | None, None, "a folder of images that any tool drew, instead of a run"),
-        ("out", Path | None, None, "where the scores of --model or --images go"),
-        ("protocol", str | None, None, "how to judge; what fits the run if not given"),
-        ("concept", list[str] | None, None, "score these targets instead of the run's own"),
-        ("seeds", str | None, None, "comma-separated, of 188,288,588,688,888; all, for pocket two"),
-        (
-            "subset", str | None, None,
-            "pocket: judge only this many images, all of the target's first seed in them; "
-            "unlearncanvas: 10x5 for ten styles and five objects beside the targets",
-        ),
-        (
-            "reference", Path | None, None,
-            "what to compare with: a retrained classifier's run; unlearncanvas: the folder of the "
-            "un-erased model's own evaluation, which is drawn otherwise",
-        ),
-        ("base", str | None, None, BASE),
-        ("gold", str | None, None, GOLD),
-    ]  # fmt: skip
-    common = [run, *(option(*line) for line in texts)]
-
-    def command(_origins: Any, **values: Any) -> None:
-        seeds, own = values["seeds"], ("run", "concept", "seeds")
-        record = load("evaluation.evaluating:evaluate")(
-            values["run"], concepts=values["concept"],
-            seeds=None if seeds is None else numbers(seeds),
-            **{entry.name: values[entry.name] for entry in common if entry.name not in own},
-            **given_settings(values, common),
-        )  # fmt: skip
-        print_scores(record)
-
-    settings = [
-        load("evaluation.unlearncanvas.settings:UnlearnCanvasSettings"),
-        load("evaluation.prompts.settings:PromptsSettings"),
-    ]
-    text = """Draw a protocol's images with a run's model, judge them and print the scores.
-
-    The un-erased model's scores stand beside them. Images of other tools are judged as they are.
-    """
-    return with_options(command, [*common, *shared_options(settings)], inspect.cleandoc(text))
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise SettingError(
-            f"seeds must be whole numbers separated by commas; got {text!r}."
-        ) from None
-
-
-def say(text: str) -> None:
-    """Print, from the main process of a launch alone."""
-    if load("erasure.training.processes:launched")().is_main_process:
-        typer.echo(text)
-
-
-def print_scores(record: dict[str, Any]) -> None:
-    table = Table(title=f"protocol {record['protocol']}")
-    for column in ("score", "value", "± s.e.", "95 %", "n", "un-erased"):
-        table.add_column(column, justify="right")
-    for name, score in record["scores"].items():
-        base = record["baseline"].get(name)
-        table.add_row(
-            name,
-            f"{score['value']:.3f}",
-            f"{score['stderr']:.3f}",
-            "-" if score.get("low") is None else f"{score['low']:.3f} to {score['high']:.3f}",
-            str(score["n"]),
-            f"{base['value']:.3f}" if base else "-",
-        )
-    if load("erasure.training.processes:launched")().is_main_process:
-        Console().print(table)
-        for name, reason in _left_out(record):
-            typer.echo(f"{name} is left out: {reason}")
-
-
-def print_table(rows: Sequence[Mapping[str, str]]) -> None:
-    """Rows of the same columns, on the terminal; narrow ones stand one below the other."""
-    if Console().width < 12 * len(rows[0]):
-        for row in rows:
-            typer.echo("\n".join(f"{key:>20}: {value}" for key, value in row.items()) + "\n")
-        return
-    table = Table()
-    for column in rows[0]:
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*row.values())
-    Console().print(table)
-
-
-def _left_out(record: dict[str, Any]) -> list[tuple[str, str]]:
-    """Scores, or classes, that there was nothing to measure on."""
-    told = [(name, str(reason)) for name, reason in record.get("left_out", {}).items()]
-    return told + [(name, "no test image") for name in record.get("without_images", [])]

@@ -1,0 +1,143 @@
+"""`erasure attack ATTACK` and `erasure evaluate`: one option per field of a plug-in's dataclass.
+
+Everything heavy is named by a string and imported when its command runs.
+"""
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from erasure.commandline.options import (
+    BASE,
+    LazyGroup,
+    built,
+    given_settings,
+    load,
+    option,
+    setting_options,
+    shared_options,
+    with_options,
+)
+from erasure.commandline.printing import print_scores, say
+from erasure.errors import SettingError
+from erasure.registry import ATTACKS
+
+GOLD = "a model that never knew the concept, to compare with: pocket, a folder, a run of erase gold"
+
+
+class AttackGroup(LazyGroup):
+    """`erasure attack ATTACK`."""
+
+    noun = "attack"
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*ATTACKS.names(), "all"]
+
+    def build(self, name: str) -> Any:
+        return _attack_command(name)
+
+
+def _attack_command(name: str) -> Any:
+    """A command with the options of every attack and one per field of this one's dataclass."""
+    run = inspect.Parameter(
+        "run", inspect.Parameter.KEYWORD_ONLY,
+        annotation=Annotated[Path, typer.Argument(help="a run's folder")],
+    )  # fmt: skip
+    texts: list[tuple[str, Any, Any, str]] = [
+        ("concept", list[str] | None, None, "attack these concepts instead of the run's own"),
+        (
+            "criterion", str, "judge",
+            "what counts as drawn: judge, judge=FOLDER, clip, clip=NAME:PRETRAINED, clip=FOLDER, "
+            "nudenet=PRESET, file.py:function, or several joined by +",
+        ),
+        ("prompts", str, "16", "prompts per concept: how many, a file of them, or FILE:N"),
+        ("seeds", str, "188,288", "comma-separated: 188,288,588,688,888"),
+        ("budget", float | None, None, "seconds at most for each concept; of all attacks, for all"),
+        ("seed", int, 0, "seed of the search"),
+        ("quick", bool, False, "the attack's smoke-run values"),
+        ("base", str | None, None, BASE),
+        ("gold", str | None, None, GOLD),
+    ]  # fmt: skip
+    common = [run, *(option(*line) for line in texts)]
+    kind = None if name == "all" else ATTACKS.get(name)
+
+    def command(origins: Any, **values: Any) -> None:
+        same = ("criterion", "prompts", "budget", "seed", "quick", "base", "gold")
+        options = {key: values[key] for key in same}
+        options |= {"concepts": values["concept"], "seeds": numbers(values["seeds"])}
+        if name == "all":
+            record = load("evaluation.attacking.every_attack:attack_all")(values["run"], **options)
+            for left, reason in record["left_out"].items():
+                say(f"{left} was left out: {reason}")
+        else:
+            record = load("evaluation.attacking.attacking:attack")(
+                values["run"], name, **options, **given_settings(values, common), origins=origins
+            )
+        print_scores(record)
+        say(f"{values['run'] / 'attacks' / name}.json written, {record['seconds']:.0f} s")
+
+    text = "Every attack in turn, and the worst case of each prompt."
+    if kind is None:
+        return built(name, command, common, text)
+    text = inspect.getdoc(inspect.getmodule(kind))
+    return built(name, command, [*common, *setting_options(kind)], text)
+
+
+def evaluate_command() -> Any:
+    """`erasure evaluate`, with the settings of the protocols among its options."""
+    run = inspect.Parameter(
+        "run", inspect.Parameter.KEYWORD_ONLY, default=None,
+        annotation=Annotated[Path | None, typer.Argument(help="a run's folder")],
+    )  # fmt: skip
+    texts: list[tuple[str, Any, Any, str]] = [
+        ("model", str | None, None, "an un-erased model instead of a run"),
+        ("images", Path | None, None, "a folder of images that any tool drew, instead of a run"),
+        ("out", Path | None, None, "where the scores of --model or --images go"),
+        ("protocol", str | None, None, "how to judge; what fits the run if not given"),
+        ("concept", list[str] | None, None, "score these targets instead of the run's own"),
+        ("seeds", str | None, None, "comma-separated, of 188,288,588,688,888; all, for pocket two"),
+        (
+            "subset", str | None, None,
+            "pocket: judge only this many images, all of the target's first seed in them; "
+            "unlearncanvas: 10x5 for ten styles and five objects beside the targets",
+        ),
+        (
+            "reference", Path | None, None,
+            "what to compare with: a retrained classifier's run; unlearncanvas: the folder of the "
+            "un-erased model's own evaluation, which is drawn otherwise",
+        ),
+        ("base", str | None, None, BASE),
+        ("gold", str | None, None, GOLD),
+    ]  # fmt: skip
+    common = [run, *(option(*line) for line in texts)]
+
+    def command(_origins: Any, **values: Any) -> None:
+        seeds, own = values["seeds"], ("run", "concept", "seeds")
+        record = load("evaluation.evaluating:evaluate")(
+            values["run"], concepts=values["concept"],
+            seeds=None if seeds is None else numbers(seeds),
+            **{entry.name: values[entry.name] for entry in common if entry.name not in own},
+            **given_settings(values, common),
+        )  # fmt: skip
+        print_scores(record)
+
+    settings = [
+        load("evaluation.unlearncanvas.settings:UnlearnCanvasSettings"),
+        load("evaluation.prompts.settings:PromptsSettings"),
+    ]
+    text = """Draw a protocol's images with a run's model, judge them and print the scores.
+
+    The un-erased model's scores stand beside them. Images of other tools are judged as they are.
+    """
+    return with_options(command, [*common, *shared_options(settings)], inspect.cleandoc(text))
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise SettingError(
+            f"seeds must be whole numbers separated by commas; got {text!r}."
+        ) from None

@@ -1,0 +1,56 @@
+"""What commands print: scores and tables, from the main process of a launch alone."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from erasure.commandline.options import load
+
+
+def say(text: str) -> None:
+    """Print, from the main process of a launch alone."""
+    if load("erasure.training.processes:launched")().is_main_process:
+        typer.echo(text)
+
+
+def print_scores(record: dict[str, Any]) -> None:
+    table = Table(title=f"protocol {record['protocol']}")
+    for column in ("score", "value", "± s.e.", "95 %", "n", "un-erased"):
+        table.add_column(column, justify="right")
+    for name, score in record["scores"].items():
+        base = record["baseline"].get(name)
+        table.add_row(
+            name,
+            f"{score['value']:.3f}",
+            f"{score['stderr']:.3f}",
+            "-" if score.get("low") is None else f"{score['low']:.3f} to {score['high']:.3f}",
+            str(score["n"]),
+            f"{base['value']:.3f}" if base else "-",
+        )
+    if load("erasure.training.processes:launched")().is_main_process:
+        Console().print(table)
+        for name, reason in _left_out(record):
+            typer.echo(f"{name} is left out: {reason}")
+
+
+def print_table(rows: Sequence[Mapping[str, str]]) -> None:
+    """Rows of the same columns, on the terminal; narrow ones stand one below the other."""
+    if Console().width < 12 * len(rows[0]):
+        for row in rows:
+            typer.echo("\n".join(f"{key:>20}: {value}" for key, value in row.items()) + "\n")
+        return
+    table = Table()
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row.values())
+    Console().print(table)
+
+
+def _left_out(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """Scores, or classes, that there was nothing to measure on."""
+    told = [(name, str(reason)) for name, reason in record.get("left_out", {}).items()]
+    return told + [(name, "no test image") for name in record.get("without_images", [])]
