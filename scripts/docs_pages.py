@@ -27,6 +27,7 @@ FILES = {  # pages that are files of the repository, one after another
     "reference/contributing.md": ("CONTRIBUTING.md",),
     "reference/changelog.md": ("CHANGELOG.md",),
 }  # fmt: skip
+WIDE = ("methods/", "attacks/", "protocols/", "results/", "reference/exports", "reference/criteria")
 
 
 @cache
@@ -53,10 +54,13 @@ def _named(link: re.Match[str]) -> str:
     return text if text == target else f"{text} (`{target}`)"
 
 
-def section(name: str) -> list[str]:
-    """The written pages under one heading of the navigation, its index first."""
-    found = [page for page in pages() if page.startswith(f"{name}/")]
-    return sorted(found, key=lambda page: (not page.endswith("/index.md"), page))
+def section(name: str) -> list[Any]:
+    """The written pages under one heading of the navigation: its index, its pages, its folders."""
+    found = sorted(page.removeprefix(f"{name}/") for page in pages() if page.startswith(f"{name}/"))
+    own = sorted((page for page in found if "/" not in page), key=lambda page: page != "index.md")
+    folders = dict.fromkeys(page.split("/")[0] for page in found if "/" in page)
+    below = [{folder.title(): section(f"{name}/{folder}")} for folder in folders]
+    return [*(f"{name}/{page}" for page in own), *below]
 
 
 def filled(entry: Any) -> Any:
@@ -73,6 +77,16 @@ def filled(entry: Any) -> Any:
 def on_config(config: Any) -> Any:
     config.nav = filled(config.nav)
     return config
+
+
+def on_page_markdown(markdown: str, page: Any, **_more: Any) -> str:
+    """Room for wide tables and formulas: pages of few headings have no list of them beside."""
+    place = page.file.src_uri
+    if place in ("index.md", "explanation/erased.md"):
+        page.meta["hide"] = ["navigation"]
+    elif place.startswith(WIDE):
+        page.meta["hide"] = ["toc"]
+    return markdown
 
 
 def on_files(files: Any, config: Any) -> Any:

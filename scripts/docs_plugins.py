@@ -24,22 +24,21 @@ class Shelf:
     registry: Registry[Any]
     command: str
     told: str
-    prefix: str = ""
     models: tuple[str, ...] = ()
 
 
 METHOD_SHELVES = (
     Shelf(
-        "methods", "For diffusion models", METHODS.kinds["diffusion"],
+        "methods/diffusion", "For diffusion models", METHODS.kinds["diffusion"],
         "erasure erase {name} --model MODEL --concept NAME --out RUN",
-        "Every command takes the [options of `erasure erase`](../commands/erase.md) as well.",
+        "Every command takes the [options of `erasure erase`](../../commands/erase.md) as well.",
         models=("pocket", "pocket-flow"),
     ),
     Shelf(
-        "methods", "For image classifiers", METHODS.kinds["classifier"],
+        "methods/classifier", "For image classifiers", METHODS.kinds["classifier"],
         "erasure forget {name} --model MODEL --class NAME --out RUN",
-        "Every command takes the [options of `erasure forget`](../commands/forget.md) as well.",
-        prefix="classifier-", models=("pocket-vit",),
+        "Every command takes the [options of `erasure forget`](../../commands/forget.md) as well.",
+        models=("pocket-vit",),
     ),
 )  # fmt: skip
 ATTACK_SHELF = Shelf(
@@ -73,7 +72,7 @@ def pages() -> dict[str, str]:
         written[f"{shelf.folder}/index.md"] = index(shelf.title, (shelf,))
     for shelf in (*METHOD_SHELVES, ATTACK_SHELF, PROTOCOL_SHELF):
         for name in shelf.registry.names():
-            written[f"{shelf.folder}/{shelf.prefix}{name}.md"] = page(shelf, name)
+            written[f"{shelf.folder}/{name}.md"] = page(shelf, name)
     for place, shelf in LISTS.items():
         parts = [f"# {shelf.title}", shelf.told]
         for name in shelf.registry.names():
@@ -85,9 +84,10 @@ def pages() -> dict[str, str]:
 def page(shelf: Shelf, name: str) -> str:
     """One plug-in: its command, what its file says, and its settings."""
     plugin, text = shelf.registry.get(name), shelf.registry.docstring(name)
-    title = name if not shelf.prefix else f"{name} (classifier)"
     file = plugin.__module__.replace(".", "/") + ".py"
-    parts = [f"# {title}", _code(shelf, name), told(text), *_settings(shelf, name, plugin)]
+    idea, _, rest = text.strip().partition("\n\n")
+    parts = [f"# {name}", told(idea), _code(shelf, name), *([told(rest)] if rest else [])]
+    parts += _settings(shelf, name, plugin)
     return "\n\n".join([*parts, f"Source: `{file}`. {shelf.told}"])
 
 
@@ -99,13 +99,15 @@ def index(title: str, shelves: tuple[Shelf, ...]) -> str:
         for name in shelf.registry.names():
             idea, second = [" ".join(part.split()) for part in
                             [*shelf.registry.docstring(name).split("\n\n"), ""][:2]]  # fmt: skip
-            cells = [f"[{name}]({shelf.prefix}{name}.md)", plain(idea)]
+            where = f"{shelf.folder}/".partition("/")[2]  # the index lies one folder up
+            cells = [f"[{name}]({where}{name}.md)", plain(idea)]
             if shelf.models and shelf is not ATTACK_SHELF:
                 cells.append(plain(second.removeprefix("Changes: ")))
             rows.append(cells)
         heads = ["name", "idea", "changes"][: len(rows[0])]
         parts += [f"## {shelf.title}"] if len(shelves) > 1 else []
-        parts += [table(heads, rows), _code(shelf, "NAME"), shelf.told]
+        parts += [table(heads, rows), _code(shelf, "NAME")]
+        parts += [shelf.told] if len(shelves) == 1 else []
     return "\n\n".join(parts)
 
 

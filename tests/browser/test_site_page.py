@@ -10,7 +10,7 @@ from playwright.sync_api import Page
 
 ROOT = Path(__file__).parents[2]
 LOOKED_AT = (
-    "index.html", "getting-started.html", "methods/index.html", "methods/esd.html",
+    "index.html", "getting-started.html", "methods/index.html", "methods/diffusion/esd.html",
     "attacks/unlearndiffatk.html", "commands/erase.html", "reference/python.html",
     "results/under-attack.html", "results/classes.html", "reference/pocket.html",
 )  # fmt: skip

@@ -26,11 +26,12 @@ SHELVES = (*docs_plugins.METHOD_SHELVES, docs_plugins.ATTACK_SHELF, docs_plugins
 def test_every_plugin_has_a_page_with_its_settings(shelf: docs_plugins.Shelf) -> None:
     pages = docs_pages.pages()
     for name in shelf.registry.names():
-        page = pages[f"{shelf.folder}/{shelf.prefix}{name}.md"]
+        page = pages[f"{shelf.folder}/{name}.md"]
         kind = shelf.registry.get(name)
         for item in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
             assert f"`--{item.name.replace('_', '-')}`" in page
-        assert f"]({shelf.prefix}{name}.md)" in pages[f"{shelf.folder}/index.md"]
+        top, _, folder = shelf.folder.partition("/")
+        assert f"]({folder and folder + '/'}{name}.md)" in pages[f"{top}/index.md"]
 
 
 def test_small_plugins_share_a_page() -> None:
@@ -65,7 +66,9 @@ def test_the_navigation_names_every_written_page() -> None:
     nav = docs_pages.filled([{"Methods": "{methods}"}, {"Home": "index.md"}])
     assert nav[1] == {"Home": "index.md"}
     assert nav[0]["Methods"][0] == "methods/index.md"
-    assert "methods/esd.md" in nav[0]["Methods"]
+    kinds = {title: pages for part in nav[0]["Methods"][1:] for title, pages in part.items()}
+    assert "methods/diffusion/esd.md" in kinds["Diffusion"]
+    assert "methods/classifier/ssd.md" in kinds["Classifier"]
     text = (docs_pages.ROOT / "mkdocs.yml").read_text()
     for page in docs_pages.pages():
         assert page in text or f'"{{{page.split("/")[0]}}}"' in text, page
