@@ -142,7 +142,7 @@ def plain(text: str) -> str:
     """Text that Markdown shows as it stands; code in backticks and addresses stay what they are."""
     parts = re.split(r"(`[^`]*`|https?://[^\s,;)]*[^\s,;).:])", text)
     for place in range(0, len(parts), 2):
-        parts[place] = re.sub(r"([*_<\\|])", r"\\\1", parts[place])
+        parts[place] = re.sub(r"([*_\\|])", r"\\\1", parts[place]).replace("<", "&lt;")
     return "".join(parts)
 
 

@@ -65,7 +65,7 @@ class Outcome:
 
 
 def attack(
-    run: Path, name: str, *, concepts: Sequence[str] | None = None, criterion: str = "judge",
+    run: Path | str, name: str, *, concepts: Sequence[str] | None = None, criterion: str = "judge",
     prompts: int = 16, seeds: Sequence[int] = (188, 288), budget: float | None = None,
     seed: int = 0, quick: bool = False, base: Path | str | None = None,
     gold: Path | str | None = None, **settings: Value,
@@ -79,6 +79,7 @@ def attack(
     folder that holds another attack and for one that another process attacks, SettingError for
     settings that do not fit.
     """
+    run = Path(run)
     check_numbers(prompts, seeds, budget, seed)
     kind, word = ATTACKS.get(name), name.replace("_", "-")
     if gold is not None:

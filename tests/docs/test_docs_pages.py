@@ -55,9 +55,9 @@ def test_every_command_has_a_page_with_its_options() -> None:
 
 
 def test_formulas_are_code_and_choices_a_list() -> None:
-    text = "Idea: a*b and c*d, to_k.\n\n    x* = y_i\n      z\n\nChoices\n- `a_b` stays.\n  So.\n- Two."
+    text = "Idea: a*b < c*d, to_k.\n\n    x* = y_i\n      z\n\nChoices\n- `a_b` stays.\n  So.\n- Two."
     assert docs_plugins.told(text) == (
-        "Idea: a\\*b and c\\*d, to\\_k.\n\n```text\nx* = y_i\n  z\n```\n\n"
+        "Idea: a\\*b &lt; c\\*d, to\\_k.\n\n```text\nx* = y_i\n  z\n```\n\n"
         "## Choices\n\n- `a_b` stays.\n  So.\n- Two."
     )
 
