@@ -17,11 +17,10 @@ import typer
 from documents import PAGES, ROOT, Block, blocks, every_block
 
 from erasure.commandline.main import app, main
-from erasure.models.diffusion.load import POCKET
 
 STAND_INS = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": "./my-sd",
-    "clip=ViT-B-32:laion2b_s34b_b79k": f"clip={POCKET / 'clip'}",
+    "clip=ViT-B-32:laion2b_s34b_b79k": "clip=my-clip",
     'subset="80"': 'subset="17"',
     "prompts=4": "prompts=1, seeds=(188,), quick=True",
 }
@@ -44,12 +43,13 @@ def name_of(page: Path) -> str:
 
 @pytest.fixture
 def reader(
-    tmp_path: Path, sd1: Path, sdxl: Path, plugin: Callable[[Path, str], Path],  # noqa: ARG001
+    tmp_path: Path, sd1: Path, sdxl: Path, clip_folder: Path, plugin: Callable[[Path, str], Path],  # noqa: ARG001
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:  # fmt: skip
-    """An empty folder with two models in it; plug-ins that are loaded there are forgotten."""
+    """A folder with two models and a CLIP in it; plug-ins that are loaded there are forgotten."""
     shutil.copytree(sd1, tmp_path / "my-sd")
     shutil.copytree(sdxl, tmp_path / "my-sdxl")
+    shutil.copytree(clip_folder, tmp_path / "my-clip")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -106,8 +106,8 @@ def least(words: list[str]) -> list[str]:
         run = next(word for word in words if word.startswith("runs/"))
         draws = not (Path(run) / "requests.json").is_file() and "--protocol" not in words
         return ["--subset", "17"] if draws else []
-    if command == "attack" and "--gold" in words:
-        return ["--quick", "--seeds", "188"]  # gold draws one tower; of one case it were all
+    if "completion" in words:
+        return ["--quick", "--seeds", "188"]  # gold draws one tower; of a single case it were all
     return LEAST.get(command, [])
 
 
