@@ -1,13 +1,17 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup quickstart test test-browser test-cuda slow check format clean
+.PHONY: setup quickstart test test-browser test-cuda slow check format docs clean
 
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	touch $@
+
+.venv/docs-ready: .venv/ready
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
 quickstart: setup
@@ -37,5 +41,9 @@ format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# the documentation, into site/ (ignored by git); to search it, serve it: python -m http.server -d site
+docs: setup .venv/docs-ready
+	PYTHONPATH=datasets HF_HUB_OFFLINE=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf runs dist .pytest_cache .ruff_cache
+	rm -rf runs dist site .pytest_cache .ruff_cache

@@ -25,10 +25,10 @@ BENCHMARK, ANY = "unlearncanvas", "prompts"  # for models that are not pocket's
 
 
 def evaluate(
-    run: Path | None = None, *, model: str | None = None, images: Path | None = None,
-    out: Path | None = None, protocol: str | None = None, subset: int | str | None = None,
+    run: Path | str | None = None, *, model: str | None = None, images: Path | str | None = None,
+    out: Path | str | None = None, protocol: str | None = None, subset: int | str | None = None,
     seeds: Sequence[int] | None = None, concepts: Sequence[str] | None = None,
-    reference: Path | None = None, base: Path | str | None = None,
+    reference: Path | str | None = None, base: Path | str | None = None,
     gold: Path | str | None = None, **settings: Value,
 ) -> dict[str, Any]:  # fmt: skip
     """Score a run against its un-erased model; or an un-erased `model`, or a folder of `images`.
@@ -49,6 +49,9 @@ def evaluate(
     arguments that clash and for options that the protocol does not take, RunError if scores or
     images of something else lie there.
     """
+    run, images, out, reference = (
+        None if place is None else Path(place) for place in (run, images, out, reference)
+    )
     found = _protocol(protocol) if protocol else None
     if sum(source is not None for source in (run, model, images)) != 1:
         raise SettingError(

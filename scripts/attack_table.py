@@ -17,6 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import markdown_file
+
 from erasure.registry import ATTACKS
 
 CHANGING = [name for name in ATTACKS.names() if ATTACKS.get(name).changes_weights]
@@ -93,10 +95,13 @@ if __name__ == "__main__":
     parser.add_argument("--attacks", default=",".join(BY_TEXT), help=", ".join(ATTACKS.names()))
     parser.add_argument("--seeds", default="188,288")
     parser.add_argument("--prompts", type=int, default=16)
+    markdown_file.add_option(parser)
     asked = parser.parse_args()
     asked.attacks = asked.attacks.split(",")
     done: dict[str, list[Path]] = {}
     for concept_name in asked.concepts.split(","):
         for method_name in asked.methods.split(","):
             done.setdefault(method_name, []).append(attack_one(method_name, concept_name, asked))
-    print("\n".join(rows(done, asked.attacks)))
+    table = "\n".join(rows(done, asked.attacks))
+    print(table)
+    markdown_file.write(asked.markdown, table)

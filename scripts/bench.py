@@ -28,6 +28,7 @@ from typing import Any, NoReturn, TypeVar
 
 import bench_models
 import bench_rows
+import markdown_file
 import torch
 from bench_models import FAMILIES
 from bench_rows import ROWS, Measured, Row, Side
@@ -172,6 +173,7 @@ def parsed(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Ro
         "--gradient-accumulation", type=int, default=1, help="the toolkit's, in training rows [1]"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder [runs/bench]")
+    markdown_file.add_option(parser)
     asked = parser.parse_args(arguments)
     has_gpu = torch.cuda.is_available()
     asked.device = asked.device or ("cuda" if has_gpu else "cpu")
@@ -224,6 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with atomic(asked.out / "bench.md") as temporary:
         temporary.write_text(table(record))
     print(table(record))
+    markdown_file.write(asked.markdown, table(record))
 
 
 if __name__ == "__main__":

@@ -4,13 +4,17 @@
     python scripts/erasure_table.py --out runs/table --concepts cat,horse,Winter --methods uce
 
 Finished erasures and evaluations are kept, so it can be stopped and started again. Prints the table
-in Markdown.
+in Markdown: means over the concepts in percent, the concept with the lowest UA, and the least and
+the most seconds of an erasure.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 from pathlib import Path
+
+import markdown_file
 
 from erasure.errors import SettingError
 from evaluation.evaluating import read_scores
@@ -36,11 +40,9 @@ def run_one(method: str, concept: str, out: Path, subset: int | None) -> None:
 
 
 def rows(methods: list[str], out: Path, protocol: str) -> list[str]:
-    """One Markdown line per method and kind of concept, with the worst concept of each figure."""
-    lines = [
-        "| method | kind | n | UA | IRA | CRA | CRA_target | s | worst UA |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    """One Markdown line per method and kind of concept."""
+    heads = ("method", "kind", "concepts", *KEYS, "lowest UA", "seconds")
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for method in methods:
         for kind, names in (("object", catalogue().objects), ("style", catalogue().styles[1:])):
             found = {name: out / method / name.replace(" ", "_") for name in names}
@@ -55,26 +57,23 @@ def rows(methods: list[str], out: Path, protocol: str) -> list[str]:
             means = [
                 100 * sum(r[key]["value"] for r in records.values()) / len(records) for key in KEYS
             ]
-            seconds = [float(_seconds(found[name])) for name in records]
             worst = min(records, key=lambda name: records[name]["UA"]["value"])
             cells = [
-                method,
-                kind,
-                str(len(records)),
-                *(f"{m:.1f}" for m in means),
-                f"{sum(seconds) / len(seconds):.0f}",
-            ]
-            lines.append(
-                "| "
-                + " | ".join([*cells, f"{worst} {100 * records[worst]['UA']['value']:.0f}"])
-                + " |"
-            )
+                method, kind, str(len(records)), *(f"{mean:.1f}" for mean in means),
+                f"{worst} {100 * records[worst]['UA']['value']:.0f}",
+                _range([_seconds(found[name]) for name in records]),
+            ]  # fmt: skip
+            lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
-def _seconds(folder: Path) -> float:
-    import json
+def _range(seconds: list[float]) -> str:
+    ends = (min(seconds), max(seconds))
+    low, high = (f"{value:.2g}" if value < 10 else f"{value:.0f}" for value in ends)
+    return low if low == high else f"{low} to {high}"
 
+
+def _seconds(folder: Path) -> float:
     return json.loads((folder / "config.json").read_text())["seconds"]
 
 
@@ -86,16 +85,12 @@ if __name__ == "__main__":
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--concepts", default=",".join(catalogue().targets()))
     parser.add_argument("--subset", type=int, help="judge only this many images each")
+    markdown_file.add_option(parser)
     chosen = parser.parse_args()
     for concept_name in chosen.concepts.split(","):
         for method_name in chosen.methods.split(","):
             run_one(method_name, concept_name, chosen.out, chosen.subset)
-    print(
-        "\n".join(
-            rows(
-                chosen.methods.split(","),
-                chosen.out,
-                "pocket" if chosen.subset is None else f"pocket-{chosen.subset}-subset",
-            )
-        )
-    )
+    name = "pocket" if chosen.subset is None else f"pocket-{chosen.subset}-subset"
+    table = "\n".join(rows(chosen.methods.split(","), chosen.out, name))
+    print(table)
+    markdown_file.write(chosen.markdown, table)

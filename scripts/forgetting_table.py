@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import markdown_file
+
 from erasure.registry import METHODS
 
 SINGLE = ["--class", "cat,dog,bird"]
@@ -36,22 +38,27 @@ def run_one(
 
 
 def rows(records: dict[str, dict[str, Any]]) -> list[str]:
-    """One Markdown line per method."""
-    keys = ("Acc_f", "Acc_o", "Acc_r", "H", "MIA", "distance")
-    lines = ["| method | " + " | ".join(keys) + " | worst Acc_r on the way | weights touched | s |"]
-    lines.append("|" + "---|" * (len(keys) + 4))
-    for method, record in records.items():
-        cells = [
-            f"{100 * record['scores'][key]['value']:.1f}" if key in record["scores"] else "-"
-            for key in keys
-        ]
-        worst = record.get("worst", {}).get("Acc_r")
-        cells += [
-            "-" if worst is None else f"{100 * worst:.1f}",
-            f"{100 * record['weights_touched']:.0f} %", f"{record['seconds']:.0f}",
-        ]  # fmt: skip
-        lines.append("| " + " | ".join([method, *cells]) + " |")
+    """One Markdown line per method, with the columns that any of them has a figure for."""
+    names = ("Acc_f", "Acc_o", "Acc_r", "H", "MIA", "distance")
+    cells = {
+        name: [_percent(record["scores"].get(name, {}).get("value")) for record in records.values()]
+        for name in names
+    }
+    # the deepest dip of what is kept while a request was learned
+    cells["on the way"] = [
+        _percent(record.get("worst", {}).get("Acc_r")) for record in records.values()
+    ]
+    cells = {name: column for name, column in cells.items() if set(column) != {"-"}}
+    cells["weights touched"] = [f"{100 * r['weights_touched']:.0f} %" for r in records.values()]
+    cells["s"] = [f"{record['seconds']:.0f}" for record in records.values()]
+    lines = ["| method | " + " | ".join(cells) + " |", "|" + "---|" * (len(cells) + 1)]
+    for method, *row in zip(records, *cells.values(), strict=True):
+        lines.append("| " + " | ".join([method, *row]) + " |")
     return lines
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
 if __name__ == "__main__":
@@ -64,7 +71,9 @@ if __name__ == "__main__":
         "--retrain", action=argparse.BooleanOptionalAction, default=True,
         help="retrain first, for the distance",
     )  # fmt: skip
+    markdown_file.add_option(parser)
     chosen = parser.parse_args()
+    parts: list[str] = []
     names = [name for name in chosen.methods.split(",") if name != "retrain"]
     for title, request in (("single", SINGLE), ("sequence", SEQUENCE)):
         found: dict[str, dict[str, Any]] = {}
@@ -76,5 +85,6 @@ if __name__ == "__main__":
         more = ["--reference", str(gold)] if chosen.retrain else []
         for name in names:
             found[name] = run_one(name, chosen.out / name / title, request, [], more)
-        print(f"\n{title}: {' '.join(request)}\n")
-        print("\n".join(rows(found)))
+        parts += [f"{title}, `{' '.join(request)}`:", "\n".join(rows(found))]
+        print("\n" + "\n\n".join(parts[-2:]))
+    markdown_file.write(chosen.markdown, "\n\n".join(parts))

@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import markdown_file
+
 METHODS = ("esd", "uce", "salun", "advunlearn", "gs-lora")
 ATTACKS = ("completion", "image-prompt", "state-inversion", "inpaint", "noise")
 DISTANCES = (
@@ -101,6 +103,7 @@ if __name__ == "__main__":
     parser.add_argument("--seeds", default="188")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--protocol", action=argparse.BooleanOptionalAction, default=True)
+    markdown_file.add_option(parser)
     options = parser.parse_args()
     options.attacks = options.attacks.split(",")
     measured: dict[str, dict[str, dict[str, Any]]] = {}
@@ -108,4 +111,6 @@ if __name__ == "__main__":
         for method_name in options.methods.split(","):
             cell = measure(method_name, concept_name, options)
             measured.setdefault(concept_name, {})[method_name] = cell
-    print("\n".join(tables(measured, options)))
+    both = "\n".join(tables(measured, options))
+    print(both)
+    markdown_file.write(options.markdown, both)

@@ -40,6 +40,7 @@ from transformers import (
 )
 
 from erasure import registry
+from erasure.files.storage import read_tensors, write_tensors
 from erasure.models.diffusion.load import POCKET, load_model
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.registry import ATTACKS, CRITERIA, EXPORTS, METHODS, PROTOCOLS, load_plugin
@@ -208,6 +209,21 @@ def listed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         json.dumps({**record, "sentence": "A {object} image in {style} style."})
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pocket CLIP as open_clip saves a model for the Hub."""
+    place = tmp_path_factory.mktemp("clip")
+    config = json.loads((POCKET / "clip" / "pocket-clip.json").read_text())
+    config["text_cfg"]["hf_tokenizer_name"] = "its own folder"
+    record = {"model_cfg": config, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}
+    (place / "open_clip_config.json").write_text(json.dumps(record))
+    tensors, _ = read_tensors(POCKET / "clip" / "model.safetensors")
+    plain = {name: tensor.float() for name, tensor in tensors.items()}
+    write_tensors(place / "open_clip_model.safetensors", plain)
+    shutil.copytree(POCKET / "tokenizer", place, dirs_exist_ok=True)
+    return place
 
 
 @pytest.fixture

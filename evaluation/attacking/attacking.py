@@ -66,7 +66,7 @@ class Outcome:
 
 
 def attack(
-    run: Path, name: str, *, concepts: Sequence[str] | None = None, criterion: str = "judge",
+    run: Path | str, name: str, *, concepts: Sequence[str] | None = None, criterion: str = "judge",
     prompts: int | str | Path = 16, seeds: Sequence[int] = (188, 288), budget: float | None = None,
     seed: int = 0, quick: bool = False, base: Path | str | None = None,
     gold: Path | str | None = None, origins: Mapping[str, Origin] | None = None,
@@ -84,6 +84,7 @@ def attack(
     there. RunError for an erase that is not finished, for a folder that holds another attack and
     for one that another process attacks, SettingError for settings that do not fit.
     """
+    run = Path(run)
     count, file = asked_prompts(prompts)
     check_numbers(count, seeds, budget, seed)
     kind, word = ATTACKS.get(name), name.replace("_", "-")

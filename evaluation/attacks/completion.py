@@ -34,8 +34,10 @@ class Completion(Attack):
 
     walks_path: ClassVar[bool] = True
 
-    steps: int = setting(16, quick=8, help="steps of the whole path", at_least=2)
-    shares: str = setting("0.125,0.25,0.375", help="of the steps, by the un-erased model")
+    steps: int = setting(16, quick=4, help="steps of the whole path", at_least=2)
+    shares: str = setting(
+        "0.125,0.25,0.375", quick="0.25,0.5", help="of the steps, by the un-erased model"
+    )
     then: Literal["empty", "prompt"] = setting("empty", help="what the erased model is asked for")
 
     def __post_init__(self) -> None:

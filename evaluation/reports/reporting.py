@@ -26,13 +26,14 @@ COLUMNS = (
 NO_SCORES, EVERY = "No scores yet.\n", "## Every figure"
 
 
-def report(runs: Sequence[Path], out: Path) -> list[Path]:
+def report(runs: Sequence[Path | str], out: Path | str) -> list[Path]:
     """Write `out` (a self-contained .html) and, beside it, .json, .csv and .md of the same figures.
 
     Each run needs a finished erasure; scores and attacks are taken as they are there. EditError
     for a folder without an edit, SettingError for no run, one twice, an `out` that is no .html, or
     files in those places that no report wrote. All four are written, or none.
     """
+    runs, out = [Path(run) for run in runs], Path(out)
     if not runs:
         raise SettingError("report needs at least one run's folder.")
     if out.suffix != ".html":

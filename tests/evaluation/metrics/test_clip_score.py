@@ -1,6 +1,5 @@
 """CLIP score against a cosine by hand, from the suite's CLIP and from open_clip's own folders."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from erasure.errors import ModelError
-from erasure.files.storage import read_tensors, write_tensors
 from erasure.models.diffusion.load import POCKET
 from evaluation.metrics import clip_score
 from evaluation.metrics.clip_score import NamedClip, PocketClip, clip_scores
@@ -23,21 +21,6 @@ PROMPTS = ["A cat image in Winter style.", "A tree image in Photo style.", "fish
 @pytest.fixture(scope="module")
 def pocket_clip() -> PocketClip:
     return PocketClip(POCKET)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pocket CLIP as open_clip saves a model for the Hub."""
-    place = tmp_path_factory.mktemp("clip")
-    config = json.loads((POCKET / "clip" / "pocket-clip.json").read_text())
-    config["text_cfg"]["hf_tokenizer_name"] = "its own folder"
-    record = {"model_cfg": config, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}
-    (place / "open_clip_config.json").write_text(json.dumps(record))
-    tensors, _ = read_tensors(POCKET / "clip" / "model.safetensors")
-    plain = {name: tensor.float() for name, tensor in tensors.items()}
-    write_tensors(place / "open_clip_model.safetensors", plain)
-    shutil.copytree(POCKET / "tokenizer", place, dirs_exist_ok=True)
-    return place
 
 
 def pictures(height: int, width: int) -> torch.Tensor:
@@ -63,9 +46,9 @@ def test_scores_are_cosines(pocket_clip: PocketClip) -> None:
 
 
 def test_a_folder_brings_its_own_transform_and_tokenizer(
-    pocket_clip: PocketClip, folder: Path
+    pocket_clip: PocketClip, clip_folder: Path
 ) -> None:
-    clip = NamedClip(str(folder))
+    clip = NamedClip(str(clip_folder))
     torch.testing.assert_close(clip.embed_texts(PROMPTS), pocket_clip.embed_texts(PROMPTS))
     images = pictures(96, 80)  # neither square nor 64
     transform = image_transform_v2(PreprocessCfg(size=64, mean=(0.5,) * 3, std=(0.25,) * 3), False)
@@ -76,17 +59,17 @@ def test_a_folder_brings_its_own_transform_and_tokenizer(
     assert [tuple(layer.shape[:1]) for layer in clip.layers(images)] == [(3,)] * 5
 
 
-def test_a_name_with_a_weights_file(pocket_clip: PocketClip, folder: Path) -> None:
-    clip = NamedClip(f"pocket-clip:{folder / 'open_clip_model.safetensors'}")
+def test_a_name_with_a_weights_file(pocket_clip: PocketClip, clip_folder: Path) -> None:
+    clip = NamedClip(f"pocket-clip:{clip_folder / 'open_clip_model.safetensors'}")
     images = pictures(64, 64)
     torch.testing.assert_close(clip.embed_images(images), pocket_clip.embed_images(images))
 
 
 def test_weights_that_open_clip_would_unpickle_stay_shut(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clip_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder where a pickle comes first, and tags whose repositories hold nothing else."""
-    place = shutil.copytree(folder, tmp_path / "clip")
+    place = shutil.copytree(clip_folder, tmp_path / "clip")
     (place / "open_clip_model.safetensors").rename(place / "model.safetensors")
     assert NamedClip(str(place)).name == str(place)
     torch.save({}, place / "open_clip_pytorch_model.bin")
