@@ -51,8 +51,8 @@ def accuracy_scores(
     accuracy of the target's domain, CRA: of the other domain, both on images without any target.
     CRA_target: the other domain's accuracy on the target's images, without those that ask for an
     erased label there too. With several targets the top-level figures are means over them, with the
-    standard error of the images that they share.
-    Without targets IRA is objects, CRA styles. A score that no image counts for is left out.
+    standard error of the images that they share. Without targets IRA is objects, CRA styles. A
+    score that no image counts for is left out.
 
     `target_in_cra` takes CRA over all images. `rate_of` makes a score from hits and the images that
     count: another one where they do not all weigh the same (evaluation/metrics/subset.py).
