@@ -18,7 +18,7 @@ from typing import Any
 
 import markdown_file
 
-METHODS = ("esd", "uce", "salun", "advunlearn", "gs-lora")
+METHODS = ("esd", "uce", "salun", "uproot", "advunlearn", "gs-lora")
 ATTACKS = ("completion", "image-prompt", "state-inversion", "inpaint", "noise")
 DISTANCES = (
     "judge_distance", "picture_distance", "loss_gap_caption", "loss_gap_empty", "loss_gap_state",

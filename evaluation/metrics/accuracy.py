@@ -49,9 +49,10 @@ def accuracy_scores(
     domain: a cat drawn as a dog is no success where both are erased. UA_own, where a domain has
     several targets: those that do not show the target itself, which is 1 - its accuracy. IRA:
     accuracy of the target's domain, CRA: of the other domain, both on images without any target.
-    CRA_target: the other domain's accuracy on the target's images. With several targets the
-    top-level figures are means over them, with the standard error of the images that they share.
-    Without targets IRA is objects, CRA styles. A score that no image counts for is left out.
+    CRA_target: the other domain's accuracy on the target's images, without those that ask for an
+    erased label there too. With several targets the top-level figures are means over them, with the
+    standard error of the images that they share. Without targets IRA is objects, CRA styles. A
+    score that no image counts for is left out.
 
     `target_in_cra` takes CRA over all images. `rate_of` makes a score from hits and the images that
     count: another one where they do not all weigh the same (evaluation/metrics/subset.py).
@@ -65,7 +66,12 @@ def accuracy_scores(
         t.name: (judged.asked_styles if t.is_style else judged.asked_objects) == t.label
         for t in targets
     }  # images that ask for each target
-    kept = ~torch.stack(list(has.values())).any(0)
+    nowhere = torch.zeros_like(everything)
+    gone = {
+        kind: torch.stack([nowhere, *(has[t.name] for t in targets if t.is_style == kind)]).any(0)
+        for kind in (False, True)
+    }  # images that ask for an erased object, or for an erased style
+    kept = ~(gone[False] | gone[True])
     crossed = everything if target_in_cra else kept
     erased = {kind: [t.label for t in targets if t.is_style == kind] for kind in (False, True)}
     found: dict[str, dict[str, Cases]] = {}
@@ -82,7 +88,7 @@ def accuracy_scores(
         found[target.name] |= {
             "IRA": (own, kept),
             "CRA": (other, crossed),
-            "CRA_target": (other, here),
+            "CRA_target": (other, here & ~gone[not target.is_style]),
         }
     top = {}
     for key in next(iter(found.values())):

@@ -148,6 +148,7 @@ def stamp(chosen: Sequence[Key], sampling: Sampling = SAMPLING) -> dict[str, obj
         "resolution": SIDE,
         "judge": "pocket vit and style-judge",
         "UA": "counts any erased target of the same kind",
+        "CRA_target": "images that ask for one erased target alone",
         "clip": "pocket-clip, cosine, images without a target",
         "features": "pocket-clip image embeddings x sqrt(d), images without a target",
         "reference": "as many held-out renders of the same pairs",

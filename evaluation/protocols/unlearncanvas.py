@@ -178,6 +178,7 @@ def _stamp(
         "target_in_cra": settings.target_in_cra,
         "judge": judges.stamp,
         "UA": "counts any erased target of the same domain",
+        "CRA_target": "images that ask for one erased target alone",
         "versions": {
             name: version(name) for name in ("torch", "diffusers", "timm", "erasure-toolkit")
         },

@@ -49,6 +49,9 @@ def test_several_targets_leave_together() -> None:
     assert scores["UA"].value == (0.75 + 0.25) / 2
     assert set(per) == {"a", "s"}
     assert "UA_own" not in scores  # one target of each domain
+    # images 2 and 3 ask for both: nothing about them was to be kept
+    assert {name: own["CRA_target"].n for name, own in per.items()} == {"a": 2, "s": 2}
+    assert {name: own["CRA_target"].value for name, own in per.items()} == {"a": 0.5, "s": 0.5}
 
 
 def test_without_targets_there_is_no_ua() -> None:

@@ -33,10 +33,9 @@ from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.edit import Edit
-from erasure.errors import SettingError
-from erasure.files.storage import read_tensors, write_tensors
-from erasure.methods.shared.saliency import largest
-from erasure.methods.shared.training_data import Pictures, Plan, gather
+from erasure.files.storage import write_tensors
+from erasure.methods.shared.saliency import largest, read_masks
+from erasure.methods.shared.training_data import Pictures, Plan, draw, gather
 from erasure.models.diffusion.model import DiffusionModel, guided
 from erasure.registry import METHODS
 from erasure.training.fit import fit
@@ -139,18 +138,7 @@ class SalUn:
         weights, stored = model.weights(self.select), run.folder / "mask.safetensors"
         source = Path(self.mask) if self.mask else stored
         if source.is_file() or self.mask:
-            masks, _ = read_tensors(source)
-            wrong = [
-                name
-                for name, w in weights.items()
-                if name not in masks or masks[name].shape != w.shape
-            ]
-            if wrong:
-                raise SettingError(
-                    "SalUn.mask must hold a mask for every selected weight; "
-                    f"{source} does not fit {wrong[0]}."
-                )
-            return {name: masks[name].to(run.device, torch.bool) for name in weights}
+            return read_masks("SalUn", source, weights, run.device)
         gradients = self._summed_gradients(model, forget, run)
         masks = largest(gradients, self.keep)
         if run.is_main:
@@ -192,20 +180,3 @@ class SalUn:
                 bar.advance()
         average(list(summed.values()))
         return summed
-
-
-def draw(
-    pictures: Pictures, batch: int, model: DiffusionModel, run: Run
-) -> tuple[Tensor, list[str], list[str], Tensor, Tensor]:
-    """This process's part of a random batch: latents, prompts, anchors, timesteps, noise."""
-    picked = torch.randint(len(pictures.prompts), (batch,), generator=run.generator)
-    t = model.random_times(batch, run.generator)
-    noise = torch.randn((batch, *pictures.latents.shape[1:]), generator=run.generator)
-    mine = run.part(picked).tolist()
-    return (
-        run.send(pictures.latents[mine]),
-        [pictures.prompts[i] for i in mine],
-        [pictures.anchors[i] for i in mine],
-        run.shard(t),
-        run.shard(noise),
-    )

@@ -20,6 +20,8 @@ Choices
 - By default the concept is edited in all of its templates towards its anchor, and the model's own
   list or the built-in one is preserved. Their defaults edit the bare name towards "" (objects) or
   "art", and preserve nothing.
+- Of several concepts at once, a template of one may name another ("a bear in Sketch style"). What
+  is wanted there is without both, or two rows would ask different things of the same prompt.
 - Sums over preserved vectors run over all of a prompt's positions with `onward`, over its last word
   with `last`.
 - `average` divides s_e and s_p by their number of prompts, so that they mean the same however many
@@ -50,7 +52,7 @@ from erasure.models.diffusion.model import DiffusionModel
 from erasure.registry import METHODS
 from erasure.training.progress import shown
 from erasure.training.run import Run
-from erasure_datasets.concept import Concept, retain_prompts
+from erasure_datasets.concept import Concept, mentions, retain_prompts
 
 Vectors = Tensor  # (n, d) float64, on the CPU
 ENCODED_AT_ONCE = 64
@@ -90,8 +92,8 @@ class UCE:
             model, model.text_maps, *self._erased(model, concepts), self._preserved(model, kept)
         )
         if model.pooled_maps:
-            names = [prompt for concept in concepts for prompt in concept.prompts()]
-            anchors = [prompt for concept in concepts for prompt in concept.anchor_prompts()]
+            rows = aligned_prompts(concepts)
+            names, anchors = [row[0] for row in rows], [row[2] for row in rows]
             erased, wanted = (self._pooled(model, p, self.erase_weight) for p in (names, anchors))
             preserved = self._pooled(model, kept, self.preserve_weight)
             self._rewrite(model, model.pooled_maps, erased, wanted, preserved)
@@ -124,11 +126,7 @@ class UCE:
 
     def _erased(self, model: DiffusionModel, concepts: list[Concept]) -> tuple[Vectors, Vectors]:
         """Aligned vectors of concepts and their anchors, each scaled by the root of its weight."""
-        rows = [
-            (prompt, concept.name, anchor, concept.anchor)
-            for concept in concepts
-            for prompt, anchor in zip(concept.prompts(), concept.anchor_prompts(), strict=True)
-        ]
+        rows = aligned_prompts(concepts)
         sources, targets = [], []
         for first in range(0, len(rows), ENCODED_AT_ONCE):
             part = rows[first : first + ENCODED_AT_ONCE]
@@ -158,6 +156,27 @@ class UCE:
                 vectors.append(rows.flatten(0, 1))
         scale = (self.preserve_weight / (len(prompts) if self.average else 1)) ** 0.5
         return torch.cat(vectors) * scale
+
+
+def aligned_prompts(concepts: Sequence[Concept]) -> list[tuple[str, str, str, str]]:
+    """(prompt, the concept's name in it, what is wanted instead, the anchor's name in that).
+
+    Other concepts of the request that a prompt names make way for their anchors too.
+    """
+    rows = []
+    for concept in concepts:
+        for prompt, wanted in zip(concept.prompts(), concept.anchor_prompts(), strict=True):
+            anchor = concept.anchor
+            for other in concepts:
+                if other is concept or not mentions(wanted, other.name):
+                    continue
+                if not other.anchor:
+                    wanted = anchor = ""
+                    break
+                word = rf"(?<!\w){re.escape(other.name)}(?!\w)"
+                wanted = re.sub(word, other.anchor.replace("\\", r"\\"), wanted)
+            rows.append((prompt, concept.name, wanted, anchor))
+    return rows
 
 
 def last_position(count: Callable[[str], int], prompt: str, name: str) -> int:

@@ -1,11 +1,13 @@
 """Which weights have the largest gradients, over many tensors, without sorting them together."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from erasure.errors import DivergedError
+from erasure.errors import DivergedError, SettingError
+from erasure.files.storage import read_tensors
 
 # a float32's sign bit is 0 in a magnitude; the other 31 order magnitudes as they order numbers
 PARTS = ((20, 11), (10, 10), (0, 10))  # (lowest bit, bits) of each part, from the top
@@ -35,6 +37,20 @@ def largest(gradients: Mapping[str, Tensor], keep: float) -> dict[str, Tensor]:
         spare = max(spare - tied, 0)
         masks[name] = chosen.view(gradient.shape)
     return masks
+
+
+def read_masks(
+    method: str, file: Path, weights: Mapping[str, Tensor], device: torch.device
+) -> dict[str, Tensor]:
+    """The masks of these weights in a file. SettingError for `method` if one is not there."""
+    masks, _ = read_tensors(file)
+    wrong = [n for n, w in weights.items() if n not in masks or masks[n].shape != w.shape]
+    if wrong:
+        raise SettingError(
+            f"{method}.mask must hold a mask for every selected weight; "
+            f"{file} does not fit {wrong[0]}."
+        )
+    return {name: masks[name].to(device, torch.bool) for name in weights}
 
 
 def _threshold(gradients: Mapping[str, Tensor], wanted: int) -> tuple[int, int]:

@@ -201,3 +201,20 @@ def _generated(
         )  # fmt: skip
         sets.append(Pictures(torch.cat(parts), [p for p, _ in chosen], [a for _, a in chosen]))
     return sets[0], sets[1]
+
+
+def draw(
+    pictures: Pictures, batch: int, model: DiffusionModel, run: Run
+) -> tuple[Tensor, list[str], list[str], Tensor, Tensor]:
+    """This process's part of a random batch: latents, prompts, anchors, timesteps, noise."""
+    picked = torch.randint(len(pictures.prompts), (batch,), generator=run.generator)
+    t = model.random_times(batch, run.generator)
+    noise = torch.randn((batch, *pictures.latents.shape[1:]), generator=run.generator)
+    mine = run.part(picked).tolist()
+    return (
+        run.send(pictures.latents[mine]),
+        [pictures.prompts[i] for i in mine],
+        [pictures.anchors[i] for i in mine],
+        run.shard(t),
+        run.shard(noise),
+    )

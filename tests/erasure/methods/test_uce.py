@@ -7,8 +7,9 @@ import torch
 
 from erasure.erasing import erase
 from erasure.errors import SettingError
-from erasure.methods.diffusion.uce import UCE, last_position
+from erasure.methods.diffusion.uce import UCE, aligned_prompts, last_position
 from erasure.models.diffusion.load import load_model
+from erasure_datasets.concept import Concept
 
 
 def test_last_position_is_the_concepts_last_token(sd1: Path) -> None:
@@ -35,6 +36,20 @@ def test_a_name_is_sought_as_a_word(sd1: Path) -> None:
         ("a cat, then a cat", "cat", "a cat, then a cat"),
     ):
         assert last_position(model.token_count, prompt, name) == model.token_count(head), prompt
+
+
+def test_prompts_of_two_concepts_are_wanted_without_both() -> None:
+    """Whichever of the two a row is for; a concept of no anchor leaves nothing to draw."""
+    cat = Concept("cat", "object", ("A {name} in Sketch style", "{name}"), anchor="dog")
+    sketch = Concept("Sketch", "style", ("A cat in {name} style",), anchor="Photo")
+    both = "A cat in Sketch style"
+    assert aligned_prompts([cat, sketch]) == [
+        (both, "cat", "A dog in Photo style", "dog"),
+        ("cat", "cat", "dog", "dog"),
+        (both, "Sketch", "A dog in Photo style", "Photo"),
+    ]
+    nothing = Concept("cat", "object", ("{name}",))
+    assert aligned_prompts([sketch, nothing])[0] == (both, "Sketch", "", "")
 
 
 def test_prompts_to_preserve_without_weight_are_refused() -> None:

@@ -167,6 +167,7 @@ def test_channels_last_changes_no_result(method: str, sd1: Path, tmp_path: Path)
         ("esd", "sdxl"),
         ("gs-lora", "sdxl"),
         ("salun", "sd2"),
+        ("uproot", "sd1"),
         ("sfd", "sd1"),
         ("advunlearn", "sdxl"),
     ],

@@ -1,0 +1,172 @@
+"""uproot: relabel pictures of the concept under every condition that still draws it.
+
+Changes: all of the UNet's weights; any with --select.
+
+This project's own, on the ground of SalUn (salun.py), which asks under the concept's prompts alone.
+The empty prompt, by which latents are completed and inverted, and states that no list of words
+holds are asked as well:
+
+    forget  sum_k w_k mean (predict(x_t, t, k) - sg[predict(x_t, t, anchor)])^2,
+                k in {x's prompt, '', s},  w_k = 1, empty_weight, state_weight
+    keep    alpha mean (predict(y_t, t, k) - target)^2,
+                k y's prompt, or '' for the `empty_share` of a batch
+    search  s <- onto_states(s - rate Adam(grad_s mean (predict(x_t, t, s) - target)^2))
+
+x pictures of the concept, y of what is kept, target what `predict` is trained on.
+
+Choices
+- The target is the current model under stop-gradient, not the original one: that is itself a good
+  denoiser of the concept's pictures whatever it is asked for, so it leaves the knowledge where it
+  was, while the current one drifts with the edit.
+- All conditions of a step see the same x_t and t, and share one target.
+- The states stay on what the text encoder can put out (`DiffusionModel.onto_states`), which holds
+  every prompt and learned word. They go on from step to step, Adam's moments with them, so that
+  they follow the model; `restart` begins each anew every so many steps.
+- A search step shows all states the same `search_images` noised pictures. Every process and every
+  part of a batch searches alike, from draws of its own per step.
+- `mask` takes SalUn's: a run of it writes mask.safetensors.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from erasure.config import check, setting
+from erasure.edit import Edit
+from erasure.errors import SettingError
+from erasure.methods.shared.saliency import read_masks
+from erasure.methods.shared.state_search import Search, StateSearch
+from erasure.methods.shared.training_data import Pictures, Plan, draw, gather
+from erasure.models.diffusion.model import Condition, DiffusionModel
+from erasure.registry import METHODS
+from erasure.training.fit import fit
+from erasure.training.learner import Learner
+from erasure.training.optimisers import Optimiser
+from erasure.training.run import Run
+from erasure_datasets.concept import Concept
+
+
+@METHODS.register
+@dataclass(frozen=True)
+class Uproot:
+    """Relabelling under prompts, the empty prompt and searched states."""
+
+    steps: int = setting(590, quick=60, help="optimiser steps", at_least=1)
+    learning_rate: float = setting(1e-5, help="Adam's learning rate", above=0)
+    batch_size: int = setting(8, help="images to forget per step", at_least=1)
+    retain_batch_size: int = setting(16, help="images to keep per step", at_least=1)
+    retain_weight: float = setting(1.0, help="weight of the retain loss (alpha)", at_least=0)
+    empty_weight: float = setting(
+        0.5, help="weight of the forget loss under the empty prompt", at_least=0
+    )
+    empty_share: float = setting(
+        0.25, help="share of the kept images asked under the empty prompt", at_least=0, at_most=1
+    )
+    state_weight: float = setting(
+        0.5, help="weight of the forget loss under searched states", at_least=0
+    )
+    states: int = setting(4, help="how many states are searched", at_least=1)
+    search_steps: int = setting(1, help="search steps per optimiser step", at_least=1)
+    search_rate: float = setting(0.05, help="the search's learning rate", above=0)
+    search_images: int = setting(8, help="images of the concept per search step", at_least=1)
+    restart: int = setting(0, help="steps after which a state starts anew; 0: never", at_least=0)
+    target: Literal["current", "original"] = setting("current", help="which model draws the anchor")
+    select: str = setting(
+        "full", help="which weights: full, xattn, xattn.kv, noxattn, selfattn, or a pattern"
+    )
+    decay: bool = setting(True, help="let the learning rate fall to 0 along a cosine")
+    mask: str = setting(
+        "", help="change only the weights of the mask in this .safetensors file, as SalUn writes it"
+    )
+    images: str = setting(
+        "auto", help="auto (the model's data set, else generated), generated, or a folder"
+    )
+    forget_images: int = setting(800, help="how many images of the concept", at_least=1)
+    retain_images: int = setting(800, help="how many images to keep", at_least=1)
+    sampling_steps: int = setting(50, quick=12, help="DDIM steps for generated images", at_least=1)
+    guidance: float = setting(7.5, help="guidance for generated images", at_least=0)
+    retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to keep")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
+        weights = model.weights(self.select)
+        masks = read_masks("Uproot", Path(self.mask), weights, run.device) if self.mask else None
+        if self.state_weight and run.low is torch.float16:
+            raise SettingError(
+                "mixed_precision must be no or bf16 for uproot: its search's gradients are too "
+                "small for fp16."
+            )
+        model.remember(list(weights))
+        run.lower(model.parameters())
+        retain_file = Path(self.retain_prompts) if self.retain_prompts else None
+        plan = Plan(
+            self.images, self.forget_images, self.retain_images, retain_file, self.sampling_steps,
+            self.guidance,
+        )  # fmt: skip
+        forget, retain = gather(model, concepts, plan, run)
+        search = self._search(model, forget, run) if self.state_weight else None
+        loss = self._loss(model, forget, retain, search, run)
+        with model.memorised(["", *forget.prompts, *forget.anchors, *retain.prompts]):
+            by = Optimiser(cosine=self.decay)
+            fit(
+                Learner(
+                    loss, weights, self.learning_rate, by, masks=masks, start=model.originals
+                ),
+                steps=self.steps, run=run, carried=search.carried if search else {},
+            )  # fmt: skip
+        return Edit.between(model, concepts, "uproot", asdict(self))
+
+    def _search(self, model: DiffusionModel, forget: Pictures, run: Run) -> StateSearch:
+        search = Search(
+            self.states, self.search_steps, self.search_rate, self.search_images, self.restart
+        )
+        return StateSearch(model, forget, search, run)
+
+    def _loss(
+        self, model: DiffusionModel, forget: Pictures, retain: Pictures,
+        search: StateSearch | None, run: Run,
+    ) -> Callable[[int], dict[str, Tensor]]:  # fmt: skip
+        def loss(step: int) -> dict[str, Tensor]:
+            if search:
+                search.follow(step)
+            z0, prompts, anchors, t, noise = draw(forget, self.batch_size, model, run)
+            asked = {"erase": (1.0, model.encode(prompts))}
+            if self.empty_weight:
+                asked["erase_empty"] = self.empty_weight, model.encode([""] * len(t))
+            if search:
+                rows = run.part(torch.arange(self.batch_size))
+                asked["erase_states"] = self.state_weight, search.conditions(rows + step)
+            terms = self._relabelled(model, model.add_noise(z0, noise, t), t, anchors, asked)
+            z0, prompts, _, t, noise = draw(retain, self.retain_batch_size, model, run)
+            rows = run.part(torch.arange(self.retain_batch_size))
+            blank = (rows < round(self.empty_share * self.retain_batch_size)).tolist()
+            asked_of = ["" if none else text for text, none in zip(prompts, blank, strict=True)]
+            condition = model.encode(asked_of)
+            said = model.predict(model.add_noise(z0, noise, t), t, condition)
+            terms["retain"] = self.retain_weight * F.mse_loss(said, model.target(z0, noise, t))
+            return terms
+
+        return loss
+
+    def _relabelled(
+        self, model: DiffusionModel, z_t: Tensor, t: Tensor, anchors: Sequence[str],
+        asked: Mapping[str, tuple[float, Condition]],
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """Each condition's weighted distance from the anchor's answer, in one call for all."""
+        with torch.no_grad(), model.original() if self.target == "original" else nullcontext():
+            wanted = model.predict(z_t, t, model.encode(anchors))
+        count = len(asked)
+        conditions = torch.cat([condition for _, condition in asked.values()])
+        said = model.predict(z_t.repeat(count, 1, 1, 1), t.repeat(count), conditions)
+        return {
+            name: weight * F.mse_loss(part, wanted)
+            for (name, (weight, _)), part in zip(asked.items(), said.chunk(count), strict=True)
+        }
