@@ -102,7 +102,7 @@ def least(words: list[str]) -> list[str]:
     """What is added so that a command takes seconds."""
     plain = [word for word in words if word in (*LEAST, "evaluate", "list", "report", "export")]
     command = plain[0] if plain else ""
-    if "--dry-run" in words:
+    if "--dry-run" in words or "--from" in words:
         return []
     if command == "evaluate" and "--clip" in words:
         return ["--seeds", "188", "--keep", "1", "--steps", "2"]
