@@ -37,7 +37,7 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    """A page's blocks of shell and Python, in order."""
+    """A page's blocks of shell and Python, and files of settings, in order."""
     found: list[Block] = []
     name, lines = page.relative_to(ROOT).as_posix(), page.read_text(encoding="utf-8").splitlines()
     start, before = 0, ""
@@ -52,7 +52,7 @@ def blocks(page: Path) -> list[Block]:
         title = rest.partition('title="')[2].rstrip('"')
         mark, reason = known.groups() if (known := MARK.fullmatch(before)) else ("", "")
         text = "\n".join(lines[start:number]) + "\n"
-        if language in ("sh", "python"):
+        if language in ("sh", "python", "toml"):
             found.append(Block(name, start, language, title, text, mark, reason))  # type: ignore[arg-type]
         start = 0
     return found

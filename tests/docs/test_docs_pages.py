@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,9 @@ def test_every_command_has_a_page_with_its_options() -> None:
 
 
 def test_formulas_are_code_and_choices_a_list() -> None:
-    text = "Idea: a*b < c*d, to_k.\n\n    x* = y_i\n      z\n\nChoices\n- `a_b` stays.\n  So.\n- Two."
+    text = (
+        "Idea: a*b < c*d, to_k.\n\n    x* = y_i\n      z\n\nChoices\n- `a_b` stays.\n  So.\n- Two."
+    )
     assert docs_plugins.told(text) == (
         "Idea: a\\*b &lt; c\\*d, to\\_k.\n\n```text\nx* = y_i\n  z\n```\n\n"
         "## Choices\n\n- `a_b` stays.\n  So.\n- Two."
@@ -76,7 +79,9 @@ def test_the_navigation_names_every_written_page() -> None:
 
 def test_files_of_the_repository_lose_front_matter_and_links(tmp_path: Path) -> None:
     file = tmp_path / "card.md"
-    file.write_text("---\nlicense: x\n---\n# T\n[code](a/b.py), [web](https://x.org), [c.md](c.md)\n")
+    file.write_text(
+        "---\nlicense: x\n---\n# T\n[code](a/b.py), [web](https://x.org), [c.md](c.md)\n"
+    )
     assert docs_pages.copied_text(file) == "# T\ncode (`a/b.py`), [web](https://x.org), c.md\n"
 
 
@@ -85,7 +90,7 @@ def test_tables_of_results_have_the_form_that_their_scripts_write(tmp_path: Path
 
     def heads(name: str) -> list[str]:
         lines = (TABLES / f"{name}.md").read_text().splitlines()
-        return [above for above, line in zip(lines, lines[1:], strict=False) if line.startswith("|--")]  # fmt: skip
+        return [above for above, line in pairwise(lines) if line.startswith("|--")]
 
     import erasure_table  # the protocol's list of concepts takes a moment
 
