@@ -8,6 +8,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,18 @@ def _to_disk(path: Path) -> None:
             _to_disk(inner)
         _flush_names(path)
     elif not path.is_symlink():
+        if os.name == "posix":
+            path.chmod(_usual_mode())  # safetensors keeps its files from everybody else
         with path.open("rb" if os.name == "posix" else "rb+") as stream:
             os.fsync(stream.fileno())
+
+
+@cache
+def _usual_mode() -> int:
+    """Of a new file, as the user's umask has it, which can only be read by setting it."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    return 0o666 & ~umask
 
 
 def _flush_names(folder: Path) -> None:

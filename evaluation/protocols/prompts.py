@@ -73,7 +73,8 @@ class Prompts(Protocol):
         rows = _once(plan(lines, near, targets, kept, seeds))
         refuse_nothing(rows)
         model.warn_beyond(list(dict.fromkeys(row.shot.prompt for row in rows)), "prompts")
-        stamp = _stamp(settings, seeds, how, model, len(kept))
+        clip = eyes.clip.name if eyes.clip else ""
+        stamp = _stamp(settings, seeds, how, model, len(kept), clip)
         names = [target.name for target in targets]
         file = free_file(asked.folder, stamp, names, usual=SEEDS, is_own=asked.is_own)
         record = _judged(file, model, rows, eyes, names, how, stamp, len(asked.erased) > 1)
@@ -144,7 +145,7 @@ def _drawn(
 
 def _stamp(
     settings: PromptsSettings, seeds: Sequence[int], how: Sampling, model: DiffusionModel,
-    kept: int,
+    kept: int, clip: str,
 ) -> dict[str, Any]:  # fmt: skip
     """Everything that made the numbers but the concept; files by what is in them."""
 
@@ -153,7 +154,7 @@ def _stamp(
             return text or "the concept's templates and the general wordings of its kind"
         return f"sha256 {hashlib.sha256(Path(text).expanduser().read_bytes()).hexdigest()[:16]}"
 
-    words = settings.criterion or f"clip={settings.clip}".removesuffix("=")
+    words = settings.criterion or (f"clip={clip}" if clip else "none")
     return {
         "protocol": NAME,
         "seeds": list(seeds),
@@ -165,7 +166,7 @@ def _stamp(
         "resolution": model.resolution,
         "criterion": words,
         "files": list(contents(words, {}).values()),
-        "clip": settings.clip,
+        "clip": clip or "none",
         "features": settings.features,
         "perceptual": settings.perceptual,
         "reference": "the un-erased model's images of the same noise",

@@ -109,7 +109,9 @@ def test_a_text_encoder_goes_alone_and_a_unet_does_not(
     from contract import TINY
     from transformers import CLIPTextModel
 
-    with pytest.raises(EditError, match="outside the text encoder; export to delta, diffusers or single"):
+    with pytest.raises(
+        EditError, match="outside the text encoder; export to delta, diffusers or single"
+    ):
         export(run, tmp_path / "none", to="text-encoder")
     assert not (tmp_path / "none").exists()
     result = erase(str(listed), "advunlearn", ["cat"], out=tmp_path / "adv", **TINY["advunlearn"])

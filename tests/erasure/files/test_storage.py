@@ -5,10 +5,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from erasure.errors import StorageError
 from erasure.files import storage
-from erasure.files.storage import atomic, folder_digest, write_json
+from erasure.files.storage import atomic, folder_digest, write_json, write_tensors
 
 
 def test_results_are_on_the_disk_before_they_have_their_name(
@@ -64,3 +65,11 @@ def test_a_folders_digest_is_of_what_it_holds(
     assert folder_digest(tmp_path) == first
     file.rename(tmp_path / "in" / "b.png")
     assert folder_digest(tmp_path) != first
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX'")
+def test_tensors_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    write_tensors(tmp_path / "a.safetensors", {"w": torch.ones(2)}, {})
+    modes = {file.stat().st_mode for file in tmp_path.iterdir()}
+    assert len(modes) == 1
