@@ -46,6 +46,17 @@ def test_a_file_gives_what_the_command_line_does_not(
     assert "out" not in sources
 
 
+def test_a_later_file_goes_before_an_earlier_one(
+    program: Program, tmp_path: Path, given: Path
+) -> None:
+    later, run = tmp_path / "later.toml", tmp_path / "run"
+    later.write_text("erase-weight = 5\n")
+    code, _, err = program("erase", "uce", "--settings", given, "--settings", later, "--out", run)
+    assert code == 0, err
+    settings = record(run)["settings"]
+    assert (settings["preserve_weight"], settings["erase_weight"]) == (2, 5)
+
+
 def test_a_file_goes_before_quick(program: Program, tmp_path: Path, sd1: Path) -> None:
     file, run = tmp_path / "mine.toml", tmp_path / "run"
     file.write_text("quick = true\nsteps = 2\nsampling-steps = 2\n")
