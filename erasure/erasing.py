@@ -179,6 +179,11 @@ def _opened(
         for what, given in (("config", config), ("revision", revision)):
             if given is not None:
                 raise SettingError(f"{what} is what the run {place} says of itself; leave it out.")
+        if run.folder.resolve() == place.resolve():
+            raise SettingError(
+                f"out must be another folder than {place}, the run to erase further from, which "
+                "stays as it is."
+            )
         below = open_erased(place, device=run.device, base=base)
         return below.model, below
     if base is not None:

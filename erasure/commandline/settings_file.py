@@ -61,13 +61,16 @@ def known_options(options: Sequence[inspect.Parameter]) -> dict[str, Known]:
 def file_option(known: Mapping[str, Known]) -> inspect.Parameter:
     """`--settings FILE.toml`, which is read before the other options are."""
 
-    def take(context: typer.Context, file: Path | None) -> Path | None:
-        if file is not None:
+    def take(context: typer.Context, files: list[Path] | None) -> list[Path] | None:
+        for file in files or []:
             offer(context, known, _given(file, known, context.info_name or ""), FILE, str(file))
-        return file
+        return files
 
-    text = "a TOML file with values for these options; the command line goes before it"
-    return _eager("settings", "--settings", text, take)
+    text = (
+        "a TOML file with values for these options; the command line goes before it, and a later "
+        "file before an earlier one"
+    )
+    return _eager("settings", "--settings", text, take, list[Path])
 
 
 def earlier_run_option(method: str, known: Mapping[str, Known]) -> inspect.Parameter:
@@ -83,14 +86,16 @@ def earlier_run_option(method: str, known: Mapping[str, Known]) -> inspect.Param
         return run
 
     text = "a run of this method, whose model, seed and settings are taken; not its concepts"
-    return _eager("from_", "--from", text, take)
+    return _eager("from_", "--from", text, take, Path)
 
 
-def _eager(name: str, flag: str, text: str, take: Callable[..., Any]) -> inspect.Parameter:
+def _eager(
+    name: str, flag: str, text: str, take: Callable[..., Any], kind: Any
+) -> inspect.Parameter:
     option = typer.Option(flag, help=text, is_eager=True, callback=take)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None,
-        annotation=Annotated[Path | None, option],
+        annotation=Annotated[kind | None, option],
     )  # fmt: skip
 
 

@@ -22,6 +22,8 @@ from erasure.training.progress import shown
 
 HOST = re.sub(r"\W", "_", socket.gethostname())[:32]
 LARGE, HEAD = 2**30, 2**16  # bytes: of a folder, and of what is read of each file in a large one
+UMASK = os.umask(0o077)  # there is no way to read it but to set it
+os.umask(UMASK)
 TEMPORARY = re.compile(r"\.(?P<target>.+)\.(?P<host>\w+)-(?P<pid>\d+)\.tmp")
 
 
@@ -30,7 +32,8 @@ def atomic(target: Path) -> Iterator[Path]:
     """Give a temporary sibling path; on success it replaces `target`, on failure it is removed.
 
     Works for files and folders. Failures to write become StorageError. What a killed process left
-    of the same target is removed. What has the name is on the disk, for a power cut as well.
+    of the same target is removed. What has the name is on the disk, for a power cut as well, and
+    has the permissions that the user's umask gives to new files.
     """
     temporary = target.with_name(f".{target.name}.{HOST}-{os.getpid()}.tmp")
     try:
@@ -39,6 +42,7 @@ def atomic(target: Path) -> Iterator[Path]:
         yield temporary
         if temporary.is_dir() and target.exists():
             raise StorageError(f"{target} exists already; name another folder.")
+        _share(temporary)
         _to_disk(temporary)
         temporary.replace(target)
         _flush_names(target.parent)
@@ -49,6 +53,14 @@ def atomic(target: Path) -> Iterator[Path]:
         ) from error
     finally:
         _remove(temporary)
+
+
+def _share(path: Path) -> None:
+    """Give files the umask's permissions: safetensors writes them for their owner's eyes alone."""
+    files = (inner for inner in path.rglob("*") if inner.is_file()) if path.is_dir() else [path]
+    for file in files:
+        if not file.is_symlink() and file.stat().st_mode & 0o777 == 0o600:
+            file.chmod(0o666 & ~UMASK)
 
 
 def _to_disk(path: Path) -> None:

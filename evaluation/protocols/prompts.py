@@ -40,6 +40,7 @@ from evaluation.prompts.looking import (
     scores_of,
     told,
 )
+from evaluation.prompts.neighbours import NONE
 from evaluation.prompts.plan import SEEDS, Row, concept_lines, keep_lines, plan
 from evaluation.prompts.settings import PromptsSettings
 from evaluation.protocols import Asked, Option, Protocol
@@ -63,6 +64,8 @@ class Prompts(Protocol):
         seeds = SEEDS if asked.seeds is None else tuple(asked.seeds)
         check_numbers(1, seeds, None, 0)
         targets = _targets(asked)
+        if not targets:
+            _refuse_without_target(settings)
         model = asked.model
         how = asked_sampling(sampling_of(model, asked.sampling), model, asked.settings)
         kept = keep_lines(settings.keep_prompts, asked.erased, settings.keep)
@@ -93,6 +96,17 @@ def _targets(asked: Asked) -> list[Concept]:
             f"Known: {', '.join(concept.name for concept in asked.erased)}."
         )
     return [own[name.casefold()] for name in asked.concepts]
+
+
+def _refuse_without_target(settings: PromptsSettings) -> None:
+    """SettingError for what asks about an erased concept, where none is erased."""
+    for name in ("prompts", "neighbours", "criterion"):
+        value = getattr(settings, name)
+        if value and value != NONE:
+            raise SettingError(
+                f"{name} asks about an erased concept, and an un-erased model has none; "
+                f"leave {name} {value!r} out. A run's scores have the un-erased model's beside."
+            )
 
 
 def _once(rows: Sequence[Row]) -> list[Row]:

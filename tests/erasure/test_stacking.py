@@ -219,6 +219,8 @@ def test_what_cannot_be_stacked_is_refused_in_a_line(cat: Path, sd1: Path, tmp_p
             erase(**asked, out=tmp_path / "no")
         assert "\n" not in str(told.value)
         assert not (tmp_path / "no").exists()
+    with pytest.raises(SettingError, match=r"out must be another folder than .*cat, the run to"):
+        erase(cat, "uce", "dog", out=cat, **FREE)
 
 
 def test_cards_and_deltas_tell_all_parts(cat: Path, tmp_path: Path) -> None:

@@ -143,6 +143,13 @@ def test_an_unerased_model(sd1: Path, tmp_path: Path) -> None:
     )
     assert set(record["scores"]) == {"CLIP"}
     assert record["per_concept"] == {}
+    for name, value in (("prompts", "x.txt"), ("neighbours", "dog"), ("criterion", "clip")):
+        with pytest.raises(SettingError, match=f"{name} asks about an erased concept"):
+            evaluate(
+                model=str(sd1), out=tmp_path / "other", protocol="prompts",
+                **{**options, "clip": "pocket", name: value},
+            )  # fmt: skip
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,17 @@ def test_a_file_gives_what_the_command_line_does_not(
     assert "out" not in sources
 
 
+def test_a_later_file_goes_before_an_earlier_one(
+    program: Program, tmp_path: Path, given: Path
+) -> None:
+    later, run = tmp_path / "later.toml", tmp_path / "run"
+    later.write_text("erase-weight = 5\n")
+    code, _, err = program("erase", "uce", "--settings", given, "--settings", later, "--out", run)
+    assert code == 0, err
+    settings = record(run)["settings"]
+    assert (settings["preserve_weight"], settings["erase_weight"]) == (2, 5)
+
+
 def test_a_file_goes_before_quick(program: Program, tmp_path: Path, sd1: Path) -> None:
     file, run = tmp_path / "mine.toml", tmp_path / "run"
     file.write_text("quick = true\nsteps = 2\nsampling-steps = 2\n")
@@ -178,3 +189,21 @@ def test_what_from_cannot_repeat_is_one_line(
     schedule = model / "scheduler" / "scheduler_config.json"
     schedule.write_text(schedule.read_text().replace("0.012", "0.013"))
     assert "has other weights than when" in refused()
+
+
+def test_from_a_run_on_a_run_erases_further_from_the_same_one(
+    program: Program, tmp_path: Path, listed: Path
+) -> None:
+    below, stacked, again = (tmp_path / name for name in ("below", "stacked", "again"))
+    uce = ("erase", "uce", "--concept")
+    assert program(*uce, "cat", "--model", listed, "--out", below)[0] == 0
+    assert program(*uce, "dog", "--model", below, "--out", stacked)[0] == 0
+    code, _, err = program(*uce, "tree", "--from", stacked, "--out", again)
+    assert code == 0, err
+    assert record(again)["onto"] == record(stacked)["onto"] is not None
+    edit = json.loads((again / "edit.json").read_text())
+    assert [concept["name"] for concept in edit["concepts"]] == ["cat", "tree"]
+    shutil.rmtree(below)
+    assert program(*uce, "tree", "--model", listed, "--out", below)[0] == 0
+    code, _, err = program(*uce, "dog", "--from", stacked, "--out", tmp_path / "other")
+    assert (code, "holds another edit than when" in err) == (2, True), err

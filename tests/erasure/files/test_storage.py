@@ -33,6 +33,16 @@ def test_results_are_on_the_disk_before_they_have_their_name(
     assert flushed[-1] == (tmp_path.name, True)
 
 
+def test_weights_may_be_read_by_whoever_may_read_the_rest(tmp_path: Path) -> None:
+    write_json(tmp_path / "edit.json", {})
+    write_tensors(tmp_path / "edit.safetensors", {"weight": torch.zeros(2)})
+    with atomic(tmp_path / "out") as temporary:
+        (temporary / "unet").mkdir(parents=True)
+        (temporary / "unet" / "model.safetensors").touch(0o600)  # as safetensors leaves it
+    files = ("edit.json", "edit.safetensors", "out/unet/model.safetensors")
+    assert len({(tmp_path / name).stat().st_mode for name in files}) == 1
+
+
 def test_what_the_disk_refuses_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
