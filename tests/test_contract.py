@@ -134,7 +134,14 @@ def test_save_load_apply_undo(method: str, model: str, results: dict) -> None:
     assert torch.equal(ask(fresh, "a cat"), before)
 
 
-@pytest.mark.parametrize("method", [m for m in every_method() if m != "gold"])  # all of it moves
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(m, marks=[pytest.mark.slow] if m in ("sfd", "uproot") else [])
+        for m in every_method()
+        if m != "gold"  # all of it moves
+    ],
+)
 def test_concept_moves_more_than_an_unrelated_one(method: str, tmp_path: Path) -> None:
     """On the built-in model, whose predictions mean something, with its presets and few steps."""
     few = {name: value for name, value in POCKET_FEW.items() if name in settings_of(method)}

@@ -154,7 +154,9 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _checked(flag: str, option: Known, value: Any, where: str) -> Any:
     """A value of the option's type; a single one may stand for a list of one."""
-    kinds, words = TYPES.get(option.kind, TEXT)
+    # of texts that repeat, names are the only ones
+    known = TEXT if option.kind is str and option.is_repeated else None
+    kinds, words = known or TYPES.get(option.kind, TEXT)
     values = value if option.is_repeated and isinstance(value, list) else [value]
     for one in values:
         if not isinstance(one, kinds) or (isinstance(one, bool) and bool not in kinds):

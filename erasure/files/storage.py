@@ -22,8 +22,6 @@ from erasure.training.progress import shown
 
 HOST = re.sub(r"\W", "_", socket.gethostname())[:32]
 LARGE, HEAD = 2**30, 2**16  # bytes: of a folder, and of what is read of each file in a large one
-UMASK = os.umask(0o077)  # there is no way to read it but to set it
-os.umask(UMASK)
 TEMPORARY = re.compile(r"\.(?P<target>.+)\.(?P<host>\w+)-(?P<pid>\d+)\.tmp")
 
 
@@ -60,7 +58,7 @@ def _share(path: Path) -> None:
     files = (inner for inner in path.rglob("*") if inner.is_file()) if path.is_dir() else [path]
     for file in files:
         if not file.is_symlink() and file.stat().st_mode & 0o777 == 0o600:
-            file.chmod(0o666 & ~UMASK)
+            file.chmod(_usual_mode())
 
 
 def _to_disk(path: Path) -> None:
@@ -70,8 +68,6 @@ def _to_disk(path: Path) -> None:
             _to_disk(inner)
         _flush_names(path)
     elif not path.is_symlink():
-        if os.name == "posix":
-            path.chmod(_usual_mode())  # safetensors keeps its files from everybody else
         with path.open("rb" if os.name == "posix" else "rb+") as stream:
             os.fsync(stream.fileno())
 

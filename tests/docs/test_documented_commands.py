@@ -11,6 +11,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -29,6 +30,7 @@ LEAST = {
     "forget": ["--quick", "--images", "4", "--test-images", "2"],
     "attack": ["--quick", "--prompts", "1", "--seeds", "188"],
 }
+LONGER = ("docs/how-to/", "docs/getting-started.md", "docs/tutorials/red-team.md")  # slow tests
 RUN = [page for page in PAGES if any(not block.mark for block in blocks(page))]
 SLOW = [page for page in PAGES if any(block.mark == "slow" for block in blocks(page))]
 NOT_RUN = [
@@ -39,6 +41,12 @@ NOT_RUN = [
 
 def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
+
+
+def timed(page: Path) -> Any:
+    """A page, marked slow if it is one of the longer ones."""
+    is_longer = name_of(page).startswith(LONGER)
+    return pytest.param(page, marks=[pytest.mark.slow] if is_longer else [])
 
 
 @pytest.fixture
@@ -54,7 +62,7 @@ def reader(
     return tmp_path
 
 
-@pytest.mark.parametrize("page", RUN, ids=name_of)
+@pytest.mark.parametrize("page", [timed(page) for page in RUN], ids=name_of)
 def test_what_the_page_tells_to_type_runs(
     page: Path, reader: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -55,7 +55,13 @@ def test_a_method_that_trains_nothing_is_measured_whole(listed: Path, tmp_path: 
     assert found.edit_bytes == sum(tensor.nbytes for tensor in result.edit.tensors.values())
 
 
-@pytest.mark.parametrize("method", METHODS.names("diffusion"))
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=[] if name in ("esd", "uce", "gs-lora") else [pytest.mark.slow])
+        for name in METHODS.names("diffusion")
+    ],
+)
 def test_every_method_can_be_tried(method: str, listed: Path, tmp_path: Path) -> None:
     model, concept = ("pocket", "tower") if method == "gold" else (listed, "cat")
     found = foresee_erasure(model, method, concept, out=tmp_path / "run", quick=True)

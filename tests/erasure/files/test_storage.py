@@ -75,11 +75,3 @@ def test_a_folders_digest_is_of_what_it_holds(
     assert folder_digest(tmp_path) == first
     file.rename(tmp_path / "in" / "b.png")
     assert folder_digest(tmp_path) != first
-
-
-@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX'")
-def test_tensors_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
-    (tmp_path / "plain").touch()
-    write_tensors(tmp_path / "a.safetensors", {"w": torch.ones(2)}, {})
-    modes = {file.stat().st_mode for file in tmp_path.iterdir()}
-    assert len(modes) == 1
