@@ -81,7 +81,7 @@ BAD = [
     ("model = 3.5", "model in FILE must be a text in quotes, or a whole number; got 3.5."),
     ("model = ['a']", "model in FILE must be a text in quotes, or a whole number; got ['a']."),
     ("config = 3", "config in FILE must be a text in quotes; got 3."),
-    ("kind = ['object', true]", "or a whole number, or a list of them; got True."),
+    ("kind = ['object', true]", "must be a text in quotes, or a list of them; got True."),
     ("stay = {a = 1}", "stay in FILE must be a number; got {'a': 1}."),
     ("model = ' '", "model in FILE must not be empty."),
     ("stay = nan", "UCE.stay must be a number; got nan."),
