@@ -40,6 +40,11 @@ def test_exports_point_one_way() -> None:
             assert not [name for name in above if f"erasure.exports.{name}" in text], file
 
 
+def test_attacks_stand_on_attacking_and_not_the_other_way_round() -> None:
+    for file in (ROOT / "evaluation" / "attacking").rglob("*.py"):
+        assert "evaluation.attacks" not in file.read_text(), file
+
+
 def test_nobody_imports_the_command_line() -> None:
     for package in ORDER:
         for file in FOLDERS[package].rglob("*.py"):

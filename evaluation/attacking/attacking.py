@@ -26,10 +26,10 @@ from erasure.opening import open_edit
 from erasure.registry import ATTACKS, name_of, plugin_source
 from erasure.training.processes import launched, own_device, share
 from evaluation.attacking.asked import asked_concepts, asked_prompts, check_numbers, contents
+from evaluation.attacking.attack import Attack
 from evaluation.attacking.beside_gold import beside_gold, gold_record
 from evaluation.attacking.notes import claim, finished, note, outcomes, withdraw
 from evaluation.attacking.scene import MISSED, Case, Found, Scene, cases_of, sampling_of
-from evaluation.attacks import Attack
 from evaluation.criteria import find_criterion
 from evaluation.drawing.drawn import edit_digest
 from evaluation.drawing.generate import Shot, draw
