@@ -143,7 +143,7 @@ class Run:
             is_finished = (self.folder / "edit.json").is_file()
             self.accelerator.wait_for_everyone()  # all have read
             if is_finished:  # perhaps killed between the edit and the end
-                self._tidy(old)
+                self._tidy(old, is_left=True)
             else:
                 if self.is_main:  # what may differ is as it is now
                     write_json(file, {**old, **new})
@@ -168,12 +168,13 @@ class Run:
         if self.is_main:
             self.trackers.end()
 
-    def _tidy(self, record: dict[str, Any]) -> None:
+    def _tidy(self, record: dict[str, Any], *, is_left: bool = False) -> None:
         if not self.is_main:
             return
         if record.get("seconds") is None:
-            known = map(seconds_of, (self.folder / "state").glob("*.safetensors"))
-            self._earlier_seconds = max([self._earlier_seconds, *known])
+            if is_left:  # by a process that is gone: how long it worked, its states say
+                known = map(seconds_of, (self.folder / "state").glob("*.safetensors"))
+                self._earlier_seconds = max(known, default=0.0)
             record["seconds"] = round(self._seconds(), 2)
             record["peak_memory_gb"] = round(peak_memory(self.device) / 1e9, 2)
             write_json(self.folder / "config.json", record)

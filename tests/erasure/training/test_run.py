@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -89,6 +90,18 @@ def test_what_a_probe_saw_before_the_state_stays(tmp_path: Path) -> None:
     probes = [line["step"] for line in read_lines(tmp_path / "log.jsonl") if "Acc_r" in line]
     losses = [line["step"] for line in read_lines(tmp_path / "log.jsonl") if "erase" in line]
     assert (probes, losses) == ([1, 2, 3, 4], [0, 1, 2, 3])
+
+
+def test_a_run_counts_its_own_seconds_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("erasure.training.run.time", SimpleNamespace(monotonic=lambda: now))
+    run = Run(tmp_path)
+    run.begin(RECORD)
+    now += 60
+    run.save_state("fit", 3, {})
+    now += 5
+    run.finish()
+    assert json.loads((tmp_path / "config.json").read_text())["seconds"] == 65
 
 
 def test_killed_at_the_very_end_the_run_keeps_its_seconds(tmp_path: Path) -> None:
