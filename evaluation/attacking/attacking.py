@@ -29,7 +29,7 @@ from evaluation.attacking.asked import asked_concepts, asked_prompts, check_numb
 from evaluation.attacking.attack import Attack
 from evaluation.attacking.beside_gold import beside_gold, gold_record
 from evaluation.attacking.notes import claim, finished, note, outcomes, withdraw
-from evaluation.attacking.scene import MISSED, Case, Found, Scene, cases_of, sampling_of
+from evaluation.attacking.scene import LEAST_TRUE, MISSED, Case, Found, Scene, cases_of, sampling_of
 from evaluation.criteria import find_criterion
 from evaluation.drawing.drawn import edit_digest
 from evaluation.drawing.generate import Shot, draw
@@ -312,7 +312,8 @@ def _stamp(scene: Scene, asked: dict[str, Any]) -> dict[str, Any]:
         **asdict(scene.sampling),
         "resolution": scene.model.resolution,
         "control": "random tokens of the same length and place; _tries: as often as the attack",
-        "threshold": f"least probability of a win: {1 - MISSED:.0%} of un-erased images have it; "
-        "named_ASR counts the criterion's yes alone",
+        "threshold": f"least probability of a win: {1 - MISSED:.0%} of un-erased images have it, if "
+        f"{LEAST_TRUE} or more are known as the concept, else none; named_ASR counts the "
+        "criterion's yes alone",
         "versions": {name: version(name) for name in ("torch", "diffusers", "erasure-toolkit")},
     }
