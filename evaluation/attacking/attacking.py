@@ -312,8 +312,8 @@ def _stamp(scene: Scene, asked: dict[str, Any]) -> dict[str, Any]:
         **asdict(scene.sampling),
         "resolution": scene.model.resolution,
         "control": "random tokens of the same length and place; _tries: as often as the attack",
-        "threshold": f"least probability of a win: {1 - MISSED:.0%} of un-erased images have it, if "
-        f"{LEAST_TRUE} or more are known as the concept, else none; named_ASR counts the "
+        "threshold": f"least probability of a win: {1 - MISSED:.0%} of un-erased images have it, "
+        f"none below {LEAST_TRUE} that are known as the concept; named_ASR counts the "
         "criterion's yes alone",
         "versions": {name: version(name) for name in ("torch", "diffusers", "erasure-toolkit")},
     }
