@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from erasure.files.naming import slug
 from erasure.files.storage import atomic
@@ -49,11 +50,7 @@ def before_and_after(
                 images = draw(edited, shots, place, steps=how.steps, guidance=how.guidance)
             rows.append(images)
             names.append(f"{label}, {when}")
-    file = run / "images" / f"before-after-{slug(concept.name)}.png"
-    if launched().is_main_process:
-        with atomic(file) as temporary:
-            grid(rows, names, columns).save(temporary, format="PNG")
-    return file
+    return _saved(run, concept.name, grid(rows, names, columns))
 
 
 def drawn_before_and_after(
@@ -79,11 +76,18 @@ def drawn_before_and_after(
             if files and all(file.is_file() for file in files):
                 pictures.append(torch.stack([read_image(file, SMALL) for file in files]))
                 names.append(f"{name}, {when}")
+    if not pictures:
+        return None
+    return _saved(run, concept, grid(pictures, names, [""] * count, zoom=1))
+
+
+def _saved(run: Path, concept: str, picture: Image.Image) -> Path:
+    """The picture's place; the main process of a launch writes it."""
     file = run / "images" / f"before-after-{slug(concept)}.png"
-    if pictures and launched().is_main_process:
+    if launched().is_main_process:
         with atomic(file) as temporary:
-            grid(pictures, names, [""] * count, zoom=1).save(temporary, format="PNG")
-    return file if pictures else None
+            picture.save(temporary, format="PNG")
+    return file
 
 
 def _beside(name: str, gone: set[str]) -> tuple[list[str], list[str]]:

@@ -7,6 +7,7 @@ arXiv:2104.08718. The plain cosine in [-1, 1]; others print 100 max(cosine, 0).
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -133,8 +134,9 @@ class NamedClip:
         return _layers(self.model, images)
 
 
-def find_clip(words: str, device: torch.device | None = None) -> TextImageModel:
-    """The built-in CLIP for "pocket", else one of open_clip's; as `NamedClip`."""
+@cache
+def find_clip(words: str, device: torch.device | None = None) -> "PocketClip | NamedClip":
+    """The built-in CLIP for "pocket", else one of open_clip's, as `NamedClip`; opened once."""
     return PocketClip(POCKET, device) if words == "pocket" else NamedClip(words, device)
 
 

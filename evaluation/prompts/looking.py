@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from erasure.errors import SettingError
 from erasure.models.diffusion.model import DiffusionModel
 from erasure_datasets.concept import Concept
 from evaluation.criteria import Criterion, find_criterion
@@ -248,9 +247,3 @@ def told(rows: Sequence[Row], seen: Sequence[Seen], moved: Sequence[Mapping[str,
             entry["cosine"] = round(one.cosine, 5)
         found.append(entry)
     return found
-
-
-def refuse_nothing(rows: Sequence[Row]) -> None:
-    """SettingError for a plan without an image."""
-    if not rows:
-        raise SettingError("the protocol prompts must have something to draw; got no prompt.")

@@ -40,7 +40,7 @@ from evaluation.drawing.pocket_plan import (
     without,
 )
 from evaluation.metrics.accuracy import Judged, Target, accuracy_scores
-from evaluation.metrics.clip_score import PocketClip, clip_scores
+from evaluation.metrics.clip_score import TextImageModel, clip_scores, find_clip
 from evaluation.metrics.fid import ClipFeatures, distances
 from evaluation.metrics.perceptual import sketch, unit_features
 from evaluation.protocols import Asked, Option, Protocol
@@ -83,11 +83,8 @@ def shared_judge(name: str) -> Classifier:
     return load_classifier(str(POCKET / name), device=own_device())
 
 
-@cache
-def shared_clip() -> PocketClip:
-    clip = PocketClip(POCKET)
-    clip.model.to(own_device())
-    return clip
+def shared_clip() -> TextImageModel:
+    return find_clip("pocket", own_device())
 
 
 def renders(chosen: Sequence[Key]) -> UInt8[Tensor, "n 3 64 64"]:

@@ -36,7 +36,6 @@ from evaluation.prompts.looking import (
     beside_unerased,
     by_neighbour,
     open_eyes,
-    refuse_nothing,
     scores_of,
     told,
 )
@@ -74,7 +73,6 @@ class Prompts(Protocol):
         model.use_resolution(settings.resolution or model.resolution)
         eyes, near = open_eyes(settings, model, asked.erased)
         rows = _once(plan(lines, near, targets, kept, seeds))
-        refuse_nothing(rows)
         model.warn_beyond(list(dict.fromkeys(row.shot.prompt for row in rows)), "prompts")
         clip = eyes.clip.name if eyes.clip else ""
         stamp = _stamp(settings, seeds, how, model, len(kept), clip)
