@@ -37,6 +37,7 @@ from evaluation.drawing.pocket_plan import is_pocket
 from evaluation.prompts.plan import concept_lines
 from evaluation.score import Score, mean_of_rates, rate
 
+Attacked = tuple[Scene, list[Case]]  # of one concept
 CHUNK = 16  # cases attacked between two notes of what was reached
 
 
@@ -110,10 +111,9 @@ def attack(
         asked["prompts_digest"] = file_digest(Path(file).expanduser())
     if (record := finished(run, word, asked)) is not None:
         return record
-    lines = concept_lines(found, file) if file else {}
     if kind.walks_path and isinstance(model, OneStep):
         raise SettingError(f"{word} needs a model that draws in several steps; {run} has one step.")
-    scenes = []
+    lines, scenes = concept_lines(found, file) if file else {}, list[Attacked]()
     for concept in found:
         scene = Scene(
             model, concept, find_criterion(criterion, model, concept),
@@ -122,8 +122,19 @@ def attack(
         )  # fmt: skip
         own = lines.get(concept.name)
         cases = cases_of(model, concept, prompts=count, seeds=seeds, lines=own)
+        _check_room(chosen, scene, cases)
         scenes.append((scene, cases))
-        _check_room(chosen, *scenes[-1])
+    return _attacked(chosen, scenes, run, word, {"sources": sources, "quick": quick}, asked)
+
+
+def _attacked(
+    chosen: Attack, scenes: Sequence[Attacked], run: Path, word: str, told: dict[str, Any],
+    asked: dict[str, Any],
+) -> dict[str, Any]:  # fmt: skip
+    """Attack one concept after another, alone in the attack's folder; the record that is written.
+
+    `told` is what it says of the settings beside `asked`.
+    """
     with _alone(run / "attacks" / word):
         claim(run, word, asked)
         started = time.monotonic()
@@ -142,8 +153,7 @@ def attack(
             "baseline": _over_concepts([part["baseline"] for part in parts.values()]),
             "per_concept": parts,
             "seconds": round(time.monotonic() - started, 1),
-            "sources": sources,
-            "quick": quick,
+            **told,
             "asked": asked,
             "stamp": _stamp(scenes[0][0], asked),
         }

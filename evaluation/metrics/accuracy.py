@@ -20,6 +20,19 @@ class Judged:
     seen_objects: Int[Tensor, " n"]
     seen_styles: Int[Tensor, " n"]
 
+    @property
+    def asked(self) -> dict[bool, Int[Tensor, " n"]]:
+        """By `is_style`, as `seen` and `hits`."""
+        return {False: self.asked_objects, True: self.asked_styles}
+
+    @property
+    def seen(self) -> dict[bool, Int[Tensor, " n"]]:
+        return {False: self.seen_objects, True: self.seen_styles}
+
+    @property
+    def hits(self) -> dict[bool, Bool[Tensor, " n"]]:
+        return {kind: self.seen[kind] == self.asked[kind] for kind in (False, True)}
+
 
 @dataclass(frozen=True)
 class Target:
@@ -57,39 +70,11 @@ def accuracy_scores(
     `target_in_cra` takes CRA over all images. `rate_of` makes a score from hits and the images that
     count: another one where they do not all weigh the same (evaluation/metrics/subset.py).
     """
-    object_hits = judged.seen_objects == judged.asked_objects
-    style_hits = judged.seen_styles == judged.asked_styles
-    everything = torch.ones_like(object_hits)
     if not targets:
-        return {"IRA": rate_of(object_hits, everything), "CRA": rate_of(style_hits, everything)}, {}
-    has = {
-        t.name: (judged.asked_styles if t.is_style else judged.asked_objects) == t.label
-        for t in targets
-    }  # images that ask for each target
-    nowhere = torch.zeros_like(everything)
-    gone = {
-        kind: torch.stack([nowhere, *(has[t.name] for t in targets if t.is_style == kind)]).any(0)
-        for kind in (False, True)
-    }  # images that ask for an erased object, or for an erased style
-    kept = ~(gone[False] | gone[True])
-    crossed = everything if target_in_cra else kept
-    erased = {kind: [t.label for t in targets if t.is_style == kind] for kind in (False, True)}
-    found: dict[str, dict[str, Cases]] = {}
-    for target in targets:
-        own, other = (style_hits, object_hits) if target.is_style else (object_hits, style_hits)
-        seen, here = (
-            judged.seen_styles if target.is_style else judged.seen_objects,
-            has[target.name],
-        )
-        shown = torch.isin(seen, torch.tensor(erased[target.is_style]))
-        found[target.name] = {"UA": (~shown, here)}
-        if max(map(len, erased.values())) > 1:
-            found[target.name]["UA_own"] = (~own, here)
-        found[target.name] |= {
-            "IRA": (own, kept),
-            "CRA": (other, crossed),
-            "CRA_target": (other, here & ~gone[not target.is_style]),
-        }
+        everything = torch.ones_like(judged.asked_objects, dtype=torch.bool)
+        hits = judged.hits
+        return {"IRA": rate_of(hits[False], everything), "CRA": rate_of(hits[True], everything)}, {}
+    found = _cases_of(judged, targets, target_in_cra=target_in_cra)
     top = {}
     for key in next(iter(found.values())):
         if cases := [own[key] for own in found.values() if own[key][1].any()]:
@@ -103,6 +88,33 @@ def accuracy_scores(
         for name, own in found.items()
     }
     return top, per_target
+
+
+def _cases_of(
+    judged: Judged, targets: list[Target], *, target_in_cra: bool
+) -> dict[str, dict[str, Cases]]:
+    """Hits and the images that count, of each score of each target; kinds are `is_style`."""
+    hits, asked, seen = judged.hits, judged.asked, judged.seen
+    erased = {
+        kind: torch.tensor([t.label for t in targets if t.is_style == kind], dtype=torch.long)
+        for kind in (False, True)
+    }
+    gone = {kind: torch.isin(asked[kind], labels) for kind, labels in erased.items()}
+    kept = ~(gone[False] | gone[True])
+    crossed = torch.ones_like(kept) if target_in_cra else kept
+    found: dict[str, dict[str, Cases]] = {}
+    for target in targets:
+        own, other = target.is_style, not target.is_style
+        here = asked[own] == target.label
+        found[target.name] = {"UA": (~torch.isin(seen[own], erased[own]), here)}
+        if max(map(len, erased.values())) > 1:
+            found[target.name]["UA_own"] = (~hits[own], here)
+        found[target.name] |= {
+            "IRA": (hits[own], kept),
+            "CRA": (hits[other], crossed),
+            "CRA_target": (hits[other], here & ~gone[other]),
+        }
+    return found
 
 
 def _mean(cases: list[Cases], rate_of: RateOf) -> Score:
