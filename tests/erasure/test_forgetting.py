@@ -32,7 +32,7 @@ from erasure.forgetting import Data, Forgotten, Request, forget, load_parts
 from erasure.methods.classifier.fine_tune import penalty
 from erasure.methods.classifier.gs_lora import bounded_loss, prototype_distance
 from erasure.methods.classifier.salun import saliency
-from erasure.methods.classifier.ssd import dampening
+from erasure.methods.shared.dampening import factors
 from erasure.models.classifier.classifier import reinitialise
 from erasure.models.classifier.load import load_classifier
 from erasure.models.digest import digest_of
@@ -498,10 +498,10 @@ def test_bounded_and_prototype_losses_against_float64() -> None:
 def test_dampening_and_penalty_by_hand() -> None:
     everything = torch.tensor([1.0, 1.0, 1.0, 0.0])
     forgotten = torch.tensor([1.0, 20.0, 6.0, 0.0])
-    got = dampening(everything, forgotten, 5.0, 1.0)
+    got = factors(everything, forgotten, 5.0, 1.0)
     assert torch.allclose(got, torch.tensor([1.0, 0.05, 1 / 6, 1.0]))
     # without a floor under the denominator, and where both are 0
-    small = dampening(torch.tensor([1e-33, 0.0]), torch.tensor([1e-31, 0.0]), 5.0, 1.0)
+    small = factors(torch.tensor([1e-33, 0.0]), torch.tensor([1e-31, 0.0]), 5.0, 1.0)
     assert torch.allclose(small, torch.tensor([0.01, 1.0]))
     assert [penalty(1.0, e, 10, 2) for e in (0, 4, 8, 9)] == [1.0, 0.5, 0.0, 0.0]
 

@@ -40,6 +40,7 @@ from torch.nn import functional as F
 from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.errors import SettingError
+from erasure.methods.shared.conditions import distances
 from erasure.methods.shared.saliency import read_masks
 from erasure.methods.shared.state_search import Search, StateSearch
 from erasure.methods.shared.training_data import Pictures, Plan, draw, gather
@@ -163,10 +164,4 @@ class Uproot:
         """Each condition's weighted distance from the anchor's answer, in one call for all."""
         with torch.no_grad(), model.original() if self.target == "original" else nullcontext():
             wanted = model.predict(z_t, t, model.encode(anchors))
-        count = len(asked)
-        conditions = torch.cat([condition for _, condition in asked.values()])
-        said = model.predict(z_t.repeat(count, 1, 1, 1), t.repeat(count), conditions)
-        return {
-            name: weight * F.mse_loss(part, wanted)
-            for (name, (weight, _)), part in zip(asked.items(), said.chunk(count), strict=True)
-        }
+        return distances(model, z_t, t, wanted, asked)

@@ -1,5 +1,6 @@
 """States of the text encoder by which a model under training still draws a concept."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,17 +34,19 @@ class StateSearch:
 
     They go on from one training step to the next, Adam's moments with them, so that they follow the
     model. Starts are prompts of the concept, the empty one, random words and the anchors' prompts,
-    in turn. All draws come from a generator per training step, so that every process and every part
-    of a batch searches alike. `carried` is all that a run must keep of it.
+    in turn; `seen` are more prompts among whose states they stay. All draws come from a generator
+    per training step, so that every process and every part of a batch searches alike. `carried` is
+    all that a run must keep of it.
     """
 
     def __init__(
-        self, model: DiffusionModel, pictures: Pictures, search: Search, run: Run
+        self, model: DiffusionModel, pictures: Pictures, search: Search, run: Run, *,
+        seen: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.model, self.pictures, self.search, self.run = model, pictures, search, run
         with torch.no_grad():
             self.starts = model.encode(self._starts())
-            self.seen = model.encode(list({*pictures.prompts, *pictures.anchors, ""}))
+            self.seen = model.encode(list({*pictures.prompts, *pictures.anchors, "", *seen}))
         self.states = self.starts[: search.count].float().clone()  # Adam's steps are small
         self.mean, self.square = torch.zeros_like(self.states), torch.zeros_like(self.states)
         self.age = torch.zeros(search.count, device=self.states.device)

@@ -1,6 +1,6 @@
 """Images to forget and to keep, as latents: from Pocket Canvas, a folder, or the model itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,6 +34,12 @@ class Pictures:
     prompts: list[str]
     anchors: list[str]
 
+    def only(self, wanted: Sequence[bool]) -> "Pictures":
+        """Those of which this is true, in order."""
+        rows = [row for row, is_wanted in enumerate(wanted) if is_wanted]
+        prompts, anchors = ([texts[i] for i in rows] for texts in (self.prompts, self.anchors))
+        return Pictures(self.latents[rows], prompts, anchors)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -57,12 +63,29 @@ def gather(
         raise SettingError(str(error)) from error
 
 
+def gather_kept(model: DiffusionModel, plan: Plan, run: Run) -> Pictures:
+    """Pictures of all that the model draws but of what was taken before, to choose from.
+
+    They are the model's own data set's, else drawn. SettingError if there is nothing to keep.
+    """
+    gone = [*model.taken]
+    try:
+        kept = retain_prompts(gone, model.catalogue, plan.retain_file)
+    except DataError as error:
+        raise SettingError(str(error)) from error
+    catalogue = _listed(model, plan)
+    if catalogue and _is_canvas(catalogue):
+        order, pairs = run.generator_for("pairs"), catalogue.kept_pairs(gone)
+        chosen = _in_turn(pairs, plan.retain_count, order)
+        return _of_pairs(catalogue, model, [], chosen, _canvas_image)
+    return _drawn("retain", [(p, p) for p in kept], plan.retain_count, model, plan, run)
+
+
 def _gathered(
     model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run
 ) -> tuple[Pictures, Pictures]:
-    catalogue = model.catalogue if plan.retain_file is None else None
-    is_canvas = catalogue and (catalogue.objects, catalogue.styles) == (OBJECTS, STYLES)
-    if catalogue and is_canvas and plan.images == "auto":
+    catalogue = _listed(model, plan)
+    if catalogue and _is_canvas(catalogue) and plan.images == "auto":
         return _from_pairs(catalogue, model, concepts, plan, run, _canvas_image)
     if plan.images in ("auto", "generated"):
         return _generated(model, concepts, plan, run)
@@ -75,6 +98,15 @@ def _gathered(
         image = _image_from(folder, model.resolution)
         return _from_pairs(catalogue, model, concepts, plan, run, image)
     return _from_two_folders(model, concepts, folder, plan)
+
+
+def _listed(model: DiffusionModel, plan: Plan) -> Catalogue | None:
+    """The model's own list of what to keep, unless a file says that."""
+    return model.catalogue if plan.retain_file is None else None
+
+
+def _is_canvas(catalogue: Catalogue) -> bool:
+    return (catalogue.objects, catalogue.styles) == (OBJECTS, STYLES)
 
 
 def forget_prompts(concepts: list[Concept]) -> list[tuple[str, str]]:
@@ -98,18 +130,31 @@ def _from_pairs(
     if not kept:
         raise SettingError("concepts must leave something to keep; every pair of names has one.")
     for pairs, count in ((gone, plan.forget_count), (kept, plan.retain_count)):
-        order = torch.randperm(len(pairs), generator=generator).tolist()
-        places = [(pairs[order[i % len(pairs)]], i // len(pairs)) for i in range(count)]
-        chosen = [(name, style, number) for (name, style), number in places]
-        images = torch.stack([image(*choice) for choice in shown(chosen, "reading images")])
-        latents = _encoded(model, images)
-        prompts = [catalogue.prompt(name, style) for name, style, _ in chosen]
-        anchors = [_anchor_prompt(catalogue, name, style, concepts) for name, style, _ in chosen]
-        sets.append(Pictures(latents.cpu(), prompts, anchors))
+        chosen = _in_turn(pairs, count, generator)
+        sets.append(_of_pairs(catalogue, model, concepts, chosen, image))
     return sets[0], sets[1]
 
 
-def _encoded(model: DiffusionModel, images: Tensor) -> Tensor:
+def _in_turn(
+    pairs: list[tuple[str, str]], count: int, generator: torch.Generator
+) -> list[tuple[str, str, int]]:
+    """So many (object, style, number): each pair in turn, in an order drawn once."""
+    order = torch.randperm(len(pairs), generator=generator).tolist()
+    places = [(pairs[order[i % len(pairs)]], i // len(pairs)) for i in range(count)]
+    return [(name, style, number) for (name, style), number in places]
+
+
+def _of_pairs(
+    catalogue: Catalogue, model: DiffusionModel, concepts: list[Concept],
+    chosen: list[tuple[str, str, int]], image: ImageOf,
+) -> Pictures:  # fmt: skip
+    images = torch.stack([image(*choice) for choice in shown(chosen, "reading images")])
+    prompts = [catalogue.prompt(name, style) for name, style, _ in chosen]
+    anchors = [_anchor_prompt(catalogue, name, style, concepts) for name, style, _ in chosen]
+    return Pictures(encoded(model, images).cpu(), prompts, anchors)
+
+
+def encoded(model: DiffusionModel, images: Tensor) -> Tensor:
     """Latents (n, c, h, w) of images (n, 3, h, w), as many at once as the model's size allows."""
     parts = images.split(model.images_at_once)
     return torch.cat([model.to_latents(part) for part in shown(parts, "encoding images")])
@@ -176,7 +221,7 @@ def _from_two_folders(
             warn_of_unnamed({file: captions[file] for file in files}, concepts)
         model.warn_beyond(prompts, f"captions of {folder / name}")
         read = [read_image(file, model.resolution) for file in shown(files, "reading images")]
-        latents = _encoded(model, torch.stack(read))
+        latents = encoded(model, torch.stack(read))
         sets.append(Pictures(latents.cpu(), prompts, [anchor for _, anchor in chosen]))
     return sets[0], sets[1]
 
@@ -186,21 +231,26 @@ def _generated(
 ) -> tuple[Pictures, Pictures]:
     """Latents that the original model draws, by DDIM."""
     kept = retain_prompts([*concepts, *model.taken], model.catalogue, plan.retain_file)
-    sets = []
-    for name, pairs, count in (
-        ("forget", forget_prompts(concepts), plan.forget_count),
-        ("retain", [(p, p) for p in kept], plan.retain_count),
-    ):
-        order = torch.randperm(len(pairs), generator=run.generator_for(f"{name} order")).tolist()
-        chosen = [pairs[order[i % len(order)]] for i in range(count)]
-        parts = sampled(
-            model, [prompt for prompt, _ in chosen], lambda path: path.finished.cpu(),
-            name=f"drawing images to {name}", steps=plan.sampling_steps, guidance=plan.guidance,
-            generator=run.generator_for(name), run=run,
-            grows_with=(f"{name}_images", "sampling_steps"),
-        )  # fmt: skip
-        sets.append(Pictures(torch.cat(parts), [p for p, _ in chosen], [a for _, a in chosen]))
-    return sets[0], sets[1]
+    forget, retain = forget_prompts(concepts), [(prompt, prompt) for prompt in kept]
+    return (
+        _drawn("forget", forget, plan.forget_count, model, plan, run),
+        _drawn("retain", retain, plan.retain_count, model, plan, run),
+    )
+
+
+def _drawn(
+    name: str, pairs: list[tuple[str, str]], count: int, model: DiffusionModel, plan: Plan,
+    run: Run,
+) -> Pictures:  # fmt: skip
+    order = torch.randperm(len(pairs), generator=run.generator_for(f"{name} order")).tolist()
+    chosen = [pairs[order[i % len(order)]] for i in range(count)]
+    parts = sampled(
+        model, [prompt for prompt, _ in chosen], lambda path: path.finished.cpu(),
+        name=f"drawing images to {name}", steps=plan.sampling_steps, guidance=plan.guidance,
+        generator=run.generator_for(name), run=run,
+        grows_with=(f"{name}_images", "sampling_steps"),
+    )  # fmt: skip
+    return Pictures(torch.cat(parts), [p for p, _ in chosen], [a for _, a in chosen])
 
 
 def draw(
