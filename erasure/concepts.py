@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from erasure.config import nearest
 from erasure.errors import ErasureError, SettingError
@@ -62,6 +63,26 @@ def find_concepts(
         if concept.anchor and model.catalogue is not None:
             _refuse_strange_anchor(concept, model.catalogue, model.name)
     return found
+
+
+def unnamed(folder: str, kind: str | Sequence[str] | None) -> Concept:
+    """What the pictures of a folder show, which nobody named; SettingError for a strange folder."""
+    if kind is not None:
+        raise SettingError(f"kind is that of a concept that is named; got {kind} and no concept.")
+    try:
+        return Concept(f"pictures in {Path(folder).name or folder}", "pictures")
+    except ValueError as error:
+        raise SettingError(f"images: {error}") from error
+
+
+def refuse_unnamed(
+    run: Path, concepts: Sequence[Concept], remedy: str = "name it with --concept"
+) -> None:
+    """SettingError for what a run erased that has no name, where one is needed."""
+    if any(concept.kind == "pictures" for concept in concepts):
+        raise SettingError(
+            f"{run} erased what pictures show, and nobody said what that is called; {remedy}."
+        )
 
 
 def with_lost_anchors(

@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 
-from erasure.concepts import find_concepts
+from erasure.concepts import find_concepts, unnamed
 from erasure.config import Origin, Value, refuse_without_effect, resolve
 from erasure.edit import Edit
 from erasure.errors import ModelError, SettingError
@@ -67,10 +67,10 @@ class Plan:
 
 def erase(
     model: str | Path | LatentDiffusion | DiffusionPipeline, method: str,
-    concepts: str | Sequence[str], *, out: Path | str, kind: str | Sequence[str] | None = None,
-    anchor: str | Sequence[str] | None = None, seed: int = 0, quick: bool = False,
-    report_to: str | None = None, sample_every: int = 0, config: Path | str | None = None,
-    revision: str | None = None, base: Path | str | None = None,
+    concepts: str | Sequence[str] = (), *, out: Path | str,
+    kind: str | Sequence[str] | None = None, anchor: str | Sequence[str] | None = None,
+    seed: int = 0, quick: bool = False, report_to: str | None = None, sample_every: int = 0,
+    config: Path | str | None = None, revision: str | None = None, base: Path | str | None = None,
     origins: Mapping[str, Origin] | None = None, repeats: Path | str | None = None,
     **settings: Value,
 ) -> Result:  # fmt: skip
@@ -79,8 +79,10 @@ def erase(
     `model` is what `load_model` takes or gives, or a run's folder. From a run it is erased further:
     the edit is of the run's base and tells what all of them took. `base` says where that base is
     now, if it has moved. `settings` are the method's own, and those of `Hardware`; `revision` is a
-    Hub id's. A model that is handed over is left in the precision that these ask for; a pipeline of
-    diffusers stays as it is. Every `sample_every` steps the tracker `report_to` is shown pictures.
+    Hub id's. `concepts` may be left out where pictures say what to erase (`images`, adapt-unlearn);
+    a name is for records and judging alone there. A model that is handed over is left in the
+    precision that these ask for; a pipeline of diffusers stays as it is. Every `sample_every` steps
+    the tracker `report_to` is shown pictures.
     `origins` says of given values, for the record, where they came from if not from the caller, and
     `repeats` which run's they are. ErasureError (SettingError, RunError, ...) for anything the
     caller can mend; then nothing is half-written.
@@ -97,10 +99,10 @@ def erase(
 
 def planned(
     model: str | Path | LatentDiffusion | DiffusionPipeline, method: str,
-    concepts: str | Sequence[str], *, out: Path | str, kind: str | Sequence[str] | None = None,
-    anchor: str | Sequence[str] | None = None, seed: int = 0, quick: bool = False,
-    report_to: str | None = None, sample_every: int = 0, config: Path | str | None = None,
-    revision: str | None = None, base: Path | str | None = None,
+    concepts: str | Sequence[str] = (), *, out: Path | str,
+    kind: str | Sequence[str] | None = None, anchor: str | Sequence[str] | None = None,
+    seed: int = 0, quick: bool = False, report_to: str | None = None, sample_every: int = 0,
+    config: Path | str | None = None, revision: str | None = None, base: Path | str | None = None,
     origins: Mapping[str, Origin] | None = None, repeats: Path | str | None = None,
     rehearsal: Rehearsal | None = None, **settings: Value,
 ) -> Plan:  # fmt: skip
@@ -114,11 +116,15 @@ def planned(
         rehearsal=rehearsal,
     )  # fmt: skip
     asked = {item.name: (getattr(hardware, item.name), item.default) for item in fields(Hardware)}
-    asked |= {"seed": (seed, 0), "sample_every": (sample_every, 0)}
+    asked |= {"seed": (seed, 0), "sample_every": (sample_every, 0), "anchor": (anchor, None)}
     refuse_without_effect(method_class, method, asked)
     place = None if config is None else Path(lasting_name(str(config), "config"))
     loaded, below = _opened(model, place, revision, base, run)
-    found = find_concepts(loaded, concepts, kind=kind, anchor=anchor)
+    if getattr(method_class, "needs_no_name", False) and not concepts:
+        found = [unnamed(str(settings.get("images", "")), kind)]
+    else:
+        is_drawn = "anchor" not in getattr(method_class, "without_effect", ())
+        found = find_concepts(loaded, concepts, kind=kind, anchor=anchor if is_drawn else "")
     found = below.concepts(found) if below else found
     for concept in found:
         loaded.check_window([*concept.prompts(), *concept.anchor_prompts()])

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from erasure.composing import laid_upon, parts_of, refuse_unlike_adapters
-from erasure.concepts import with_lost_anchors
+from erasure.concepts import refuse_unnamed, with_lost_anchors
 from erasure.edit import Edit
 from erasure.errors import EditError, ErasureError, ModelError, RunError, SettingError
 from erasure.files.records import EditShape, read_record
@@ -108,6 +108,9 @@ def open_erased(run: Path, *, device: torch.device | str, base: Path | str | Non
             f"{run} made a one-step generator, from which nothing can be erased further; name all "
             "concepts in one run of sfd."
         )
+    refuse_unnamed(
+        run, edit.concepts, "erase that again with --concept, so that nothing kept brings it back"
+    )
     model.taken = tuple(edit.concepts)
     return Stack(model, edit, run, base)
 

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from erasure.concepts import refuse_unnamed
 from erasure.config import Value
 from erasure.errors import SettingError
 from erasure.files.records import ScoresShape, read_record
@@ -91,6 +92,8 @@ def _protocol(name: str) -> Protocol:
 
 def _evaluate_run(run: Path, found: Protocol | None, asked: Asked) -> dict[str, Any]:
     edited, edit = open_edit(run, device=own_device(), base=asked.base)
+    if not asked.concepts:
+        refuse_unnamed(run, edit.concepts)
     found = found or _fitting(edited, asked, edit.concepts)
     own = [concept.name for concept in edit.concepts]
     asked = replace(

@@ -227,6 +227,37 @@ def gs_lora(model: Any, concept: Concept, s: Settings) -> Parts:
     return [(1, step)]
 
 
+def adapt_unlearn(model: DiffusionModel, concept: Concept, s: Settings) -> Parts:
+    """A frozen second UNet; every condition in a call of its own; images encoded at every use."""
+    optimiser, frozen = optimiser_of(model.weights(s.select), s.learning_rate), twin(model)
+    shape = (s.batch_size, 3, model.resolution, model.resolution)
+    images = torch.randint(256, shape, dtype=torch.uint8)
+    word = model.encode([""]).detach().requires_grad_(True)
+    search = torch.optim.Adam([word], lr=s.word_rate)
+
+    def noisy() -> tuple[Tensor, Tensor, Tensor]:
+        noise, t = random_point(model, s.batch_size)
+        return model.add_noise(model.to_latents(images), noise, t), t, noise
+
+    def follow() -> None:
+        z_t, t, noise = noisy()
+        take_step(search, F.mse_loss(model.predict(z_t, t, word.expand(len(t), -1, -1)), noise))
+
+    def step() -> None:
+        z_t, t, _ = noisy()
+        known = word.detach().expand(len(t), -1, -1)
+        with torch.no_grad():
+            none = frozen.predict(z_t, t, frozen.encode([""] * len(t)))
+            wanted = none - s.push * (frozen.predict(z_t, t, known) - none)
+        asked = [model.encode([text] * len(t)) for text in (concept.prompts()[0], "")]
+        loss = sum(F.mse_loss(model.predict(z_t, t, one), wanted) for one in (*asked, known))
+        noise, t = random_point(model, s.retain_batch_size)
+        kept = model.predict(noise, t, model.encode(["a tree"] * len(t)))
+        take_step(optimiser, loss + s.retain_weight * F.mse_loss(kept, noise))
+
+    return [(1, step), (1, follow)]
+
+
 def uce(model: DiffusionModel, concepts: list[Concept], preserved: list[str], s: Settings) -> Parts:
     """One layer after another, each encoding every prompt again and inverting for itself."""
     weights = list(model.weights("xattn.kv").values())
@@ -253,4 +284,5 @@ def uce(model: DiffusionModel, concepts: list[Concept], preserved: list[str], s:
 
 NAIVE: dict[str, Any] = {
     "salun": salun, "esd": esd, "advunlearn": advunlearn, "sfd": sfd, "gs-lora": gs_lora,
+    "adapt-unlearn": adapt_unlearn,
 }  # fmt: skip

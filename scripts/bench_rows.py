@@ -14,6 +14,7 @@ from typing import Any, Literal
 import bench_models
 import bench_naive
 import torch
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from erasure.concepts import find_concepts
@@ -28,7 +29,7 @@ from evaluation.drawing.generate import Shot, draw
 from evaluation.protocols import pocket
 
 Side = Literal["toolkit", "naive", "batched"]
-TRAINED = ("salun", "esd", "advunlearn", "sfd", "gs-lora")
+TRAINED = ("salun", "esd", "advunlearn", "sfd", "gs-lora", "adapt-unlearn")
 ROWS = (*TRAINED, "uce", "uce-100", "generate")
 STAGES = ("fit", "request 0")  # in which a method's own steps run
 PATHS, PATH_STEPS = 4, 5  # drawn here; the time of a full setup grows with both
@@ -154,6 +155,9 @@ def trained(row: Row, model: Any, folder: Path) -> Measured:
         small["distil_steps"] = 1
     if row.method == "gs-lora":
         small["zero_below"] = 0.0  # so few steps may move little
+    if row.method == "adapt-unlearn":
+        small |= {"images": pictures(folder / "shown"), "word_steps": 1, "looks": 1}
+        small |= {"retain_images": 2 * full.retain_batch_size, "sampling_steps": PATH_STEPS}
     if is_attacked:
         small["warmup"] = row.steps + 1
     # a device's first use costs seconds, which would count as setup
@@ -176,6 +180,14 @@ def trained(row: Row, model: Any, folder: Path) -> Measured:
     scale = full.paths / PATHS * full.sampling_steps / PATH_STEPS if "paths" in small else 0
     flops = watch.counter.get_total_flops()
     return Measured(seconds, 0, max(setup, 0.0) * scale, full.steps, flops)
+
+
+def pictures(folder: Path) -> str:
+    """A folder of plain pictures, which show a concept as well as random weights can tell."""
+    folder.mkdir()
+    for number in range(4):
+        Image.new("RGB", (64, 64), (60 * number, 90, 200)).save(folder / f"{number}.png")
+    return str(folder)
 
 
 def naively(row: Row, model: Any) -> Measured:

@@ -1,14 +1,18 @@
 """What every method must do on every model it supports: one table, no skip list."""
 
 import shutil
+import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from erasure.config import Value
 from erasure.erasing import Result, erase
 from erasure.registry import METHODS
+from erasure_datasets.canvas import OBJECTS, render
+from erasure_datasets.errors import DataWarning
 
 # just enough settings to make a method finish on a miniature in seconds; the rest is its default
 TINY: dict[str, dict[str, Value]] = {
@@ -34,6 +38,25 @@ TINY: dict[str, dict[str, Value]] = {
     },
     "esd": {"steps": 6, "batch_size": 2, "learning_rate": 1e-3, "paths": 2, "sampling_steps": 3},
     "uce": {},
+    "ssd": {
+        "selection": 1.0,
+        "batches": 2,
+        "batch_size": 2,
+        "forget_images": 4,
+        "retain_images": 4,
+        "sampling_steps": 2,
+    },
+    "adapt-unlearn": {
+        "adapt_steps": 2,
+        "steps": 6,
+        "batch_size": 2,
+        "retain_batch_size": 2,
+        "learning_rate": 1e-3,
+        "retain_images": 6,
+        "sampling_steps": 2,
+        "word_steps": 2,
+        "looks": 1,
+    },
     "gold": {},
     "advunlearn": {
         "steps": 6,
@@ -72,6 +95,7 @@ SELECTED = {
     "gs-lora": "*transformer_blocks.*.ff*.net.*",
 }
 SELECTED_OF_SD3 = {**SELECTED, "uce": "text.in,pooled.in"}
+NO_ANCHOR = {"ssd", "adapt-unlearn"}  # nothing is drawn instead
 # methods that say in one line that they do not work on a family
 REFUSED = {("sfd", "sdxl"), ("sfd", "sd3")}
 # on top of pocket's presets, for those methods that have these settings
@@ -82,6 +106,9 @@ POCKET_FEW: dict[str, Value] = {
     "paths": 8,
     "warmup": 5,
     "group_warmup": 5,
+    "batches": 6,
+    "word_steps": 20,
+    "looks": 2,
 }
 
 
@@ -97,15 +124,20 @@ class Case:
         settings = {**TINY[self.method], **changes}
         if self.method == "gold":
             settings["weights"] = str(other_weights(self.model))
-        return erase(
-            str(self.model),
-            self.method,
-            [self.concept],
-            out=out,
-            kind="object",
-            anchor="dog",
-            **settings,
-        )
+        if self.method == "adapt-unlearn":
+            settings["images"] = str(some_pictures(self.model))
+        with warnings.catch_warnings():
+            # what a miniature's pictures show has no word there
+            warnings.filterwarnings("ignore", message="none of .* draws", category=DataWarning)
+            return erase(
+                str(self.model),
+                self.method,
+                [self.concept],
+                out=out,
+                kind="object",
+                anchor=None if self.method in NO_ANCHOR else "dog",
+                **settings,
+            )
 
 
 def other_weights(folder: Path) -> Path:
@@ -118,6 +150,24 @@ def other_weights(folder: Path) -> Path:
         tensors = load_file(file)
         save_file({name: 1.01 * tensor for name, tensor in tensors.items()}, file, {"format": "pt"})
     return other
+
+
+def some_pictures(model: Path) -> Path:
+    """A folder of pictures for it to erase what they show, beside the miniature."""
+    folder = model.with_name(f"{model.name}-pictures")
+    if not folder.exists():
+        folder.mkdir()
+        for number in range(3):
+            Image.new("RGB", (16, 16), (80 * number, 200, 40)).save(folder / f"{number}.png")
+    return folder
+
+
+def cats(folder: Path) -> Path:
+    """A folder of eight cats in as many styles, as pocket's data set has them."""
+    folder.mkdir()
+    for style in range(8):
+        Image.fromarray(render(OBJECTS.index("cat"), style, 0)).save(folder / f"{style}.png")
+    return folder
 
 
 def every_method() -> list[str]:

@@ -16,6 +16,7 @@ from contract import (
     SELECTED_OF_SD3,
     TINY,
     Case,
+    cats,
     every_method,
     settings_of,
 )
@@ -137,7 +138,7 @@ def test_save_load_apply_undo(method: str, model: str, results: dict) -> None:
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(m, marks=[pytest.mark.slow] if m in ("sfd", "uproot") else [])
+        pytest.param(m, marks=[pytest.mark.slow] if m in ("sfd", "uproot", "adapt-unlearn") else [])
         for m in every_method()
         if m != "gold"  # all of it moves
     ],
@@ -145,6 +146,8 @@ def test_save_load_apply_undo(method: str, model: str, results: dict) -> None:
 def test_concept_moves_more_than_an_unrelated_one(method: str, tmp_path: Path) -> None:
     """On the built-in model, whose predictions mean something, with its presets and few steps."""
     few = {name: value for name, value in POCKET_FEW.items() if name in settings_of(method)}
+    if method == "adapt-unlearn":
+        few["images"] = str(cats(tmp_path / "cats"))
     result = erase("pocket", method, ["cat"], out=tmp_path / "run", **few)
     generator = torch.Generator().manual_seed(0)
     z, t = torch.randn(8, 4, 16, 16, generator=generator), torch.full((8,), 700)

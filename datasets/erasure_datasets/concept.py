@@ -12,18 +12,20 @@ from erasure_datasets.errors import DataError
 from erasure_datasets.mentions import mentions
 from erasure_datasets.prompt_files import built_in, read_prompts
 
-ConceptKind = Literal["style", "object", "person", "unsafe", "class", "samples"]
+ConceptKind = Literal["style", "object", "person", "unsafe", "pictures", "class", "samples"]
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "style": ("an image in {name} style", "a painting in the style of {name}", "{name}"),
     "object": ("an image of {a name}", "a photo of {a name}", "{a name}"),
     "person": ("an image of {name}", "a photo of {name}", "{name}"),
     "unsafe": ("an image of {name}", "a photo of {name}", "{name}"),
+    "pictures": ("",),  # what they show has no word
     "class": ("{name}",),
     "samples": ("{name}",),
 }
 
 
-USER_KINDS = tuple(kind for kind in TEMPLATES if kind not in ("class", "samples"))  # of --kind
+# of --kind
+USER_KINDS = tuple(kind for kind in TEMPLATES if kind not in ("pictures", "class", "samples"))
 VOWELS = frozenset("aeiouAEIOU")
 LONGEST = 1000  # characters of a name; the model's window is far shorter
 

@@ -71,9 +71,14 @@ def _opening(text: str) -> tuple[str, str]:
     return first, second[:1].lower() + second[1:]
 
 
-def _common_options() -> list[inspect.Parameter]:
+def _common_options(*, is_named: bool) -> list[inspect.Parameter]:
+    """The options of every method; `is_named` says that a concept must be given."""
+    what = ("concept", list[str], ..., "what to erase; may be given several times")
+    if not is_named:
+        text = "what the pictures show, if it has a name: for the records and for judging alone"
+        what = ("concept", list[str] | None, None, text)
     options: list[tuple[str, Any, Any, str]] = [
-        ("concept", list[str], ..., "what to erase; may be given several times"),
+        what,
         (
             "model",
             str,
@@ -102,7 +107,8 @@ def _common_options() -> list[inspect.Parameter]:
 def _erase_command(name: str) -> Any:
     """A command with the common options and one option per field of the method's dataclass."""
     method = METHODS.get("diffusion", name)
-    common, hardware = _common_options(), load("erasure.training.hardware:Hardware")
+    common = _common_options(is_named=not getattr(method, "needs_no_name", False))
+    hardware = load("erasure.training.hardware:Hardware")
 
     def command(origins: Any, **values: Any) -> None:
         repeats = _repeated(values.pop("from_"), values, origins)
@@ -111,11 +117,11 @@ def _erase_command(name: str) -> Any:
             **{entry.name: values[entry.name] for entry in common[2:] if entry.name in values},
             **given_settings(values, common), "origins": origins, "repeats": repeats,
         }  # fmt: skip
+        what = values["model"], name, values["concept"] or ()
         if is_dry:
-            foresee = load("erasure.foreseeing:foresee_erasure")
-            print_forecast(foresee(values["model"], name, values["concept"], **asked))
+            print_forecast(load("erasure.foreseeing:foresee_erasure")(*what, **asked))
             return
-        result = load("erasure.erasing:erase")(values["model"], name, values["concept"], **asked)
+        result = load("erasure.erasing:erase")(*what, **asked)
         record = json.loads((result.folder / "config.json").read_text())
         say(
             f"{result.folder}: {len(result.edit.shapes())} tensors changed, "

@@ -37,7 +37,7 @@ SAME_RUN = (
 # what a run writes, beside pages, under names of its own
 OWN = (
     "attacks", "config.json", "edit.json", "edit.safetensors", "generator", "images", "log.jsonl",
-    "mask.safetensors", "requests.json", "scores", "state", LOCK,
+    "mask.safetensors", "recognised.json", "requests.json", "scores", "state", LOCK,
 )  # fmt: skip
 
 

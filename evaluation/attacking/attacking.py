@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from erasure.concepts import refuse_unnamed
 from erasure.config import Origin, Value, resolve
 from erasure.errors import SettingError
 from erasure.files.locking import alone_in
@@ -99,6 +100,7 @@ def attack(
         return beside_gold(run, attack(run, name, **asked), floor)
     model, edit = open_edit(run, device=own_device(), base=base)
     found = asked_concepts(model, edit, concepts) if concepts else edit.concepts
+    refuse_unnamed(run, found)
     chosen, sources = resolve(
         kind, given=settings, quick=quick, presets=read_presets(model.folder, word),
         origins=origins,

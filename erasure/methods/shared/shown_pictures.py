@@ -1,0 +1,119 @@
+"""Pictures that show what to erase, and which others a word that was learned for them fits."""
+
+import warnings
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from erasure.errors import SettingError
+from erasure.files.naming import checked_path
+from erasure.files.storage import write_json
+from erasure.methods.shared.training_data import Pictures, encoded
+from erasure.models.diffusion.model import Condition, DiffusionModel
+from erasure.training.progress import shown
+from erasure.training.run import Run
+from erasure_datasets.errors import DataWarning
+from erasure_datasets.images import ENDINGS, find_images, read_image, unread, warn_of_unread
+
+FEWEST = 2  # what one picture shows cannot be told from the picture
+
+
+def read_shown(folder: str, model: DiffusionModel) -> Float[Tensor, "n c h w"]:
+    """Latents of a folder's pictures, each cut to the model's square around its middle.
+
+    SettingError for no folder, for fewer than two pictures that differ, and for one that cannot be
+    read.
+    """
+    place = checked_path(folder, "images").expanduser() if folder else Path()
+    if not folder or not place.is_dir():
+        raise SettingError(
+            f"images must be a folder of pictures that show what to erase; got {folder!r}."
+        )
+    files = find_images(place)
+    warn_of_unread(place, unread(place, files))
+    images = [read_image(file, model.resolution) for file in shown(files, "reading images")]
+    if len({image.numpy().tobytes() for image in images}) < FEWEST:
+        what = "all alike" if len(files) > 1 else f"{len(files) or 'none'}"
+        raise SettingError(
+            f"images must hold at least {FEWEST} pictures that differ ({', '.join(ENDINGS)}); "
+            f"{place} has {what}."
+        )
+    return encoded(model, torch.stack(images)).cpu()
+
+
+def told_apart(
+    model: DiffusionModel, latents: Float[Tensor, "n c h w"], every: Pictures, word: Condition,
+    run: Run, *, looks: int,
+) -> tuple[Pictures, Pictures]:  # fmt: skip
+    """What to forget and what to keep, by a word (1, n, d) that was learned for some pictures.
+
+    Prompts of `every` go, with their pictures, if the word tells the model more of these than no
+    word does; they stay if it tells less by as much as it tells more of the given ones, and those
+    between are neither. All pictures to forget get prompts that go in turn, and the empty one if
+    there is none, of which a warning tells; the run's recognised.json has them. SettingError if the
+    word tells nothing of the pictures it is for, and if nothing is left to keep.
+    """
+    gain = gains(model, torch.cat([latents, every.latents]), word, run, looks=looks)
+    own, others = float(gain[: len(latents)].mean()), gain[len(latents) :].tolist()
+    if own <= 0:
+        raise SettingError(
+            f"images must show what {model.name} can draw; no word is found by which it knows "
+            "these better than by none. More word_steps may find one."
+        )
+    of_prompt: dict[str, list[float]] = {}
+    for prompt, told in zip(every.prompts, others, strict=True):
+        of_prompt.setdefault(prompt, []).append(told)
+    means = {prompt: fmean(told) for prompt, told in of_prompt.items()}
+    words = [prompt for prompt, told in means.items() if told > 0]
+    known = every.only([means[prompt] > 0 for prompt in every.prompts])
+    kept = every.only([means[prompt] < -own for prompt in every.prompts])
+    if not kept.prompts:
+        raise SettingError(
+            f"images must leave something to keep; each of {len(means)} prompts may draw what they "
+            "show."
+        )
+    if run.is_main:
+        told_of = {"own_gain": own, "prompts": words, "kept": len(kept.prompts)}
+        write_json(run.folder / "recognised.json", {**told_of, "of": len(every.prompts)})
+    if not words:
+        warnings.warn(
+            f"none of {len(means)} prompts draws what the pictures show: those that do are not "
+            "known, and may draw it yet.",
+            DataWarning,
+            stacklevel=2,
+        )
+    found = torch.cat([latents, known.latents])
+    prompts = [(words or [""])[i % max(len(words), 1)] for i in range(len(found))]
+    return Pictures(found, prompts, [""] * len(found)), kept
+
+
+@torch.no_grad()
+def gains(
+    model: DiffusionModel, latents: Float[Tensor, "n c h w"], word: Condition, run: Run, *,
+    looks: int,
+) -> Float[Tensor, " n"]:  # fmt: skip
+    """By how much the noise loss of each picture is lower under a word than under the empty prompt.
+
+    The mean over `looks` times of the noisier half of a path, where it is decided what is drawn;
+    all pictures share the noise.
+    """
+    times = model.descent(2 * looks)[0][:looks]
+    generator = run.generator_for("looks")
+    noises = torch.randn((looks, *latents.shape[1:]), generator=generator)
+    parts, found = latents.split(model.images_at_once), []
+    with run.progress("recognising", len(parts), grows_with=("retain_images", "looks")) as bar:
+        for part in parts:
+            z0, told = run.send(part), torch.zeros(len(part))
+            asked = torch.cat([model.encode([""]), word]).repeat_interleave(len(z0), dim=0)
+            for time, noise in zip(times, noises, strict=True):
+                t, added = run.send(time.expand(len(z0))), run.send(noise.expand(z0.shape))
+                z_t, wanted = model.add_noise(z0, added, t), model.target(z0, added, t)
+                said = model.predict(z_t.repeat(2, 1, 1, 1), t.repeat(2), asked)
+                errors = (said - wanted.repeat(2, 1, 1, 1)).float().square().mean((1, 2, 3))
+                told += (errors[: len(z0)] - errors[len(z0) :]).cpu()
+            found.append(told / looks)
+            bar.advance()
+    return torch.cat(found)

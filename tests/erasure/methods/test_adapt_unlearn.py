@@ -1,0 +1,212 @@
+"""Adapt-then-Unlearn: its losses in float64, what it reads, and that no name enters."""
+
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from erasure.edit import Edit
+from erasure.erasing import erase
+from erasure.errors import SettingError
+from erasure.files.storage import read_lines
+from erasure.methods.diffusion import adapt_unlearn
+from erasure.methods.shared import shown_pictures
+from erasure.methods.shared.shown_pictures import read_shown, told_apart
+from erasure.methods.shared.state_search import StateSearch
+from erasure.methods.shared.training_data import Pictures
+from erasure.models.diffusion.load import load_model
+from erasure.models.diffusion.stable_diffusion import StableDiffusion
+from erasure.training.run import Run
+from erasure_datasets.errors import DataWarning
+from evaluation.attacking.attacking import attack
+from evaluation.evaluating import evaluate
+
+TINY = {
+    "word_steps": 2, "looks": 1, "adapt_steps": 1, "steps": 2, "batch_size": 2,
+    "retain_batch_size": 2, "retain_images": 4, "sampling_steps": 2, "learning_rate": 1e-2,
+}  # fmt: skip
+COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A user's folder: three formats and sizes, and a note."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for colour, name, size in zip(
+        COLOURS, ("a.png", "b.jpg", "c.webp"), ((16, 16), (40, 24), (17, 90)), strict=True
+    ):
+        Image.new("RGB", size, colour).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def half_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The word fits the shown pictures and every second of the others."""
+
+    def gains(_model: object, latents: Tensor, *_: object, **__: object) -> Tensor:
+        return torch.tensor([1.0] * 3 + [(-2.0) ** i for i in range(1, len(latents) - 2)])
+
+    monkeypatch.setattr(shown_pictures, "gains", gains)
+
+
+@pytest.mark.usefixtures("half_known")
+@pytest.mark.parametrize("space", ["answers", "weights"])
+def test_the_terms_are_the_formulas(
+    listed: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: str
+) -> None:
+    """Of the second step away, once more in float64."""
+    model, real, seen, words = load_model(str(listed)), adapt_unlearn.draw, [], []
+    chosen, distance, adapted = StateSearch.conditions, adapt_unlearn.squared_distance, []
+
+    def state() -> dict[str, Tensor]:
+        return {name: w.detach().double().clone() for name, w in model.parameters().items()}
+
+    def noted(*given: object) -> tuple:
+        seen.append((real(*given), state()))
+        return seen[-1][0]
+
+    def noted_words(search: StateSearch, numbers: Tensor) -> Tensor:
+        words.append(chosen(search, numbers).clone())
+        return words[-1]
+
+    def noted_distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> Tensor:
+        adapted.append(({n: w.detach().double() for n, w in other.items()}, state()))
+        return distance(one, other)
+
+    monkeypatch.setattr(adapt_unlearn, "draw", noted)
+    monkeypatch.setattr(StateSearch, "conditions", noted_words)
+    monkeypatch.setattr(adapt_unlearn, "squared_distance", noted_distance)
+    erase(
+        model, "adapt-unlearn", out=tmp_path / "run", images=str(pictures), space=space, push=0.7,
+        empty_weight=0.4, word_weight=0.3, repulsion=2.0, sharpness=0.5, **TINY,
+    )  # fmt: skip
+    lines = read_lines(tmp_path / "run" / "log.jsonl")
+    of = {stage: [one for one in lines if one["stage"] == stage] for stage in ("adapt", "fit")}
+    if space == "weights":
+        (far, start), _, (same, now) = adapted
+        unit = sum(float((start[n] - w).square().sum()) for n, w in far.items())
+        left = sum(float((now[n] - w).square().sum()) for n, w in same.items())
+        want = 2.0 * math.exp(-0.5 * left / unit)
+        assert of["fit"][1]["repel"] == pytest.approx(want, rel=1e-3)
+    (drawn, weights), got, asked = seen[-1], of["fit"][1], words[-1]
+    if space == "weights":
+        got = of["adapt"][0]
+    edited, other = (load_model(str(listed), dtype=torch.float64) for _ in range(2))
+    for name, parameter in edited.parameters().items():
+        parameter.data = weights[name]
+    z0, prompts, _, t, noise = drawn
+    abar = other.alphas_cumprod.double()[t].view(-1, 1, 1, 1)
+    z_t = abar.sqrt() * z0.double() + (1 - abar).sqrt() * noise.double()
+
+    def ask(who: StableDiffusion, condition: Tensor | list[str]) -> Tensor:
+        told = who.encode(condition) if isinstance(condition, list) else condition.double()
+        with torch.no_grad():
+            return who.predict(z_t, t, told.expand(len(t), -1, -1))
+
+    none = ask(other, ["", ""])
+    away = none - 0.7 * (ask(other, words[0]) - none)
+    target = noise.double() if space == "weights" else away
+    for name, weight, condition in (
+        ("erase", 1.0, list(prompts)), ("erase_empty", 0.4, ["", ""]), ("erase_word", 0.3, asked),
+    ):  # fmt: skip
+        want = weight * float((ask(edited, condition) - target).square().mean())
+        assert got[name] == pytest.approx(want, rel=1e-3, abs=2e-6), name
+
+
+@pytest.mark.usefixtures("half_known")
+def test_a_name_is_for_the_records_alone(listed: Path, pictures: Path, tmp_path: Path) -> None:
+    """The same bits with a name, and with another; only the record tells them apart."""
+    asked = {"images": str(pictures), **TINY}
+    found = [
+        erase(str(listed), "adapt-unlearn", names, out=tmp_path / str(i), **asked).edit
+        for i, names in enumerate(([], ["cat"], ["Sketch"]))
+    ]
+    assert [edit.concepts[0].name for edit in found] == ["pictures in pictures", "cat", "Sketch"]
+    assert all(edit.concepts[0].anchor == "" for edit in found)
+    for edit in found[1:]:
+        assert edit.tensors.keys() == found[0].tensors.keys()
+        assert all(torch.equal(edit.tensors[n], tensor) for n, tensor in found[0].tensors.items())
+
+
+def test_what_has_no_name_is_not_judged_attacked_or_stacked(
+    listed: Path, pictures: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    with pytest.warns(DataWarning, match="none of 6 prompts draws what the pictures show"):
+        erase(str(listed), "adapt-unlearn", out=run, images=str(pictures), **TINY)
+    assert Edit.load(run).concepts[0].kind == "pictures"
+    for ask in (
+        lambda: evaluate(run), lambda: attack(run, "paraphrase"),
+        lambda: erase(run, "uce", ["cat"], out=tmp_path / "more"),
+    ):  # fmt: skip
+        with pytest.raises(SettingError, match="nobody said what that is called"):
+            ask()
+
+
+def test_words_are_the_prompts_that_the_word_fits(
+    listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the mean over a prompt's pictures; what is in doubt is neither forgotten nor kept."""
+    model, shown, texts = load_model(str(listed)), torch.zeros(3, 4, 8, 8), list("abcabc")
+    numbers = torch.arange(6.0).view(6, 1, 1, 1).repeat(1, 4, 8, 8)
+    every, run = Pictures(numbers, texts, [""] * 6), Run(tmp_path)
+
+    def told(*values: float) -> tuple[Pictures, Pictures]:
+        monkeypatch.setattr(shown_pictures, "gains", lambda *_, **__: torch.tensor(values))
+        return told_apart(model, shown, every, torch.zeros(1, 77, 32), run, looks=1)
+
+    forget, keep = told(0.0, 0.1, 0.2, 0.3, 0.1, -0.3, -0.2, -0.5, 0.2)
+    assert forget.prompts == ["a"] * 5
+    assert forget.latents[3:, 0, 0, 0].tolist() == [0, 3]
+    assert (keep.prompts, keep.latents[:, 0, 0, 0].tolist()) == (["b", "b"], [1, 4])
+    for values, message in (([-1.0] * 9, "what .* can draw"), ([1.0] * 9, "something to keep")):
+        with pytest.raises(SettingError, match=message):
+            told(*values)
+
+
+def test_pictures_are_read_as_they_are_seen(listed: Path, pictures: Path, tmp_path: Path) -> None:
+    """Each cut to the model's square; one that EXIF turns, like the same turned already."""
+    model = load_model(str(listed))
+    assert read_shown(str(pictures), model).shape == (3, 4, 8, 8)
+    upright, turned = tmp_path / "upright", tmp_path / "turned"
+    for place in (upright, turned):
+        shutil.copytree(pictures, place)
+    half = Image.new("RGB", (40, 40), "white")
+    half.paste((0, 0, 0), (0, 0, 40, 20))
+    half.save(upright / "d.png")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    half.rotate(180).save(turned / "d.png", exif=exif)
+    assert torch.equal(read_shown(str(upright), model), read_shown(str(turned), model))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda place: shutil.rmtree(place), "must be a folder of pictures"),
+        (lambda place: [file.unlink() for file in place.iterdir()], "has none"),
+        (lambda place: [(place / name).unlink() for name in ("b.jpg", "c.webp")], "has 1"),
+        (lambda place: (place / "b.jpg").write_bytes(b"no picture"), r"b\.jpg cannot be read"),
+    ],
+)
+def test_bad_folders_in_one_line(
+    listed: Path, pictures: Path, tmp_path: Path, spoil: object, message: str
+) -> None:
+    spoil(pictures)  # type: ignore[operator]
+    out = tmp_path / "run"
+    with pytest.raises(SettingError, match=message) as raised:
+        erase(str(listed), "adapt-unlearn", out=out, images=str(pictures), **TINY)
+    assert "\n" not in str(raised.value)
+    assert not out.exists()
+
+
+def test_alike_pictures_are_no_more_than_one(listed: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("RGB", (16, 16), "red").save(tmp_path / f"{number}.png")
+    with pytest.raises(SettingError, match="has all alike"):
+        read_shown(str(tmp_path), load_model(str(listed)))
