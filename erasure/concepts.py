@@ -65,14 +65,11 @@ def find_concepts(
     return found
 
 
-def unnamed(folder: str, kind: str | Sequence[str] | None) -> Concept:
-    """What the pictures of a folder show, which nobody named; SettingError for a strange folder."""
+def unnamed(kind: str | Sequence[str] | None) -> Concept:
+    """What is shown by pictures, and by no name; SettingError for a kind, which is a name's."""
     if kind is not None:
         raise SettingError(f"kind is that of a concept that is named; got {kind} and no concept.")
-    try:
-        return Concept(f"pictures in {Path(folder).name or folder}", "pictures")
-    except ValueError as error:
-        raise SettingError(f"images: {error}") from error
+    return Concept("what some pictures show", "pictures")
 
 
 def refuse_unnamed(

@@ -121,7 +121,7 @@ def planned(
     place = None if config is None else Path(lasting_name(str(config), "config"))
     loaded, below = _opened(model, place, revision, base, run)
     if getattr(method_class, "needs_no_name", False) and not concepts:
-        found = [unnamed(str(settings.get("images", "")), kind)]
+        found = [unnamed(kind)]
     else:
         is_drawn = "anchor" not in getattr(method_class, "without_effect", ())
         found = find_concepts(loaded, concepts, kind=kind, anchor=anchor if is_drawn else "")

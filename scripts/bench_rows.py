@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import bench_models
 import bench_naive
@@ -19,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from erasure.concepts import find_concepts
 from erasure.config import resolve
+from erasure.methods.shared import shown_pictures
 from erasure.models.diffusion.load import read_presets
 from erasure.registry import METHODS
 from erasure.training.hardware import Hardware, peak_memory
@@ -169,7 +171,7 @@ def trained(row: Row, model: Any, folder: Path) -> Measured:
     )
     run = Run(folder, hardware=hardware)
     run.watcher = watch = Watch(row, steps)
-    with run.hardware.at_work(model):
+    with run.hardware.at_work(model), patch.object(shown_pictures, "gains", stand_in):
         dataclasses.replace(full, **small).erase(model, [concept_of(model)], run)
     seconds = watch.seconds(1, row.steps + 1)
     setup = watch.ends[0] - watch.start - seconds
@@ -188,6 +190,11 @@ def pictures(folder: Path) -> str:
     for number in range(4):
         Image.new("RGB", (64, 64), (60 * number, 90, 200)).save(folder / f"{number}.png")
     return str(folder)
+
+
+def stand_in(_model: object, latents: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+    """What random weights cannot tell: all but the four given pictures and one more are kept."""
+    return torch.tensor([1.0] * 4 + [2.0] + [-2.0] * (len(latents) - 5))
 
 
 def naively(row: Row, model: Any) -> Measured:

@@ -21,7 +21,7 @@ from erasure_datasets.images import ENDINGS, find_images, read_image, unread, wa
 FEWEST = 2  # what one picture shows cannot be told from the picture
 
 
-def read_shown(folder: str, model: DiffusionModel) -> Float[Tensor, "n c h w"]:
+def read_shown(folder: str, model: DiffusionModel) -> Float[Tensor, "p c h w"]:
     """Latents of a folder's pictures, each cut to the model's square around its middle.
 
     SettingError for no folder, for fewer than two pictures that differ, and for one that cannot be
@@ -45,7 +45,7 @@ def read_shown(folder: str, model: DiffusionModel) -> Float[Tensor, "n c h w"]:
 
 
 def told_apart(
-    model: DiffusionModel, latents: Float[Tensor, "n c h w"], every: Pictures, word: Condition,
+    model: DiffusionModel, latents: Float[Tensor, "p c h w"], every: Pictures, word: Condition,
     run: Run, *, looks: int,
 ) -> tuple[Pictures, Pictures]:  # fmt: skip
     """What to forget and what to keep, by a word (1, n, d) that was learned for some pictures.
@@ -92,9 +92,9 @@ def told_apart(
 
 @torch.no_grad()
 def gains(
-    model: DiffusionModel, latents: Float[Tensor, "n c h w"], word: Condition, run: Run, *,
+    model: DiffusionModel, latents: Float[Tensor, "p c h w"], word: Condition, run: Run, *,
     looks: int,
-) -> Float[Tensor, " n"]:  # fmt: skip
+) -> Float[Tensor, " p"]:  # fmt: skip
     """By how much the noise loss of each picture is lower under a word than under the empty prompt.
 
     The mean over `looks` times of the noisier half of a path, where it is decided what is drawn;
