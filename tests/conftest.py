@@ -41,7 +41,8 @@ from transformers import (
 
 from erasure import registry
 from erasure.files.storage import read_tensors, write_tensors
-from erasure.models.diffusion.load import POCKET, load_model
+from erasure.models.built_in import POCKET
+from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.registry import ATTACKS, CRITERIA, EXPORTS, METHODS, PROTOCOLS, load_plugin
 
