@@ -77,7 +77,13 @@ def load_model(
     if isinstance(name, DiffusionPipeline):
         if config is not None or revision is not None:
             raise SettingError("config and revision go with a name; a pipeline has all it needs.")
-        return _from_memory(name, dtype, device)
+        with quiet():
+            return _from_memory(name, dtype, device)
+    if not isinstance(name, str | Path):
+        raise ModelError(
+            f"model must be a name, a folder, a Hub id or a pipeline of diffusers; got a "
+            f"{type(name).__name__}."
+        )
     path = DIFFUSION.get(name) or checked_path(name, "model")
     if path.suffix in PICKLES:
         raise ModelError(
