@@ -147,7 +147,7 @@ def leftovers(folder: Path) -> list[str]:
     return [
         str(entry.relative_to(folder))
         for entry in folder.rglob("*")
-        if TEMPORARY.fullmatch(entry.name) or entry.name == ".lock"
+        if TEMPORARY.fullmatch(entry.name) or entry.name == ".lock" or entry.name.startswith(".tmp")
     ]
 
 

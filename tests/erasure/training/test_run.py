@@ -190,6 +190,7 @@ with alone_in(Path({str(tmp_path)!r})), atomic(Path({str(tmp_path / "deep" / "a.
     with atomic(tmp_path / "folder") as folder:
         folder.mkdir()
     assert (tmp_path / "folder").is_dir()
+    (tmp_path / ".tmpA1b2C3").write_text("safetensors' own, in a folder that is held alone")
     sweep(tmp_path)
     assert not (tmp_path / ".lock").exists()
 
@@ -233,3 +234,11 @@ def test_a_module_of_a_method_is_fixed_by_seed_and_name(tmp_path: Path) -> None:
     assert not torch.equal(first, built("other"))
     assert not torch.equal(first, built("critic", seed=1))
     assert not first.requires_grad
+
+
+def test_a_stage_of_one_line_is_said_once(tmp_path: Path) -> None:
+    for _ in range(2):  # the second time a resumed run comes past it
+        Run(tmp_path).log_end("groups 0", 5, {"block 0": 0.5})
+        Run(tmp_path).log("later", 0, {"loss": 1.0})
+    stages = [line["stage"] for line in read_lines(tmp_path / "log.jsonl")]
+    assert stages == ["groups 0", "later", "later"]
