@@ -192,6 +192,7 @@ with alone_in(Path({str(tmp_path)!r})), atomic(Path({str(tmp_path / "deep" / "a.
     assert (tmp_path / "folder").is_dir()
     (tmp_path / ".tmpA1b2C3").write_text("safetensors' own, in a folder that is held alone")
     sweep(tmp_path)
+    assert not (tmp_path / ".tmpA1b2C3").exists()
     assert not (tmp_path / ".lock").exists()
 
 
