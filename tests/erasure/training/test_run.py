@@ -27,6 +27,7 @@ from erasure.files.storage import (
 from erasure.training.fit import fit
 from erasure.training.learner import Learner
 from erasure.training.run import Run
+from erasure.training.run_folder import clear
 
 DATA = {"source": "x", "images": 1, "test_images": 1, "shots": 0, "missing": []}
 RECORD = {"command": "test", "method": "toy"}
@@ -243,3 +244,14 @@ def test_a_stage_of_one_line_is_said_once(tmp_path: Path) -> None:
         Run(tmp_path).log("later", 0, {"loss": 1.0})
     stages = [line["stage"] for line in read_lines(tmp_path / "log.jsonl")]
     assert stages == ["groups 0", "later", "later"]
+
+
+def test_a_run_with_measured_requests_stays_one(tmp_path: Path) -> None:
+    """It had learned and failed to write the edit: the same command finishes it."""
+    for name in ("config.json", "log.jsonl", "requests.json"):
+        (tmp_path / name).write_text("{}")
+    clear(tmp_path)
+    assert (tmp_path / "config.json").is_file()
+    (tmp_path / "requests.json").unlink()
+    clear(tmp_path)
+    assert not tmp_path.exists()
