@@ -20,13 +20,14 @@ from erasure.edit import Edit
 from erasure.errors import RunError, SettingError
 from erasure.files.records import ForgettingShape, RequestsShape, read_record
 from erasure.files.storage import write_json
-from erasure.forgetting import Data, load_parts
+from erasure.forgetting import Data, Request, load_parts
 from erasure.keeping import inputs
 from erasure.models.classifier.classifier import Classifier
 from erasure.opening import open_classifier
 from erasure.registry import PROTOCOLS
+from erasure.sample_requests import Samples
 from erasure.training.processes import own_device
-from erasure_datasets.classes import Labelled
+from erasure_datasets.labelled import Labelled
 from evaluation.metrics.forgetting import accuracy, distance, h_mean, membership
 from evaluation.protocols import Asked, Option, Protocol
 from evaluation.score import Score
@@ -60,7 +61,7 @@ def scored(
     requests = read_record(run / "requests.json", RequestsShape, remedy=REMEDY)
     given = dict(config["data"])
     data = Data(**{**given, "missing": tuple(given["missing"])})  # type: ignore[arg-type]
-    samples = config.get("samples", [])
+    samples = Samples.recorded(config)
     if samples:
         _refuse_other_samples(run, edit, [told.get("samples", []) for told in requests])
     else:
@@ -71,11 +72,12 @@ def scored(
     train, test = load_parts(model, data)
     if samples and classes:
         raise SettingError(f"concept must not be given: {run} forgot single images, not classes.")
+    asked = parts_of(model, edit, samples, train) if samples else None
     now, earlier, kept = ([], [], []) if samples else _parts(model, config["tasks"], classes)
 
     def figures(before: dict[str, Score] | None) -> dict[str, Score]:
-        if samples:
-            return _of_samples(model, *train.split(samples), test)
+        if asked is not None:
+            return _of_samples(model, asked, test)
         return _scores(model, train, test, now, earlier, kept, before)
 
     before = figures(None)
@@ -220,16 +222,24 @@ def _scores(
     return scores
 
 
-def _of_samples(
-    model: Classifier, forgotten: Labelled, others: Labelled, test: Labelled
-) -> dict[str, Score]:
+def parts_of(model: Classifier, edit: Edit, samples: Samples, train: Labelled) -> Request:
+    """The request again, of the very images that the edit names."""
+    told: Any = edit.settings.get("samples")
+    again = replace(samples, names=tuple(told), share=0.0)
+    every = list(range(len(model.labels)))
+    forgotten, others = again.parts(train, torch.Generator())
+    return Request(0, [], [], every, forgotten, others, again.true_labels(model))
+
+
+def _of_samples(model: Classifier, request: Request, test: Labelled) -> dict[str, Score]:
     """Every figure of one model that was to forget single training images."""
-    every, scores = list(range(len(model.labels))), dict[str, Score]()
-    for name, part in (("Acc_f", forgotten), ("Acc_r", others), ("Acc_t", test)):
-        score = accuracy(model.predict(part.images), part.labels, every)
+    every, scores, sure = list(range(len(model.labels))), dict[str, Score](), dict[str, Tensor]()
+    for name, part in request.measured(test).items():
+        said = model.predict(part.images)
+        score = accuracy(said, part.labels, every)
         scores[name] = replace(score, higher_is_better=name != "Acc_f")
-    asked = (confidence(model, part) for part in (others, test, forgotten))
-    return {**scores, "MIA": membership(*asked)}
+        sure[name] = said[torch.arange(len(part)), part.labels]
+    return {**scores, "MIA": membership(sure["Acc_r"], sure["Acc_t"], sure["Acc_f"])}
 
 
 def confidence(model: Classifier, part: Labelled) -> Tensor:

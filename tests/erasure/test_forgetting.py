@@ -42,7 +42,7 @@ from erasure.training.fit import fit
 from erasure.training.learner import Learner
 from erasure.training.run import Run
 from erasure.undoing import undo
-from erasure_datasets.classes import read_samples
+from erasure_datasets.sample_files import read_samples
 from evaluation.evaluating import evaluate
 from evaluation.reports.reporting import report
 
@@ -171,7 +171,7 @@ def test_single_images_are_forgotten(method: str, place: Path) -> None:
     file = place / "samples.txt"
     file.write_text("\ufeffred/3.png\n\n 9 \n", encoding="utf-8")  # the second of the 8 green ones
     told = ["red/3.png", "green/2.png"]
-    result = run_one(method, place, [], samples=read_samples(file))
+    result = run_one(method, place, [], samples=read_samples(file).names)
     record = json.loads((place / method / "config.json").read_text())
     assert (record["tasks"], record["samples"]) == ([], ["red/3.png", "9"])
     history = json.loads((place / method / "requests.json").read_text())
@@ -301,7 +301,7 @@ def test_bad_requests(tasks: list, data: dict, message: str, place: Path) -> Non
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("images", 0), ("images", -3), ("test_images", 0), ("shots", -1), ("images", 2.5),
+    [("images", -1), ("images", -3), ("test_images", -1), ("shots", -1), ("images", 2.5),
      ("images", True), ("source", ""), ("source", None)],
 )  # fmt: skip
 def test_numbers_out_of_range(name: str, value: object) -> None:
@@ -443,7 +443,7 @@ def test_the_last_step_of_retraining_counts(place: Path) -> None:
         kept.append({name: weight.detach().clone() for name, weight in learner.weights.items()})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("erasure.methods.classifier.retrain.fit", noting)
+        patch.setattr("erasure.training.recipe.fit", noting)
         result = run_one("retrain", place, [["red"]], steps=1)
     fresh = load_classifier(str(place / "model"))
     run = Run(place / "unused", seed=0)

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from erasure.errors import ModelError
 from erasure.files.records import read_record
+from erasure.models.classifier.stem import Stem
 from erasure.models.classifier.transform import Transform
 
 # what a timm or torchvision network may be told: its sizes and parts, and nothing to load
@@ -61,6 +62,7 @@ class ClassifierShape(PretrainedShape):
     architecture: str
     labels: NotRequired[list[str] | dict[str, str] | None]
     model_args: NotRequired[dict[str, Any] | None]
+    stem: NotRequired[Stem]
     pretrained_cfg: NotRequired[PretrainedShape | None]
 
 
@@ -72,6 +74,7 @@ class ClassifierConfig:
     arguments: dict[str, Any]
     labels: tuple[str, ...]
     transform: Transform
+    stem: Stem = "own"
 
     @property
     def is_of_torchvision(self) -> bool:
@@ -97,7 +100,7 @@ def read_config(folder: Path) -> ClassifierConfig:
     names = record.get("label_names") or record.get("labels") or given.get("label_names")
     return ClassifierConfig(
         record["architecture"], arguments, _labels(names, count, file),
-        _transform(given, arguments, file),
+        _transform(given, arguments, file), record.get("stem", "own"),
     )  # fmt: skip
 
 
