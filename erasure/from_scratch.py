@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -23,8 +23,9 @@ from erasure.models.classifier.transform import Transform
 from erasure.opening import lasting_name
 from erasure.requested import Data, accuracies
 from erasure.training.hardware import Hardware, Precision
+from erasure.training.one_cycle import OneCycle
 from erasure.training.progress import waiting
-from erasure.training.recipe import OneCycle, learn, refuse_single_images
+from erasure.training.recipe import learn, one_cycle, refuse_single_images
 from erasure.training.run import Run
 from erasure.training.run_folder import refuse_inside
 from erasure_datasets.classes import class_names, load_classes
@@ -48,9 +49,9 @@ def train(
     `stem` cifar is that of ResNets for small pictures, which they get up to 64 pixels unless `stem`
     says own. `arguments` are the network's own (`patch_size`, `depth`); a ViT's pictures are cut
     into 8 x 8 patches below 128 pixels, unless they say otherwise. `images` and `test_images` are
-    per class, all for 0. `settings` are those of `OneCycle`. The folder also gets training.json, with
-    accuracies, and presets.json, by which `forget retrain` repeats this recipe. ErasureError for
-    anything the caller can mend.
+    per class, all for 0. `settings` are those of `OneCycle`. The folder also gets training.json,
+    with accuracies, and presets.json, by which `forget retrain` repeats this recipe. ErasureError
+    for anything the caller can mend.
     """
     folder, source = checked_path(out, "out"), lasting_name(data, "data")
     cycle, sources = resolve(OneCycle, given=settings, quick=quick, presets={}, origins=origins)
@@ -108,6 +109,8 @@ def _described(
     """
     if not isinstance(size, int) or isinstance(size, bool) or not 8 <= size <= 1024:
         raise SettingError(f"size must be a whole number from 8 to 1024; got {size!r}.")
+    if stem not in (None, *get_args(Stem)):
+        raise SettingError(f"stem must be own or cifar; got {stem!r}.")
     word = architecture.removeprefix("timm:")
     if word.startswith(("vit_", "deit_")) and size < 128:
         arguments = {"img_size": size, "patch_size": max(1, size // 8), **arguments}
@@ -140,7 +143,12 @@ def _trained(
     with waiting("reading images"):
         train, test = (
             load_classes(
-                data.source, part, labels, size=how.size, per_class=count, prepare=how.cut,
+                data.source,
+                part,
+                labels,
+                size=how.size,
+                per_class=count,
+                prepare=how.cut,
                 workers=workers,
             )
             for part, count in (("train", data.images), ("test", data.test_images))
@@ -149,7 +157,8 @@ def _trained(
     record["pretrained_cfg"] |= {"mean": [*mean], "std": [*std]}
     model = _network(run, record, replace(how, mean=mean, std=std))
     refuse_single_images("OneCycle", cycle.batch_size, model, run)
-    learn(model, train, cycle.recipe(model), steps=cycle.steps(train), run=run, stage="training")
+    recipe, steps = one_cycle(cycle, model), cycle.steps(len(train))
+    learn(model, train, recipe, steps=steps, run=run, stage="training")
     found = accuracies(model, {"train": train, "test": test})
     if not run.is_main:
         return

@@ -90,8 +90,10 @@ def is_of_rows(source: str) -> bool:
 def class_names(source: str) -> tuple[str, ...]:
     """The classes that a source itself names: a folder's, by name, or a data set's, in its order.
 
-    DataError for "canvas", whose classes are the pocket judges', and for a source without classes.
+    Of "canvas" they are its objects. DataError for a source without classes.
     """
+    if source == "canvas":
+        return OBJECTS
     if is_of_rows(source):
         found = _opened(source, "train")
         return tuple(found.rows.features[found.label].names)

@@ -27,8 +27,9 @@ from erasure.models.classifier.classifier import Classifier, reinitialise
 from erasure.models.classifier.load import random_weights
 from erasure.registry import METHODS
 from erasure.training.batches import augmented
+from erasure.training.one_cycle import Kind, OneCycle
 from erasure.training.optimisers import Optimiser
-from erasure.training.recipe import Kind, OneCycle, Recipe, learn, refuse_single_images
+from erasure.training.recipe import Recipe, learn, one_cycle, refuse_single_images
 from erasure.training.run import Run
 
 AVERAGE = 0.995
@@ -84,7 +85,7 @@ class Retrain:
         if self.recipe == "one-cycle":
             cycle = OneCycle(**{item.name: getattr(self, item.name) for item in fields(OneCycle)})
             random_weights(model, generator)
-            recipe, steps = cycle.recipe(model), cycle.steps(part)
+            recipe, steps = one_cycle(cycle, model), cycle.steps(len(part))
         else:
             reinitialise(model.network, generator)
             by = Optimiser("muon", weight_decay=0.01, cosine=True)
