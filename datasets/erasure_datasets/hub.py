@@ -1,5 +1,6 @@
 """Data sets in Hugging Face's format, from the Hub or a local folder."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ def open_set(name: str, split: str | None = None, *, what: str = "") -> Any:
     import datasets
     from datasets.exceptions import DatasetsError
 
+    # a folder's README need not be a card of the Hub's
+    logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)
     try:
         return datasets.load_dataset(name, split=split)
     except (OSError, ValueError, LookupError, DatasetsError) as error:
