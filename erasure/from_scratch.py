@@ -164,9 +164,12 @@ def _trained(
         return
     write_tensors(folder / "model.safetensors", model.network.state_dict())
     write_json(folder / "presets.json", {"retrain": {"recipe": "one-cycle", **asdict(cycle)}})
-    told = {"settings": asdict(cycle), "seed": run.seed, "data": asdict(data)}
-    counts = {"train": len(train), "test": len(test)}
-    write_json(folder / "training.json", {**told, "images": counts, "accuracy": found})
+    told = {
+        "settings": asdict(cycle), "seed": run.seed,
+        "images": {"train": len(train), "test": len(test)},
+        "accuracy": {name: round(share, 4) for name, share in found.items()},
+    }  # fmt: skip
+    write_json(folder / "training.json", told)
     write_json(folder / "config.json", record)
 
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 
 import torch
@@ -24,9 +25,7 @@ class Pictures:
     """
 
     def __init__(self, read: Read, rows: Sequence[int], size: int, *, workers: int = 0) -> None:
-        self._read, self._rows, self._size = read, tuple(rows), size
-        self._workers = workers or (os.cpu_count() or 1)
-        self._pool: ThreadPoolExecutor | None = None
+        self._read, self._rows, self._size, self._workers = read, tuple(rows), size, workers
         self._asked: tuple[tuple[int, ...], list[Future[Tensor]]] = (), []
 
     def __len__(self) -> int:
@@ -50,6 +49,10 @@ class Pictures:
         found = [part.result() for part in parts]
         side = (3, self._size, self._size)
         return torch.stack(found) if found else torch.empty((0, *side), dtype=torch.uint8)
+
+    def one(self, place: int) -> UInt8[Tensor, "3 s s"]:
+        """A single picture, read by the caller's own thread."""
+        return self._read(self._rows[place])
 
     def ask(self, places: Int[Tensor, " b"]) -> None:
         """Begin to read these in the background, for the next that asks for exactly them."""
@@ -79,9 +82,14 @@ class Pictures:
         return tuple(self._rows[place] for place in places.tolist())
 
     def _begin(self, rows: Sequence[int]) -> list[Future[Tensor]]:
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="pictures")
-        return [self._pool.submit(self._read, row) for row in rows]
+        pool = _pool(self._workers)
+        return [pool.submit(self._read, row) for row in rows]
+
+
+@cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """The threads that all pictures of a process share."""
+    return ThreadPoolExecutor(workers or (os.cpu_count() or 1), thread_name_prefix="pictures")
 
 
 Images = UInt8[Tensor, "n 3 h w"] | Pictures
@@ -96,8 +104,9 @@ def joined(parts: Sequence[Images]) -> Images:
 
     def read(row: int) -> Tensor:
         number = int(torch.searchsorted(ends, row, right=True))
-        first = row - (int(ends[number - 1]) if number else 0)
-        return parts[number][torch.tensor([first])][0]
+        place = row - (int(ends[number - 1]) if number else 0)
+        part = parts[number]
+        return part[place] if isinstance(part, Tensor) else part.one(place)
 
     return Pictures(read, range(int(ends[-1])), parts[0].shape[-1])
 

@@ -14,8 +14,8 @@ from erasure.training.fit import fit
 from erasure.training.learner import Learner
 from erasure.training.one_cycle import OneCycle
 from erasure.training.optimisers import Optimiser
-from erasure.training.processes import average
 from erasure.training.run import Run
+from erasure.training.statistics import Statistics
 from erasure_datasets.labelled import Labelled
 
 OWN = {"sgd": (0.1, 5e-4), "adamw": (1e-3, 0.05), "muon": (1e-3, 0.01)}  # (rate, weight decay)
@@ -59,23 +59,21 @@ def learn(
 
     Where there is an average, it is what is left, of the statistics too.
     """
-    weights, statistics = model.weights("all"), model.buffers()
-    numbers = {n: tensor for n, tensor in statistics.items() if tensor.is_floating_point()}
-    mean = Average({**weights, **numbers}) if recipe.average else None
+    weights, statistics = model.weights("all"), Statistics(model, learn=True)
+    mean = Average({**weights, **statistics.numbers}) if recipe.average else None
 
     def loss(step: int) -> dict[str, Tensor]:
         if mean is not None:
             mean.follow(share_of_step(step, recipe.average))
         x, right = labelled(model, part, recipe.batch_size, step, run, f"{stage} retain")
-        with model.learning_statistics():
+        with statistics.learning():
             logits = model.forward(recipe.varied(x, run))[1]
-        average(list(numbers.values()))  # each process saw its own part of the batch
         return {"retain": F.cross_entropy(logits, right, label_smoothing=recipe.smoothing)}
 
     means = mean.means if mean is not None else dict[str, Tensor]()
     fit(
         Learner(loss, weights, recipe.rate, recipe.by), steps=steps, run=run, stage=stage,
-        carried={**statistics, **{f"mean.{name}": value for name, value in means.items()}},
+        carried={**statistics.carried, **{f"mean.{name}": value for name, value in means.items()}},
     )  # fmt: skip
     if mean is not None:
         mean.follow(share_of_step(steps, recipe.average))

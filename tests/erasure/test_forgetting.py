@@ -554,3 +554,26 @@ def test_real_size_takes_two_steps(method: str, tmp_path: Path) -> None:
     assert [line["step"] for line in steps] == ([] if method == "ssd" else [0, 1])
     assert any(bool(tensor.any()) for tensor in result.edit.tensors.values())
     assert all(torch.isfinite(tensor).all() for tensor in result.edit.tensors.values())
+
+
+@pytest.mark.parametrize("method", ["fine-tune", "gradient-ascent", "salun"])
+def test_batch_statistics_follow_where_they_shall(method: str, tmp_path: Path) -> None:
+    resnet_folder(tmp_path / "model")
+    image_folder(tmp_path / "images")
+    more = {"epochs_without": 0} if method == "fine-tune" else {}
+    result = run_one(method, tmp_path, [["red"]], statistics=True, epochs=1, **more)
+    base = load_classifier(str(tmp_path / "model"))
+    moved = {name for name in base.buffers() if name in result.edit.shapes()}
+    assert moved == set(base.buffers())
+    steps = 1 if method == "gradient-ascent" else 3
+    counts = "bn1.num_batches_tracked"
+    assert int(result.model.buffers()[counts]) == int(base.buffers()[counts]) + steps
+    with result.model.original():
+        x = base.prepare(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+        assert torch.equal(result.model.forward(x)[1], base.forward(x)[1])
+
+
+def test_statistics_of_a_network_without_any(place: Path) -> None:
+    with pytest.raises(SettingError, match=r"RandomLabel\.statistics is of BatchNorm, which"):
+        run_one("random-label", place, [["red"]], statistics=True)
+    assert not (place / "random-label").exists()
