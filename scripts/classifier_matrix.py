@@ -18,7 +18,7 @@ from classifier_networks import LABELS, MINIATURES, SIDE
 from torch import Tensor
 
 from erasure.config import resolve
-from erasure.errors import ErasureError
+from erasure.errors import ModelError, SettingError
 from erasure.exports.writing.saving import save_classifier
 from erasure.forgetting import Request, refuse_of_samples
 from erasure.models.classifier.classifier import Classifier
@@ -30,7 +30,10 @@ from erasure_datasets.labelled import Labelled
 
 COLOURS = ((220, 40, 40), (40, 200, 40), (40, 40, 220), (128, 128, 128))
 PER_CLASS = 6
-SMALL = {"steps": 2, "epochs": 2, "epochs_without": 1, "batch_size": 8, "learning_rate": 1e-3}
+SMALL = {
+    "steps": 2, "epochs": 2, "epochs_without": 1, "batch_size": 8, "learning_rate": 1e-3,
+    "selection": 1.0,
+}  # fmt: skip
 RATES = {"gradient-ascent": 1e-2}  # at the others' a step moves nothing that float32 shows
 
 
@@ -68,11 +71,12 @@ def tried(method: str, folder: Path, kind: str, out: Path) -> str:
     method_class: Any = METHODS.get("classifier", method)
     small = {**SMALL, "learning_rate": RATES.get(method, SMALL["learning_rate"])}
     given = {item.name: small[item.name] for item in fields(method_class) if item.name in small}
+    (out / "run").mkdir(parents=True)
     try:
         refuse_of_samples(method_class, method, samples)
         settings, _ = resolve(method_class, given=given, quick=True, presets={})
         settings.forget(model, request, Run(out / "run", seed=0))
-    except ErasureError as error:
+    except (SettingError, ModelError) as error:
         told = str(error).strip()
         assert len(told.splitlines()) == 1, f"no single line: {told!r}"
         return told

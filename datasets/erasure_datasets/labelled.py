@@ -48,7 +48,10 @@ class Pictures:
         self._asked = (), []
         found = [part.result() for part in parts]
         side = (3, self._size, self._size)
-        return torch.stack(found) if found else torch.empty((0, *side), dtype=torch.uint8)
+        if not found:
+            return torch.empty((0, *side), dtype=torch.uint8)
+        # decoded pictures lie channels last, in which networks round otherwise
+        return torch.stack(found).contiguous()
 
     def one(self, place: int) -> UInt8[Tensor, "3 s s"]:
         """A single picture, read by the caller's own thread."""

@@ -82,7 +82,7 @@ def test_classes_are_judged_by_the_same_table(place: Path) -> None:
 
 def test_true_labels_and_what_is_kept(place: Path) -> None:
     paths = [str(place / "images" / "red" / f"{n}.png") for n in (1, 2)]  # paths, or ids
-    asked = Samples((*paths, "blue/3.png"), ("green", "green", "blue"), kept=("0", "grey/4.png"))
+    asked = Samples((*paths, "blue/3.png"), ("green", "green", "blue"), kept=("3", "grey/4.png"))
     found = run(place, asked, "run")
     assert forgotten(found) == ["red/1.png", "red/2.png", "blue/3.png"]
     history = json.loads((place / "run" / "requests.json").read_text())[0]
