@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from erasure.config import Origin, Value, resolve
-from erasure.errors import ModelError, RunError, SettingError
+from erasure.errors import RunError, SettingError
 from erasure.files.naming import checked_path
 from erasure.files.storage import write_json, write_tensors
 from erasure.keeping import inputs
 from erasure.models.classifier.classifier import Classifier
 from erasure.models.classifier.config import parse_config
+from erasure.models.classifier.filling import try_once
 from erasure.models.classifier.load import empty_network, load_classifier, seeded
 from erasure.models.classifier.stem import SMALL, Stem, has_large_stem
 from erasure.models.classifier.transform import Transform
@@ -33,7 +34,7 @@ from erasure_datasets.errors import DataError
 from erasure_datasets.labelled import Labelled
 
 WORK = "training"  # the run's own folder, inside of the classifier's
-MEASURED = 2000  # training images whose levels are the transform's
+MEASURED, AT_ONCE = 2000, 100  # training images whose levels are the transform's
 
 
 def train(
@@ -122,15 +123,12 @@ def _described(
             "interpolation": "bicubic",
         },
     }  # fmt: skip
-    with torch.device("meta"):
-        plain = empty_network(parse_config(record, "the network"))
+    plain = empty_network(parse_config(record, "the network"))
     chosen = stem or ("cifar" if size <= SMALL and has_large_stem(plain) else "own")
     if chosen != "own":
         record["stem"] = chosen
-        if not has_large_stem(plain):
-            raise ModelError(
-                f"{word} cannot have the stem cifar: it does not begin as ResNets do. Leave it out."
-            )
+    config = parse_config(record, "the network")
+    try_once(empty_network(config), config.transform, len(labels), word)
     return record
 
 
@@ -186,14 +184,20 @@ def _network(run: Run, record: dict[str, Any], transform: Transform) -> Classifi
 def levels(part: Labelled) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, spread) of each channel in [0, 1], over evenly spaced images, to three digits."""
     places = torch.linspace(0, len(part) - 1, min(len(part), MEASURED)).long()
-    values: Tensor = part.images[places].float() / 255
-    flat = values.transpose(0, 1).flatten(1)
-    spread = flat.std(1).clamp(min=0.01)  # of pictures of one colour it is none
-    return tuple(_rounded(flat.mean(1))), tuple(_rounded(spread))
+    total, squares, count = torch.zeros(3).double(), torch.zeros(3).double(), 0
+    for chosen in places.split(AT_ONCE):
+        values: Tensor = part.images[chosen].float() / 255
+        flat = values.transpose(0, 1).flatten(1)
+        total += flat.sum(1)
+        squares += flat.square().sum(1)
+        count += flat.shape[1]
+    mean = total / count
+    spread = (squares / count - mean.square()).clamp(min=1e-4).sqrt()  # one colour has none
+    return _rounded(mean), _rounded(spread)
 
 
-def _rounded(values: Tensor) -> list[float]:
-    return [round(float(value), 3) for value in values]
+def _rounded(values: Tensor) -> tuple[float, ...]:
+    return tuple(round(float(value), 3) for value in values)
 
 
 def _refuse_place(folder: Path) -> None:
