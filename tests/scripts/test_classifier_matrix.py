@@ -32,7 +32,7 @@ def test_every_method_works_or_says_why_not(kind: str, tmp_path: Path) -> None:
     MINIATURES[kind](tmp_path / "model")
     told = {name: tried(name, tmp_path / "model", "class", tmp_path / name) for name in NAMES}
     assert {name: told[name] for name in ALWAYS} == dict.fromkeys(ALWAYS, "")
-    is_transformer = "ResNet" not in kind
+    is_transformer = "ViT" in kind or "Swin" in kind
     assert bool(told["gs-lora"]) is not is_transformer, told["gs-lora"]
 
 
