@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from erasure.files.naming import checked_path
 from erasure.files.storage import write_json, write_tensors
 from erasure.keeping import inputs
 from erasure.models.classifier.classifier import Classifier
-from erasure.models.classifier.config import parse_config
+from erasure.models.classifier.config import ClassifierConfig, ClassifierShape, parse_config
 from erasure.models.classifier.filling import try_once
 from erasure.models.classifier.load import empty_network, load_classifier, seeded
 from erasure.models.classifier.stem import SMALL, Stem, has_large_stem
@@ -123,13 +123,17 @@ def _described(
             "interpolation": "bicubic",
         },
     }  # fmt: skip
-    plain = empty_network(parse_config(record, "the network"))
+    plain = empty_network(_config(record))
     chosen = stem or ("cifar" if size <= SMALL and has_large_stem(plain) else "own")
     if chosen != "own":
         record["stem"] = chosen
-    config = parse_config(record, "the network")
+    config = _config(record)
     try_once(empty_network(config), config.transform, len(labels), word)
     return record
+
+
+def _config(record: Mapping[str, Any]) -> ClassifierConfig:
+    return parse_config(cast(ClassifierShape, record), "the network")
 
 
 def _trained(
@@ -137,7 +141,7 @@ def _trained(
 ) -> None:
     """Train, measure, and write the folder; config.json, which says that all is there, last."""
     labels = tuple(record["label_names"])
-    how = parse_config(record, "the network").transform
+    how = _config(record).transform
     with waiting("reading images"):
         train, test = (
             load_classes(
@@ -173,7 +177,7 @@ def _trained(
 
 def _network(run: Run, record: dict[str, Any], transform: Transform) -> Classifier:
     """The network with its library's own random weights, fixed by the run's seed."""
-    config = parse_config(record, "the network")
+    config = _config(record)
     network = seeded(lambda: empty_network(config), run.generator_for("weights"))
     return Classifier(
         network.to(run.device), name=config.architecture, labels=config.labels,

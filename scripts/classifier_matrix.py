@@ -81,7 +81,7 @@ def tried(method: str, folder: Path, kind: str, out: Path) -> str:
         settings, _ = resolve(method_class, given=given, quick=True, presets={})
         settings.forget(model, request, Run(out / "run", seed=0))
     except (SettingError, ModelError) as error:
-        told = str(error).strip()
+        told = str(error).strip().replace(str(folder), "this classifier")
         assert len(told.splitlines()) == 1, f"no single line: {told!r}"
         return told
     _check(model, before, folder, out)
