@@ -22,14 +22,14 @@ from erasure.models.classifier.load import empty_network, load_classifier, seede
 from erasure.models.classifier.stem import SMALL, Stem, has_large_stem
 from erasure.models.classifier.transform import Transform
 from erasure.opening import lasting_name
-from erasure.requested import Data, accuracies
+from erasure.requested import Data, accuracies, read_parts
 from erasure.training.hardware import Hardware, Precision
 from erasure.training.one_cycle import OneCycle
 from erasure.training.progress import waiting
 from erasure.training.recipe import learn, one_cycle, refuse_single_images
 from erasure.training.run import Run
 from erasure.training.run_folder import refuse_inside
-from erasure_datasets.classes import class_names, load_classes
+from erasure_datasets.classes import class_names
 from erasure_datasets.errors import DataError
 from erasure_datasets.labelled import Labelled
 
@@ -142,19 +142,7 @@ def _trained(
     """Train, measure, and write the folder; config.json, which says that all is there, last."""
     labels = tuple(record["label_names"])
     how = _config(record).transform
-    with waiting("reading images"):
-        train, test = (
-            load_classes(
-                data.source,
-                part,
-                labels,
-                size=how.size,
-                per_class=count,
-                prepare=how.cut,
-                workers=workers,
-            )
-            for part, count in (("train", data.images), ("test", data.test_images))
-        )
+    train, test = read_parts(data, labels, how, workers)
     mean, std = levels(train)
     record["pretrained_cfg"] |= {"mean": [*mean], "std": [*std]}
     model = _network(run, record, replace(how, mean=mean, std=std))
