@@ -14,17 +14,10 @@ from classifier_matrix import lines, tried
 from classifier_networks import MINIATURES
 
 from erasure.registry import METHODS
-from erasure.training.run import Run
 
 NAMES = METHODS.names("classifier")
 KINDS = [kind for kind in MINIATURES if kind != "torchvision ShuffleNet"]  # many small layers
 ALWAYS = ("fine-tune", "gradient-ascent", "random-label", "salun", "ssd", "retrain")
-
-
-@pytest.fixture(autouse=True)
-def _states_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is resumed here, and the disk would take most of the time."""
-    monkeypatch.setattr(Run, "save_state", lambda *_, **__: Path())
 
 
 @pytest.mark.parametrize("kind", KINDS)
