@@ -69,6 +69,14 @@ class Labelled:
         return self.at(list(found)), self.at(rest)
 
 
+def joined(first: Labelled, second: Labelled) -> Labelled:
+    """The images of both, the first one's first."""
+    return Labelled(
+        torch.cat([first.images, second.images]), torch.cat([first.labels, second.labels]),
+        (*first.ids, *second.ids),
+    )  # fmt: skip
+
+
 def read_samples(file: Path) -> list[str]:
     """The images that a text file names, one in each line that is not empty; DataError if none."""
     try:

@@ -93,8 +93,12 @@ class Stepping:
 
     def _state(self) -> dict[str, Tensor]:
         state = {f"carried.{name}": value for name, value in self.carried.items()}
+        seen = set[int]()
         for who, descent in self.descents.items():
-            state |= {f"{who}.{name}": value for name, value in descent.state().items()}
+            for name, value in descent.state().items():
+                # learners may share weights, and a file holds no tensor under two names
+                state[f"{who}.{name}"] = value.detach().clone() if id(value) in seen else value
+                seen.add(id(value))
         return state
 
     def _diverged(self, turn: int, loss: float) -> DivergedError:

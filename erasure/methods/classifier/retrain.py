@@ -31,6 +31,7 @@ from erasure.training.learner import Learner
 from erasure.training.optimisers import Optimiser
 from erasure.training.processes import average
 from erasure.training.run import Run
+from erasure_datasets.classes import Labelled
 
 AVERAGE = 0.995
 
@@ -55,24 +56,34 @@ class Retrain:
                 f"{model.name} has BatchNorm, and one image has no spread; got {self.batch_size}."
             )
         model.remember([*weights, *statistics])
-        reinitialise(model.network, run.generator_for(f"{request.stage} weights"))
-        numbers = {n: tensor for n, tensor in statistics.items() if tensor.is_floating_point()}
-        mean = Average({**weights, **numbers})
-        part = request.retain
-
-        def loss(step: int) -> dict[str, Tensor]:
-            mean.follow(share_of_step(step, AVERAGE))
-            x, right = labelled(model, part, self.batch_size, step, run, f"{request.stage} retain")
-            with model.learning_statistics():
-                logits = model.forward(augmented(x, run))[1]
-            average(list(numbers.values()))  # each process saw its own part of the batch
-            return {"retain": F.cross_entropy(logits, right, label_smoothing=0.05)}
-
-        by = Optimiser("muon", weight_decay=0.01, cosine=True)
-        fit(
-            Learner(loss, weights, self.learning_rate, by), steps=self.steps, run=run,
-            stage=request.stage,
-            carried={**statistics, **{f"mean.{name}": value for name, value in mean.means.items()}},
+        train_anew(
+            model, request.retain, run, stage=request.stage, steps=self.steps,
+            learning_rate=self.learning_rate, batch_size=self.batch_size,
         )  # fmt: skip
-        mean.follow(share_of_step(self.steps, AVERAGE))
-        mean.put()
+
+
+def train_anew(
+    model: Classifier, part: Labelled, run: Run, *, stage: str, steps: int, learning_rate: float,
+    batch_size: int,
+) -> None:  # fmt: skip
+    """Train a classifier in place on labelled images, from random weights."""
+    weights, statistics = model.weights("all"), model.buffers()
+    reinitialise(model.network, run.generator_for(f"{stage} weights"))
+    numbers = {n: tensor for n, tensor in statistics.items() if tensor.is_floating_point()}
+    mean = Average({**weights, **numbers})
+
+    def loss(step: int) -> dict[str, Tensor]:
+        mean.follow(share_of_step(step, AVERAGE))
+        x, right = labelled(model, part, batch_size, step, run, f"{stage} retain")
+        with model.learning_statistics():
+            logits = model.forward(augmented(x, run))[1]
+        average(list(numbers.values()))  # each process saw its own part of the batch
+        return {"retain": F.cross_entropy(logits, right, label_smoothing=0.05)}
+
+    by = Optimiser("muon", weight_decay=0.01, cosine=True)
+    fit(
+        Learner(loss, weights, learning_rate, by), steps=steps, run=run, stage=stage,
+        carried={**statistics, **{f"mean.{name}": value for name, value in mean.means.items()}},
+    )  # fmt: skip
+    mean.follow(share_of_step(steps, AVERAGE))
+    mean.put()

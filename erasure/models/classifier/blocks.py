@@ -24,11 +24,7 @@ def groups(model: Classifier, place: Place = "ffn") -> list[list[str]]:
     SettingError for a network without such blocks, and for a place without linears: torchvision's
     attention has none that can be adapted.
     """
-    found: dict[str, list[str]] = {}
-    for name, module in model.network.named_modules():
-        linear = next(filter(None, (rule.fullmatch(name) for rule in RULES[place])), None)
-        if linear and isinstance(module, nn.Linear):
-            found.setdefault(linear["block"], []).append(name)
+    found = _by_block(model, place)
     if not found and place != "ffn" and groups(model):
         raise SettingError(f"place must be ffn for {model.name}: its {place} has no linears.")
     if not found:
@@ -37,3 +33,18 @@ def groups(model: Classifier, place: Place = "ffn") -> list[list[str]]:
             "Choose another method."
         )
     return list(found.values())
+
+
+def block_names(model: Classifier) -> list[str]:
+    """The names of the transformer blocks' modules, in their order; none where there are none."""
+    return list(_by_block(model, "both"))
+
+
+def _by_block(model: Classifier, place: Place) -> dict[str, list[str]]:
+    """The names of linear modules, by their block's."""
+    found: dict[str, list[str]] = {}
+    for name, module in model.network.named_modules():
+        linear = next(filter(None, (rule.fullmatch(name) for rule in RULES[place])), None)
+        if linear and isinstance(module, nn.Linear):
+            found.setdefault(linear["block"], []).append(name)
+    return found

@@ -1,0 +1,100 @@
+"""Pictures with and without a concept: of a folder, of Pocket Canvas, or found in the data."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from scipy.cluster.vq import kmeans2
+from torch import Tensor, nn
+
+from erasure.errors import SettingError
+from erasure.methods.shared.concept_bottleneck import Pair
+from erasure.models.classifier.blocks import block_names
+from erasure.models.classifier.classifier import Classifier
+from erasure.training.run import Run
+from erasure_datasets.canvas import STYLES
+from erasure_datasets.classes import Labelled, load_classes
+from erasure_datasets.errors import DataError
+
+PATCHES = 20_000  # of which clusters are found
+
+
+def pictured(model: Classifier, source: str, count: int, run: Run) -> dict[str, Pair]:
+    """Features of `count` pictures with each concept, and of as many with others.
+
+    `source` is "canvas", whose concepts are its styles, or a folder CONCEPT/*.png. SettingError for
+    a folder of less than two concepts.
+    """
+    place = Path(source).expanduser()
+    if source == "canvas":
+        names = STYLES
+    elif place.is_dir():
+        base = place / "train" if (place / "train").is_dir() else place
+        names = tuple(sorted(p.name for p in base.iterdir() if p.is_dir() and p.name[0] != "."))
+    else:
+        raise SettingError(f"concepts must be clusters, canvas or a folder; got {source!r}.")
+    if len(names) < 2:
+        raise SettingError(f"concepts must be at least two, each a folder in {source}.")
+    try:
+        part = load_classes(
+            source if source == "canvas" else str(place), "train", names, size=model.transform.size,
+            per_class=count, prepare=model.transform.cut,
+        )  # fmt: skip
+    except DataError as error:
+        raise SettingError(f"concepts: {error}") from error
+    features, pairs = model.features(part.images), dict[str, Pair]()
+    for number, name in enumerate(names):
+        others = torch.nonzero(part.labels != number).flatten()
+        dice = torch.randperm(len(others), generator=run.generator_for(f"concept {name}"))
+        pairs[name] = features[part.labels == number], features[others[dice[:count]]]
+    return pairs
+
+
+def clustered(model: Classifier, part: Labelled, concepts: int, count: int, run: Run):
+    """As `pictured`, of concepts that are clusters of the images' patches, in the last block.
+
+    With a concept are the `count` images with most patches of it, without it those with fewest.
+    """
+    patches = patch_features(model, part)
+    flat = patches.flatten(0, 1)
+    dice = torch.randperm(len(flat), generator=run.generator_for("patches"))[:PATCHES]
+    if len(dice) < concepts:
+        raise SettingError(
+            f"there must be a patch for each of {concepts} clusters; {len(dice)} are."
+        )
+    seed = int(torch.randint(2**31, (), generator=run.generator_for("clusters")))
+    centres, _ = kmeans2(flat[dice].double().numpy(), concepts, minit="++", seed=seed)
+    near = torch.cdist(flat, torch.from_numpy(centres).float()).argmin(1)
+    shares = torch.stack([(near == k).view(len(part), -1).float().mean(1) for k in range(concepts)])
+    features, pairs = model.features(part.images), dict[str, Pair]()
+    count = min(count, len(part) // 2)
+    for number, share in enumerate(shares):
+        order = share.argsort(descending=True, stable=True)
+        pairs[f"cluster {number}"] = features[order[:count]], features[order[-count:]]
+    return pairs
+
+
+@torch.no_grad()
+def patch_features(
+    model: Classifier, part: Labelled, batch_size: int = 128
+) -> Float[Tensor, "n places d"]:
+    """What the last block says at each place of each image, or the last map of a network."""
+    names, seen = block_names(model), list[Tensor]()
+    modules = [model.module(names[-1])] if names else [*model.network.modules()]
+
+    def note(_module: nn.Module, _given: tuple[Tensor, ...], said: object) -> None:
+        output = said[0] if isinstance(said, tuple) else said
+        if isinstance(output, Tensor) and output.ndim == (3 if names else 4):
+            seen.append(output if names else output.flatten(2).transpose(1, 2))
+
+    hooks = [module.register_forward_hook(note) for module in modules]
+    try:
+        parts = []
+        for images in part.images.split(batch_size):
+            seen.clear()
+            model.forward(model.prepare(images))
+            parts.append(seen[-1].float().cpu())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.cat(parts)
