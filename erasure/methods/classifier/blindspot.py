@@ -10,7 +10,7 @@ kept; A_l are the channel means of the squared output of block l, of length 1:
 
 Choices
 - The authors' L1 distance of predicted numbers is here the divergence of predicted classes.
-- B is trained as `retrain` does, on `blind_steps` batches instead of 2 passes.
+- B is trained by the recipe `suite` of retrain, on `blind_steps` batches instead of 2 passes.
 - c, in the paper the share of images to forget in a batch, is `forget_share`: a batch has as many
   of each kind.
 - Attention maps are of transformer blocks. For other networks set `attention_weight` (beta) to 0.
@@ -30,16 +30,18 @@ from torch.nn import functional as F
 from erasure.config import check, setting
 from erasure.errors import SettingError
 from erasure.forgetting import Request
-from erasure.methods.classifier.retrain import train_anew
 from erasure.models.classifier.blocks import block_names
-from erasure.models.classifier.classifier import Classifier
+from erasure.models.classifier.classifier import Classifier, reinitialise
 from erasure.registry import METHODS
-from erasure.training.batches import labelled, picked
+from erasure.training.batches import augmented, labelled, picked
 from erasure.training.fit import fit
 from erasure.training.learner import Learner
 from erasure.training.optimisers import Optimiser
+from erasure.training.recipe import Recipe, learn, refuse_single_images
 from erasure.training.run import Run
-from erasure_datasets.classes import Labelled
+from erasure_datasets.labelled import Labelled
+
+SMOOTHING, AVERAGE = 0.05, 0.995  # of B's training, as in the recipe `suite` of retrain
 
 
 @METHODS.register
@@ -68,13 +70,9 @@ class Blindspot:
                 f"Blindspot.attention_weight must be 0 for {model.name}, which has no transformer "
                 f"blocks; got {self.attention_weight:g}."
             )
+        refuse_single_images("Blindspot", self.batch_size, model, run)
         model.remember(list(weights))
-        blind = blind_beside(model)
-        with run.preparing():
-            train_anew(
-                blind, request.retain, run, stage=f"{request.stage} blind", steps=self.blind_steps,
-                learning_rate=self.blind_rate, batch_size=self.batch_size,
-            )  # fmt: skip
+        blind = self._blind(model, request, run)
         logits, maps = answers(blind, request.forget, blocks)
 
         def loss(step: int) -> dict[str, Tensor]:
@@ -107,13 +105,19 @@ class Blindspot:
             stage=request.stage,
         )  # fmt: skip
 
-
-def blind_beside(model: Classifier) -> Classifier:
-    """Another classifier of the same kind, which learns by itself."""
-    return Classifier(
-        copy.deepcopy(model.network), name=f"{model.name}, blind", labels=model.labels,
-        transform=model.transform, library=model.library, folder=model.folder,
-    )  # fmt: skip
+    def _blind(self, model: Classifier, request: Request, run: Run) -> Classifier:
+        """B: another classifier of the same kind, which learns what is kept alone."""
+        stage = f"{request.stage} blind"
+        blind = Classifier(
+            copy.deepcopy(model.network), name=f"{model.name}, blind", labels=model.labels,
+            transform=model.transform, library=model.library, folder=model.folder,
+        )  # fmt: skip
+        reinitialise(blind.network, run.generator_for(f"{stage} weights"))
+        by = Optimiser("muon", weight_decay=0.01, cosine=True)
+        recipe = Recipe(by, self.blind_rate, self.batch_size, SMOOTHING, augmented, AVERAGE)
+        with run.preparing():
+            learn(blind, request.retain, recipe, steps=self.blind_steps, run=run, stage=stage)
+        return blind
 
 
 @torch.no_grad()

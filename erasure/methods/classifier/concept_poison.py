@@ -40,7 +40,7 @@ from erasure.training.fit import fit
 from erasure.training.learner import Learner
 from erasure.training.optimisers import Optimiser
 from erasure.training.run import Run
-from erasure_datasets.classes import Labelled, joined
+from erasure_datasets.labelled import Labelled
 
 
 @METHODS.register
@@ -74,7 +74,7 @@ class ConceptPoison:
     def forget(self, model: Classifier, request: Request, run: Run) -> None:
         weights = model.weights(self.select)
         found = self._bottleneck(model, request, run)
-        means = evidence(model, found, joined(request.forget, request.retain))
+        means = evidence(model, found, request.forget.and_then(request.retain))
         kept = sorted({*request.kept} & {*request.retain.labels.tolist()})
         targets = {
             own: nearest(means, own, [c for c in kept if c != own])
@@ -109,7 +109,7 @@ class ConceptPoison:
             write_json(run.folder / f"concepts-{request.number}.json", told)
 
     def _bottleneck(self, model: Classifier, request: Request, run: Run) -> Bottleneck:
-        part = joined(request.forget, request.retain)
+        part = request.forget.and_then(request.retain)
         concepts = (
             clustered(model, part, self.clusters, self.pictures, run)
             if self.concepts == "clusters"

@@ -45,7 +45,7 @@ from erasure.training.fit import fit
 from erasure.training.learner import Learner
 from erasure.training.optimisers import Optimiser
 from erasure.training.run import Run
-from erasure_datasets.classes import Labelled, joined
+from erasure_datasets.labelled import Labelled
 
 ROUND, QUICK = 0.2, "quick"
 REFUSED = {
@@ -116,7 +116,7 @@ class Prune:
         self, model: Classifier, weights: dict[str, nn.Parameter], request: Request, run: Run
     ) -> dict[str, Tensor]:
         """Prune the weights in place and let them recover; the masks of what stays."""
-        part, masks = joined(request.forget, request.retain), dict[str, Tensor]()
+        part, masks = request.forget.and_then(request.retain), dict[str, Tensor]()
         for number, share in enumerate(self.shares()):
             masks = self._masks(model, weights, share, run)
             put_zeros(weights, masks)

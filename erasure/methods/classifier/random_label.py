@@ -8,6 +8,8 @@ https://arxiv.org/abs/1911.04933, as the baselines of SalUn have it:
     loss    CE(forget, random label) + CE(retain, right label)
 
 Choices
+- BatchNorm's running statistics stay unless `statistics` says otherwise: those of all images, which
+  a few batches of one kind would replace.
 - A random label is any other class, drawn afresh at every step; the authors' draw may hit the true
   one. Earlier requests' classes are drawn as well: they are wrong too.
 - One batch of each kind per step, under one loss.
@@ -29,6 +31,7 @@ from erasure.training.fit import fit
 from erasure.training.learner import Learner
 from erasure.training.optimisers import Optimiser
 from erasure.training.run import Run
+from erasure.training.statistics import Statistics
 
 
 @METHODS.register
@@ -45,6 +48,9 @@ class RandomLabel:
     weight_decay: float = setting(5e-4, help="SGD's", at_least=0)
     retain_weight: float = setting(1.0, help="weight of the retain term", at_least=0)
     select: str = setting("all", help="which weights: all, mlp, attention, head, or a pattern")
+    statistics: bool = setting(
+        False, help="let BatchNorm go by each batch, and its statistics follow, as the authors do"
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -60,6 +66,7 @@ def relabel(
     masks: dict[str, Tensor] | None, run: Run,
 ) -> None:  # fmt: skip
     """Train the weights, or what the masks leave of them, on random labels and right ones."""
+    statistics = Statistics.asked(model, settings, learn=settings.statistics)
 
     def loss(step: int) -> dict[str, Tensor]:
         (x_f, y_f), (x_r, y_r) = (
@@ -67,7 +74,8 @@ def relabel(
             for part, name in ((request.forget, "forget"), (request.retain, "retain"))
         )
         wrong = other_labels(y_f, len(model.labels), run)
-        logits = model.forward(torch.cat([x_f, x_r]))[1]
+        with statistics.learning():
+            logits = model.forward(torch.cat([x_f, x_r]))[1]
         return {
             "forget": F.cross_entropy(logits[: len(wrong)], wrong),
             "retain": settings.retain_weight * F.cross_entropy(logits[len(wrong) :], y_r),
@@ -77,7 +85,7 @@ def relabel(
     fit(
         Learner(loss, weights, settings.learning_rate, by, masks=masks), run=run,
         steps=request.steps(settings.epochs, settings.batch_size, request.retain),
-        stage=request.stage,
+        stage=request.stage, carried=statistics.carried,
     )  # fmt: skip
 
 

@@ -48,7 +48,7 @@ from erasure.training.fit import fit
 from erasure.training.learner import Learner
 from erasure.training.optimisers import Optimiser
 from erasure.training.run import Run
-from erasure_datasets.classes import Labelled, joined
+from erasure_datasets.labelled import Labelled
 
 FOLDER = "slices"
 
@@ -100,7 +100,7 @@ class S3T:
         adapted = [f"{name}.weight" for block in blocks for name in block]
         model.remember([*adapted, *model.weights("head")])
         if not learned.is_whole:
-            part = joined(request.forget, request.retain)
+            part = request.forget.and_then(request.retain)
             for shard, left in enumerate(cut.left(dead)):
                 for prefix in stages(left):
                     images = images_of(part, cut, shard, prefix)

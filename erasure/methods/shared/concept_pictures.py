@@ -13,8 +13,9 @@ from erasure.models.classifier.blocks import block_names
 from erasure.models.classifier.classifier import Classifier
 from erasure.training.run import Run
 from erasure_datasets.canvas import STYLES
-from erasure_datasets.classes import Labelled, load_classes
+from erasure_datasets.classes import load_classes
 from erasure_datasets.errors import DataError
+from erasure_datasets.labelled import Labelled
 
 PATCHES = 20_000  # of which clusters are found
 

@@ -35,7 +35,7 @@ def test_loss_against_float64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         assert blind.network is not model.network
         seen.append(set(part.labels.tolist()))
 
-    monkeypatch.setattr(blindspot, "train_anew", told)
+    monkeypatch.setattr(blindspot, "learn", told)
     monkeypatch.setattr(blindspot, "answers", lambda *_: (logits, maps))
     own, own_maps = answers_in_float64(model, request)
     kind = blindspot.Blindspot(batch_size=8, forget_share=0.25, attention_weight=3.0)

@@ -14,7 +14,7 @@ from erasure.methods.shared.feature_vae import FeatureVAE
 from erasure.models.classifier.load import load_classifier
 from erasure.requested import Data, Request, load_parts
 from erasure.training.run import Run
-from erasure_datasets.classes import Labelled
+from erasure_datasets.labelled import Labelled
 
 
 @pytest.fixture
