@@ -55,12 +55,14 @@ class Learned:
         file = folder / RECORD
         is_whole = file.is_file()
         record = read_record(file, SlicesShape) if is_whole else own
-        for name in ("base_digest", "seed", "settings"):
-            if record[name] != own[name]:
-                raise RunError(
-                    f"{folder} was learned with another {name.replace('_', ' ')} "
-                    f"({record[name]}, not {own[name]}); give the same."
-                )
+        if record["base_digest"] != own["base_digest"]:
+            raise RunError(f"{folder} was learned on another model than {model.name}; give that.")
+        facts, now = ({"seed": r["seed"], **r["settings"]} for r in (record, own))
+        odd = next((name for name in now if facts.get(name) != now[name]), None)
+        if odd is not None:
+            raise RunError(
+                f"{folder} was learned with {odd} {facts.get(odd)}; got {now[odd]}. Give the same."
+            )
         tensors = {_key(file): read_tensors(file)[0] for file in folder.glob("shard *.safetensors")}
         return cls(folder, record, tensors, is_whole)
 

@@ -104,7 +104,7 @@ def test_interrupted_and_resumed(place: Path, monkeypatch: pytest.MonkeyPatch) -
         ({"orders": 3}, SettingError, r"S3T\.orders must be at most slices \(2\).* got 3"),
         ({"slices": 3, "orders": 1}, SettingError, r"S3T\.slices must be at most 2, the blocks"),
         ({"trained": "model"}, SettingError, r"S3T\.trained must be a finished run of s3t"),
-        ({"rank": 3, "trained": "one"}, RunError, "learned with another settings"),
+        ({"rank": 3, "trained": "one"}, RunError, r"learned with rank 2; got 3\. Give the same"),
     ],
 )
 def test_what_cannot_be(changes: dict, error: type, message: str, place: Path) -> None:
