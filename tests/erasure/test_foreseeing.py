@@ -93,7 +93,8 @@ def test_what_prepares_is_tried_and_what_follows(method: str, first: str, tmp_pa
     )  # fmt: skip
     assert first in found.stages[0].name
     assert all(stage.total > stage.done >= 5 for stage in found.stages[:-1])
-    assert (found.stages[-1].name, found.stages[-1].done) == ("request 0", 5)
+    assert found.stages[-1].name == "request 0"
+    assert 5 <= found.stages[-1].done < 10
     assert not (tmp_path / "run").exists()
 
 
