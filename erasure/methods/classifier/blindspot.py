@@ -50,7 +50,7 @@ class Blindspot:
     """Distillation from a model that is blind for the forgotten."""
 
     epochs: int = setting(1, help="passes over the images to keep", at_least=1)
-    learning_rate: float = setting(1e-4, help="AdamW's", above=0)
+    learning_rate: float = setting(1e-4, help="AdamW's, falling by a cosine", above=0)
     batch_size: int = setting(64, help="images to keep per step, and as many to forget", at_least=1)
     forget_share: float = setting(0.5, help="weight of what is forgotten (c)", above=0,
                                   at_most=1)  # fmt: skip
@@ -99,7 +99,7 @@ class Blindspot:
             return terms
 
         steps = request.steps(self.epochs, self.batch_size, request.retain)
-        by = Optimiser("adamw", weight_decay=0.01)
+        by = Optimiser("adamw", weight_decay=0.01, cosine=True)
         fit(
             Learner(loss, weights, self.learning_rate, by), steps=steps, run=run,
             stage=request.stage,

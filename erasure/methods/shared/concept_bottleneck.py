@@ -56,8 +56,10 @@ def make_bottleneck(
     values = features.double()
     center, spread = values.mean(0), values.std(0).clamp(min=1e-6)
     found = [
-        support_vector(*((part.double() - center) / spread for part in pair), slack)
-        for pair in concepts.values()
+        support_vector(
+            (inside.double() - center) / spread, (outside.double() - center) / spread, slack
+        )
+        for inside, outside in concepts.values()
     ]
     vectors, offsets = (torch.stack(parts) for parts in zip(*found, strict=True))
     blank = torch.zeros(classes, len(found), dtype=torch.float64)

@@ -1,5 +1,6 @@
 """Pictures with and without a concept: of a folder, of Pocket Canvas, or found in the data."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -51,28 +52,41 @@ def pictured(model: Classifier, source: str, count: int, run: Run) -> dict[str, 
     return pairs
 
 
-def clustered(model: Classifier, part: Labelled, concepts: int, count: int, run: Run):
+def clustered(
+    model: Classifier, part: Labelled, concepts: int, count: int, run: Run
+) -> dict[str, Pair]:
     """As `pictured`, of concepts that are clusters of the images' patches, in the last block.
 
     With a concept are the `count` images with most patches of it, without it those with fewest.
     """
     patches = patch_features(model, part)
     flat = patches.flatten(0, 1)
-    dice = torch.randperm(len(flat), generator=run.generator_for("patches"))[:PATCHES]
-    if len(dice) < concepts:
-        raise SettingError(
-            f"there must be a patch for each of {concepts} clusters; {len(dice)} are."
-        )
-    seed = int(torch.randint(2**31, (), generator=run.generator_for("clusters")))
-    centres, _ = kmeans2(flat[dice].double().numpy(), concepts, minit="++", seed=seed)
-    near = torch.cdist(flat, torch.from_numpy(centres).float()).argmin(1)
+    near = torch.cdist(flat, cluster_centres(flat, concepts, run)).argmin(1)
     shares = torch.stack([(near == k).view(len(part), -1).float().mean(1) for k in range(concepts)])
     features, pairs = model.features(part.images), dict[str, Pair]()
     count = min(count, len(part) // 2)
     for number, share in enumerate(shares):
+        if not share.any():
+            continue
         order = share.argsort(descending=True, stable=True)
         pairs[f"cluster {number}"] = features[order[:count]], features[order[-count:]]
     return pairs
+
+
+def cluster_centres(
+    patches: Float[Tensor, "n d"], count: int, run: Run
+) -> Float[Tensor, "count d"]:
+    """The centres of so many clusters, by k-means from patches; one that empties stays there."""
+    dice = torch.randperm(len(patches), generator=run.generator_for("clusters"))[:PATCHES]
+    points = patches[dice].double().numpy()
+    if len(points) < count:
+        raise SettingError(
+            f"there must be a patch for each of {count} clusters; {len(points)} are."
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of clusters that empty
+        centres, _ = kmeans2(points, points[:count], minit="matrix")
+    return torch.from_numpy(centres).float()
 
 
 @torch.no_grad()
