@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from erasure.config import check, setting
 from erasure.errors import SettingError
 from erasure.forgetting import Request
-from erasure.models.classifier.blocks import block_names
+from erasure.models.classifier.blocks import at_places, block_names, width_of
 from erasure.models.classifier.classifier import Classifier, reinitialise
 from erasure.registry import METHODS
 from erasure.training.batches import augmented, labelled, picked
@@ -135,15 +135,19 @@ def answers(
 
 @contextmanager
 def outputs_of(model: Classifier, modules: list[str]) -> Iterator[list[Tensor]]:
-    """Within it the outputs of these modules, (b, places, d), are added to the list."""
+    """Within it the outputs of these blocks, (b, places, d), are added to the list."""
     seen: list[Tensor] = []
 
-    def note(_module: nn.Module, _given: tuple[Tensor, ...], said: Tensor | tuple[Tensor]) -> None:
-        seen.append(said if isinstance(said, Tensor) else said[0])
+    def noting(width: int):
+        def note(_module: nn.Module, _given: tuple[Tensor, ...], said: Tensor) -> None:
+            seen.append(at_places(said, width))
+
+        return note
 
     with ExitStack() as stack:
         for name in modules:
-            stack.callback(model.module(name).register_forward_hook(note).remove)
+            hook = noting(width_of(model, name))
+            stack.callback(model.module(name).register_forward_hook(hook).remove)
         yield seen
 
 

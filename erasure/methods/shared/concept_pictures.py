@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from erasure.errors import SettingError
 from erasure.methods.shared.concept_bottleneck import Pair
-from erasure.models.classifier.blocks import block_names
+from erasure.models.classifier.blocks import at_places, block_names, width_of
 from erasure.models.classifier.classifier import Classifier
 from erasure.training.run import Run
 from erasure_datasets.canvas import STYLES
@@ -93,14 +93,17 @@ def cluster_centres(
 def patch_features(
     model: Classifier, part: Labelled, batch_size: int = 128
 ) -> Float[Tensor, "n places d"]:
-    """What the last block says at each place of each image, or the last map of a network."""
+    """What the last block says at each place of each image, or the last map of a network.
+
+    SettingError for a network that says nothing of places.
+    """
     names, seen = block_names(model), list[Tensor]()
+    width = width_of(model, names[-1]) if names else 0
     modules = [model.module(names[-1])] if names else [*model.network.modules()]
 
     def note(_module: nn.Module, _given: tuple[Tensor, ...], said: object) -> None:
-        output = said[0] if isinstance(said, tuple) else said
-        if isinstance(output, Tensor) and output.ndim == (3 if names else 4):
-            seen.append(output if names else output.flatten(2).transpose(1, 2))
+        if names or (isinstance(said, Tensor) and said.ndim == 4 and said[0, 0].numel() > 1):
+            seen.append(at_places(said, width))  # type: ignore[arg-type]
 
     hooks = [module.register_forward_hook(note) for module in modules]
     try:
@@ -108,8 +111,12 @@ def patch_features(
         for images in part.images.split(batch_size):
             seen.clear()
             model.forward(model.prepare(images))
-            parts.append(seen[-1].float().cpu())
+            parts += [found.float().cpu() for found in seen[-1:]]
     finally:
         for hook in hooks:
             hook.remove()
+    if not parts:
+        raise SettingError(
+            f"concepts must be canvas or a folder for {model.name}, which has no map of places."
+        )
     return torch.cat(parts)

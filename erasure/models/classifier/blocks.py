@@ -3,7 +3,8 @@
 import re
 from typing import Literal
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from erasure.errors import SettingError
 from erasure.models.classifier.classifier import Classifier
@@ -38,6 +39,23 @@ def groups(model: Classifier, place: Place = "ffn") -> list[list[str]]:
 def block_names(model: Classifier) -> list[str]:
     """The names of the transformer blocks' modules, in their order; none where there are none."""
     return list(_by_block(model, "both"))
+
+
+def at_places(
+    output: Float[Tensor, "b ..."] | tuple[Tensor, ...], width: int
+) -> Float[Tensor, "b places d"]:
+    """What a block says, as features of `width` at each place, wherever it has its channels."""
+    said = output if isinstance(output, Tensor) else output[0]
+    if said.ndim == 3:
+        return said
+    return said.flatten(1, 2) if said.shape[-1] == width else said.flatten(2).transpose(1, 2)
+
+
+def width_of(model: Classifier, block: str) -> int:
+    """How many features a transformer block takes and gives at each place."""
+    linear = model.module(_by_block(model, "both")[block][0])
+    assert isinstance(linear, nn.Linear)
+    return linear.in_features
 
 
 def _by_block(model: Classifier, place: Place) -> dict[str, list[str]]:
