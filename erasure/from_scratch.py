@@ -5,35 +5,36 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
 
 from erasure.config import Origin, Value, resolve
-from erasure.errors import ModelError, RunError, SettingError
+from erasure.errors import RunError, SettingError
 from erasure.files.naming import checked_path
 from erasure.files.storage import write_json, write_tensors
 from erasure.keeping import inputs
 from erasure.models.classifier.classifier import Classifier
-from erasure.models.classifier.config import parse_config
+from erasure.models.classifier.config import ClassifierConfig, ClassifierShape, parse_config
+from erasure.models.classifier.filling import try_once
 from erasure.models.classifier.load import empty_network, load_classifier, seeded
 from erasure.models.classifier.stem import SMALL, Stem, has_large_stem
 from erasure.models.classifier.transform import Transform
 from erasure.opening import lasting_name
-from erasure.requested import Data, accuracies
+from erasure.requested import Data, accuracies, read_parts
 from erasure.training.hardware import Hardware, Precision
 from erasure.training.one_cycle import OneCycle
 from erasure.training.progress import waiting
 from erasure.training.recipe import learn, one_cycle, refuse_single_images
 from erasure.training.run import Run
 from erasure.training.run_folder import refuse_inside
-from erasure_datasets.classes import class_names, load_classes
+from erasure_datasets.classes import class_names
 from erasure_datasets.errors import DataError
 from erasure_datasets.labelled import Labelled
 
 WORK = "training"  # the run's own folder, inside of the classifier's
-MEASURED = 2000  # training images whose levels are the transform's
+MEASURED, AT_ONCE = 2000, 100  # training images whose levels are the transform's
 
 
 def train(
@@ -122,16 +123,17 @@ def _described(
             "interpolation": "bicubic",
         },
     }  # fmt: skip
-    with torch.device("meta"):
-        plain = empty_network(parse_config(record, "the network"))
+    plain = empty_network(_config(record))
     chosen = stem or ("cifar" if size <= SMALL and has_large_stem(plain) else "own")
     if chosen != "own":
         record["stem"] = chosen
-        if not has_large_stem(plain):
-            raise ModelError(
-                f"{word} cannot have the stem cifar: it does not begin as ResNets do. Leave it out."
-            )
+    config = _config(record)
+    try_once(empty_network(config), config.transform, len(labels), word)
     return record
+
+
+def _config(record: Mapping[str, Any]) -> ClassifierConfig:
+    return parse_config(cast(ClassifierShape, record), "the network")
 
 
 def _trained(
@@ -139,20 +141,8 @@ def _trained(
 ) -> None:
     """Train, measure, and write the folder; config.json, which says that all is there, last."""
     labels = tuple(record["label_names"])
-    how = parse_config(record, "the network").transform
-    with waiting("reading images"):
-        train, test = (
-            load_classes(
-                data.source,
-                part,
-                labels,
-                size=how.size,
-                per_class=count,
-                prepare=how.cut,
-                workers=workers,
-            )
-            for part, count in (("train", data.images), ("test", data.test_images))
-        )
+    how = _config(record).transform
+    train, test = read_parts(data, labels, how, workers)
     mean, std = levels(train)
     record["pretrained_cfg"] |= {"mean": [*mean], "std": [*std]}
     model = _network(run, record, replace(how, mean=mean, std=std))
@@ -175,7 +165,7 @@ def _trained(
 
 def _network(run: Run, record: dict[str, Any], transform: Transform) -> Classifier:
     """The network with its library's own random weights, fixed by the run's seed."""
-    config = parse_config(record, "the network")
+    config = _config(record)
     network = seeded(lambda: empty_network(config), run.generator_for("weights"))
     return Classifier(
         network.to(run.device), name=config.architecture, labels=config.labels,
@@ -186,14 +176,20 @@ def _network(run: Run, record: dict[str, Any], transform: Transform) -> Classifi
 def levels(part: Labelled) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """(mean, spread) of each channel in [0, 1], over evenly spaced images, to three digits."""
     places = torch.linspace(0, len(part) - 1, min(len(part), MEASURED)).long()
-    values: Tensor = part.images[places].float() / 255
-    flat = values.transpose(0, 1).flatten(1)
-    spread = flat.std(1).clamp(min=0.01)  # of pictures of one colour it is none
-    return tuple(_rounded(flat.mean(1))), tuple(_rounded(spread))
+    total, squares, count = torch.zeros(3).double(), torch.zeros(3).double(), 0
+    for chosen in places.split(AT_ONCE):
+        values: Tensor = part.images[chosen].float() / 255
+        flat = values.transpose(0, 1).flatten(1)
+        total += flat.sum(1)
+        squares += flat.square().sum(1)
+        count += flat.shape[1]
+    mean = total / count
+    spread = (squares / count - mean.square()).clamp(min=1e-4).sqrt()  # one colour has none
+    return _rounded(mean), _rounded(spread)
 
 
-def _rounded(values: Tensor) -> list[float]:
-    return [round(float(value), 3) for value in values]
+def _rounded(values: Tensor) -> tuple[float, ...]:
+    return tuple(round(float(value), 3) for value in values)
 
 
 def _refuse_place(folder: Path) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from erasure.errors import SettingError
 from erasure.models.classifier.classifier import Classifier
+from erasure.models.classifier.transform import Transform
 from erasure.sample_requests import Samples
 from erasure.training.progress import waiting
 from erasure_datasets.canvas import OBJECTS, STYLES
@@ -98,30 +99,29 @@ def load_parts(model: Classifier, data: Data, *, workers: int = 0) -> tuple[Labe
             )
         source = "canvas"
     titles = tuple(model.title(number) for number in range(len(model.labels)))
-    counts: tuple[tuple[Part, int], ...] = (
-        ("train", data.shots or data.images), ("test", data.test_images),
-    )  # fmt: skip
-    how = model.transform
+    train, test = read_parts(replace(data, source=source), titles, model.transform, workers)
+    missing = set(model.asked(data.missing))
+    if missing:
+        train = train.of([c for c in range(len(model.labels)) if c not in missing])
+    return train, test
+
+
+def read_parts(
+    data: Data, titles: tuple[str, ...], how: Transform, workers: int
+) -> tuple[Labelled, Labelled]:
+    """(training images, test images) of these classes, cut as `how` says; SettingError if none."""
+
+    def part(name: Part, count: int) -> Labelled:
+        return load_classes(
+            data.source, name, titles, size=how.size, per_class=count, prepare=how.cut,
+            workers=workers,
+        )  # fmt: skip
+
     try:
         with waiting("reading images"):
-            parts = [
-                load_classes(
-                    source,
-                    part,
-                    titles,
-                    size=how.size,
-                    per_class=count,
-                    prepare=how.cut,
-                    workers=workers,
-                )
-                for part, count in counts
-            ]
+            return part("train", data.shots or data.images), part("test", data.test_images)
     except ValueError as error:
         raise SettingError(str(error)) from error
-    missing = set(model.asked(data.missing))
-    if not missing:
-        return parts[0], parts[1]
-    return parts[0].of([c for c in range(len(model.labels)) if c not in missing]), parts[1]
 
 
 def accuracies(model: Classifier, parts: Mapping[str, Labelled]) -> dict[str, float]:

@@ -34,7 +34,11 @@ SMALL = {
     "steps": 2, "epochs": 2, "epochs_without": 1, "batch_size": 8, "learning_rate": 1e-3,
     "selection": 1.0,
 }  # fmt: skip
-RATES = {"gradient-ascent": 1e-2}  # at the others' a step moves nothing that float32 shows
+OWN: dict[str, dict[str, float]] = {
+    "gradient-ascent": {"learning_rate": 1e-2},  # a smaller step moves nothing that float32 shows
+    "gs-lora": {"learning_rate": 0.05, "zero_below": 0.0},
+    "retrain": {"epochs": 1},  # it is one recipe's alone, and 1 is what --quick says
+}
 
 
 def pictures() -> Labelled:
@@ -69,7 +73,7 @@ def tried(method: str, folder: Path, kind: str, out: Path) -> str:
     before = {name: tensor.detach().clone() for name, tensor in model.tensors().items()}
     samples = Samples(request.forget.ids if kind == "samples" else ())
     method_class: Any = METHODS.get("classifier", method)
-    small = {**SMALL, "learning_rate": RATES.get(method, SMALL["learning_rate"])}
+    small = {**SMALL, **OWN.get(method, {})}
     given = {item.name: small[item.name] for item in fields(method_class) if item.name in small}
     (out / "run").mkdir(parents=True)
     try:
@@ -77,7 +81,7 @@ def tried(method: str, folder: Path, kind: str, out: Path) -> str:
         settings, _ = resolve(method_class, given=given, quick=True, presets={})
         settings.forget(model, request, Run(out / "run", seed=0))
     except (SettingError, ModelError) as error:
-        told = str(error).strip()
+        told = str(error).strip().replace(str(folder), "this classifier")
         assert len(told.splitlines()) == 1, f"no single line: {told!r}"
         return told
     _check(model, before, folder, out)

@@ -59,7 +59,13 @@ def hugging_face(kind: str, **sizes: Any) -> Build:
 
 @torch.no_grad()
 def _see_pictures(network: nn.Module) -> None:
-    """Let BatchNorm see some, so that its statistics are not those of nothing."""
+    """Let BatchNorm see some, so that its statistics are not those of nothing.
+
+    A head of zeros, as torchvision's ViT begins with, hides the blocks from every gradient.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Linear) and not module.weight.any():
+            nn.init.normal_(module.weight, std=0.1)
     if any(isinstance(module, NORMS) for module in network.modules()):
         generator = torch.Generator().manual_seed(0)
         network.train()

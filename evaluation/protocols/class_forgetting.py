@@ -57,7 +57,7 @@ def scored(
         raise SettingError(f"concept must not be given: {run} forgot single images, not classes.")
     asked = sample_request(found) if found.samples else None
     now, earlier, kept = (
-        _parts(model, found.config["tasks"], classes) if asked is None else ([],) * 3
+        _parts(model, found.config["tasks"], classes) if asked is None else ([], [], [])
     )
 
     def figures(before: dict[str, Score] | None) -> dict[str, Score]:

@@ -52,8 +52,8 @@ def test_read_when_asked_for_they_are_the_same(two: tuple[Labelled, Labelled]) -
     for a, b in ((read.of([1], 2), held.of([1], 2)), (read.at([5, 1]), held.at([5, 1]))):
         assert torch.equal(a.images.held(), b.images)
         assert a.ids == b.ids
-    both = held.at([0, 1]).and_then(read.at([4, 9]))
-    wanted = held.at([0, 1, 4, 9])
+    both = held.at([0, 1]).and_then(read.at([4, 7]))
+    wanted = held.at([0, 1, 4, 7])
     assert torch.equal(both.images[torch.arange(4)], wanted.images)
     assert (both.ids, both.labels.tolist()) == (wanted.ids, wanted.labels.tolist())
 
@@ -63,7 +63,7 @@ def test_nothing_is_read_before_it_is_asked_for() -> None:
 
     def read(row: int) -> torch.Tensor:
         seen.append(row)
-        return torch.full((3, 4, 4), row, dtype=torch.uint8)
+        return torch.full((3, 4, 4), row % 256, dtype=torch.uint8)
 
     pictures = Pictures(read, range(100_000), 4, workers=2)
     part = pictures.at([5, 99_999]).split(1)[1]

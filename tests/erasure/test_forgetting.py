@@ -5,8 +5,10 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -68,8 +70,6 @@ NAMES = METHODS.names("classifier")
 SAMPLES_ONLY = ("s3t",)  # its own tests are in methods/classifier
 CASES = [(m, make) for m in NAMES if m not in SAMPLES_ONLY for make in (timm_folder, resnet_folder)]
 REFUSED = ("gs-lora", resnet_folder)
-# what is kept of a run depends on the network for BatchNorm's statistics alone
-KILLED = [case for case in CASES if case[1] is timm_folder or case[0] == "retrain"]
 
 
 def run_one(method: str, folder: Path, tasks: list[list[str]], **changes: object) -> Forgotten:
@@ -147,7 +147,20 @@ def test_a_sequence_saved_and_exported(method: str, place: Path) -> None:
         assert torch.equal(tensor, again.edit.tensors[name]), name
 
 
-@over([case for case in KILLED if case[0] != "ssd"])
+@over([case for case in CASES if case != REFUSED and case[0] != "ssd"])
+def test_stopped_in_the_second_request_and_resumed(
+    method: str, place: Path, stopped_after: Callable[..., Any]
+) -> None:
+    whole = run_one(method, place, [["red"], ["blue"]])
+    with stopped_after("request 1", 2):
+        run_one(method, place, [["red"], ["blue"]], out=place / "k")
+    resumed = run_one(method, place, [["red"], ["blue"]], out=place / "k")
+    for name, tensor in whole.edit.tensors.items():
+        assert torch.equal(tensor, resumed.edit.tensors[name]), name
+    assert len(json.loads((place / "k" / "requests.json").read_text())) == 2
+
+
+@over([("random-label", timm_folder)])
 def test_killed_in_the_second_request_and_resumed(method: str, place: Path) -> None:
     whole = run_one(method, place, [["red"], ["blue"]])
     program = f"""

@@ -17,18 +17,19 @@ SMALL = 64  # pixels of a side, up to which a picture is too small for the netwo
 
 def has_large_stem(network: nn.Module) -> bool:
     """Whether the network begins like a ResNet: a large `conv1` with stride 2, then `maxpool`."""
-    first, pool = getattr(network, "conv1", None), getattr(network, "maxpool", None)
-    return isinstance(first, nn.Conv2d) and first.stride[0] > 1 and pool is not None
+    first = getattr(network, "conv1", None)
+    is_large = isinstance(first, nn.Conv2d) and first.stride[0] > 1
+    return is_large and isinstance(getattr(network, "maxpool", None), nn.Module)
 
 
 def put_small_stem(network: nn.Module, what: str) -> None:
     """Exchange the stem for CIFAR's, with random weights; ModelError without such a stem."""
-    if not has_large_stem(network):
+    first = getattr(network, "conv1", None)
+    if not isinstance(first, nn.Conv2d) or not has_large_stem(network):
         raise ModelError(
             f"{what} cannot have the stem cifar: it does not begin with conv1 of stride 2 and "
             "maxpool, as ResNets do."
         )
-    width: int = network.conv1.out_channels  # type: ignore[union-attr, assignment]
-    network.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
-    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-    network.maxpool = nn.Identity()
+    small = nn.Conv2d(3, first.out_channels, 3, 1, 1, bias=False)
+    nn.init.kaiming_normal_(small.weight, mode="fan_out", nonlinearity="relu")
+    network.conv1, network.maxpool = small, nn.Identity()
