@@ -74,7 +74,8 @@ if __name__ == "__main__":
     markdown_file.add_option(parser)
     chosen = parser.parse_args()
     parts: list[str] = []
-    names = [name for name in chosen.methods.split(",") if name != "retrain"]
+    # s3t deletes single images
+    names = [name for name in chosen.methods.split(",") if name not in ("retrain", "s3t")]
     for title, request in (("single", SINGLE), ("sequence", SEQUENCE)):
         found: dict[str, dict[str, Any]] = {}
         # one retraining stands for a whole sequence: without all of its classes

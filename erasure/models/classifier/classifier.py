@@ -40,7 +40,8 @@ class Classifier(Editable):
     ) -> None:  # fmt: skip
         super().__init__()
         self.network, self.name, self.folder = network.requires_grad_(False).eval(), name, folder
-        self.labels, self.transform, self.library = tuple(labels), transform, library
+        self.labels, self.transform = tuple(labels), transform
+        self.library: Library = library
         self._named = Labels(self.labels, name)
         linears = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear)}
         heads = [n for n, m in linears.items() if m.out_features == len(self.labels)]
