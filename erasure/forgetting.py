@@ -92,7 +92,10 @@ class Plan:
     def requests(self) -> tuple[list[Request], Labelled]:
         """The requests with their images, and the test images."""
         train, test = load_parts(self.model, self.data)
-        return requests_of(self.model, self.tasks, self.samples, train), test
+        needs_retain = getattr(self.method, "needs_retain", True)
+        return requests_of(
+            self.model, self.tasks, self.samples, train, needs_retain=needs_retain
+        ), test
 
     def make(self, method: Any) -> Edit:
         """Let a method forget every request."""

@@ -144,9 +144,13 @@ def with_titles(model: Classifier, data: Data, tasks: list[list[int]]) -> Data:
 
 
 def requests_of(
-    model: Classifier, tasks: list[list[int]], samples: Sequence[str], train: Labelled
-) -> list[Request]:
-    """The requests in turn, with their images; SettingError where there are none."""
+    model: Classifier, tasks: list[list[int]], samples: Sequence[str], train: Labelled, *,
+    needs_retain: bool = True,
+) -> list[Request]:  # fmt: skip
+    """The requests in turn, with their images; SettingError where there are none.
+
+    A method that `needs_retain` no images of what is kept may have none.
+    """
     every, found = list(range(len(model.labels))), list[Request]()
     if samples:
         found.append(Request(0, [], [], every, *train.split(samples)))
@@ -155,7 +159,7 @@ def requests_of(
         kept = [c for c in every if c not in {*earlier, *now}]
         found.append(Request(number, now, earlier, kept, train.of(now), train.of(kept)))
     for request in found:
-        if not len(request.retain):
+        if needs_retain and not len(request.retain):
             raise SettingError("there are no retain images; data has none of what is kept.")
         if not len(request.forget):
             raise SettingError("there are no images to forget; data has none of these classes.")

@@ -34,7 +34,16 @@ CLASS_METHODS: dict[str, dict[str, Value]] = {
     "fine-tune": {"epochs": 2, "epochs_without": 1},
     "ssd": {},
     "retrain": {"steps": 2},
+    "npo": {},
+    "ihl": {},
+    "flat": {},
+    "rocr": {},
+    "scrub": {"forget_epochs": 1, "forget_batch_size": 4},
+    "bad-teacher": {"learning_rate": 1e-4},
+    "unsir": {"noise_images": 2, "noise_steps": 1, "impair_rate": 1e-4, "repair_rate": 1e-4},
+    "repair": {"after_settings": "selection=1,batch_size=4", "learning_rate": 1e-4},
 }
+OWN_RATES = ("ssd", "rocr", "retrain", "unsir")  # or no epochs
 
 
 def erase_two_steps(method: str, model: Path, out: Path, **more: Value) -> Result:
@@ -48,7 +57,7 @@ def forget_two_steps(method: str, folder: Path, out: Path, **more: Value) -> For
     settings: dict[str, Value] = {"batch_size": 4, **CLASS_METHODS[method]}
     if method == "ssd":
         settings["selection"] = 1.0
-    elif method != "retrain":
+    elif method not in OWN_RATES:
         settings = {"epochs": 1, "learning_rate": 0.01, **settings}
     data = Data(source=str(folder / "images"), images=8, test_images=2)
     return forget(
