@@ -36,7 +36,9 @@ from erasure.training.run import Run
 class FLAT(ForgetAndKeep):
     """Forget-data-only loss adjustment."""
 
-    keep_by: Keeping = setting("nothing", help="what holds the rest: images to keep, or none")
+    keep_by: Keeping = setting(
+        "nothing", help="what holds the rest: its images, or without any of them, or nothing"
+    )
     divergence: Divergence = setting("kl", help="of the two answers")
 
     def __post_init__(self) -> None:

@@ -45,7 +45,9 @@ class ForgetAndKeep:
     )
     momentum: float = setting(0.9, help="SGD's", at_least=0, at_most=1)
     weight_decay: float = setting(5e-4, help="SGD's", at_least=0)
-    keep_by: Keeping = setting("images", help="what holds the rest: images of it, or none")
+    keep_by: Keeping = setting(
+        "images", help="what holds the rest: its images, or without any of them, or nothing"
+    )
     retain_weight: float = setting(1.0, help="weight of the term that holds it", at_least=0)
     relation_weight: float = setting(
         0.0, help="of the term for kept classes without images (--missing)", at_least=0

@@ -31,6 +31,11 @@ def request_of(place: Path, model: Classifier) -> Request:
     return Request(0, [0], [], [1, 2, 3], train.of([0]), train.of([1, 2, 3]))
 
 
+def run_in(folder: Path) -> Run:
+    folder.mkdir()  # for its log
+    return Run(folder)
+
+
 def draw(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)))
 
@@ -73,7 +78,7 @@ def test_the_bad_teacher_knows_nothing(place: Path) -> None:
 def test_the_student_is_taught_by_both(place: Path) -> None:
     """With many steps it says of red what the bad teacher says, of the rest what it said."""
     model = load_classifier(str(place / "model"))
-    request, run = request_of(place, model), Run(place / "run")
+    request, run = request_of(place, model), run_in(place / "run")
     bad = ignorant(model, run.generator_for("request 0 bad teacher"))
     want = bad.predict(request.forget.images)
     kept = model.predict(request.retain.images)
@@ -93,7 +98,7 @@ def test_unsir_looks_at_no_image_to_forget(place: Path) -> None:
         request = request_of(place, model)
         forget = replace(request.forget, images=request.forget.images + shift)
         UNSIR(noise_images=4, noise_steps=2, batch_size=8, impair_rate=1e-3).forget(
-            model, replace(request, forget=forget), Run(place / str(shift))
+            model, replace(request, forget=forget), run_in(place / str(shift))
         )
         found.append(model.parameters()["head.weight"].detach().clone())
     assert torch.equal(*found)
