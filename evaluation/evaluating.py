@@ -12,6 +12,7 @@ from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.model import DiffusionModel
 from erasure.opening import open_edit
 from erasure.registry import PROTOCOLS
+from erasure.sample_requests import Samples
 from erasure.training.processes import own_device
 from erasure.training.run_folder import run_record
 from erasure_datasets.concept import Concept
@@ -166,8 +167,8 @@ def _refuse_place(out: Path) -> None:
 def _tasks(run: Path) -> list[list[str]] | None:
     """The requests of a run that forgets classes or samples; None for any other."""
     record = run_record(run)
-    samples = record.get("samples")
-    return [samples] if samples else record.get("tasks")
+    samples = Samples.recorded(record)
+    return [[samples.title]] if samples else record.get("tasks")
 
 
 def read_scores(run: Path, protocol: str) -> dict[str, Any]:

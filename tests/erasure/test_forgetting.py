@@ -42,7 +42,7 @@ from erasure.training.fit import fit
 from erasure.training.learner import Learner
 from erasure.training.run import Run
 from erasure.undoing import undo
-from erasure_datasets.classes import read_samples
+from erasure_datasets.sample_files import read_samples
 from evaluation.evaluating import evaluate
 from evaluation.reports.reporting import report
 
@@ -188,7 +188,7 @@ def test_single_images_are_forgotten(method: str, place: Path) -> None:
     file = place / "samples.txt"
     file.write_text("\ufeffred/3.png\n\n 9 \n", encoding="utf-8")  # the second of the 8 green ones
     told = ["red/3.png", "green/2.png"]
-    result = run_one(method, place, [], samples=read_samples(file))
+    result = run_one(method, place, [], samples=read_samples(file).names)
     record = json.loads((place / method / "config.json").read_text())
     assert (record["tasks"], record["samples"]) == ([], ["red/3.png", "9"])
     history = json.loads((place / method / "requests.json").read_text())
@@ -320,7 +320,7 @@ def test_bad_requests(tasks: list, data: dict, message: str, place: Path) -> Non
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("images", 0), ("images", -3), ("test_images", 0), ("shots", -1), ("images", 2.5),
+    [("images", -1), ("images", -3), ("test_images", -1), ("shots", -1), ("images", 2.5),
      ("images", True), ("source", ""), ("source", None)],
 )  # fmt: skip
 def test_numbers_out_of_range(name: str, value: object) -> None:
@@ -462,7 +462,7 @@ def test_the_last_step_of_retraining_counts(place: Path) -> None:
         kept.append({name: weight.detach().clone() for name, weight in learner.weights.items()})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("erasure.methods.classifier.retrain.fit", noting)
+        patch.setattr("erasure.training.recipe.fit", noting)
         result = run_one("retrain", place, [["red"]], steps=1)
     fresh = load_classifier(str(place / "model"))
     run = Run(place / "unused", seed=0)
@@ -582,3 +582,26 @@ def test_real_size_takes_two_steps(method: str, tmp_path: Path) -> None:
     assert [line["step"] for line in steps] == ([] if method in CLOSED_FORMS else [0, 1])
     assert any(bool(tensor.any()) for tensor in result.edit.tensors.values())
     assert all(torch.isfinite(tensor).all() for tensor in result.edit.tensors.values())
+
+
+@pytest.mark.parametrize("method", ["fine-tune", "gradient-ascent", "salun"])
+def test_batch_statistics_follow_where_they_shall(method: str, tmp_path: Path) -> None:
+    resnet_folder(tmp_path / "model")
+    image_folder(tmp_path / "images")
+    more = {"epochs_without": 0} if method == "fine-tune" else {}
+    result = run_one(method, tmp_path, [["red"]], statistics=True, epochs=1, **more)
+    base = load_classifier(str(tmp_path / "model"))
+    moved = {name for name in base.buffers() if name in result.edit.shapes()}
+    assert moved == set(base.buffers())
+    steps = 1 if method == "gradient-ascent" else 3
+    counts = "bn1.num_batches_tracked"
+    assert int(result.model.buffers()[counts]) == int(base.buffers()[counts]) + steps
+    with result.model.original():
+        x = base.prepare(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+        assert torch.equal(result.model.forward(x)[1], base.forward(x)[1])
+
+
+def test_statistics_of_a_network_without_any(place: Path) -> None:
+    with pytest.raises(SettingError, match=r"RandomLabel\.statistics is of BatchNorm, which"):
+        run_one("random-label", place, [["red"]], statistics=True)
+    assert not (place / "random-label").exists()

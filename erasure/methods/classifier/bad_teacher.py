@@ -62,15 +62,15 @@ class BadTeacher:
         )
         kept = request.retain.at(order[: ceil(self.retain_share * len(order))].tolist())
         bad = ignorant(model, run.generator_for(f"{request.stage} bad teacher"))
-        images = torch.cat([request.forget.images, kept.images])
+        both = request.forget.and_then(kept)
         targets = torch.cat(
             [bad.predict(request.forget.images), model.predict(kept.images)]
         )  # (n, classes)
-        steps = self.epochs * ceil(len(images) / self.batch_size)
+        steps = request.steps(self.epochs, self.batch_size, both)
 
         def loss(step: int) -> dict[str, Tensor]:
-            chosen = picked(len(images), self.batch_size, step, run, f"{request.stage} both")
-            said = model.forward(model.prepare(images[chosen]))[1]
+            chosen = picked(len(both), self.batch_size, step, run, f"{request.stage} both")
+            said = model.forward(model.prepare(both.images[chosen]))[1]
             return {"teachers": divergence(targets[chosen].to(run.device), said)}
 
         fit(

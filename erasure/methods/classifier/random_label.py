@@ -8,6 +8,8 @@ https://arxiv.org/abs/1911.04933, as the baselines of SalUn have it:
     loss    CE(forget, random label) + CE(retain, right label)
 
 Choices
+- BatchNorm's running statistics stay unless `statistics` says otherwise: those of all images, which
+  a few batches of one kind would replace.
 - A random label is any other class, drawn afresh at every step; the authors' draw may hit the true
   one. Earlier requests' classes are drawn as well: they are wrong too.
 - One batch of each kind per step, under one loss.

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from erasure.config import check, setting
-from erasure.errors import EditError, SettingError
+from erasure.errors import SettingError
 from erasure.forgetting import Request
 from erasure.methods.shared.following import QUICK, following
 from erasure.methods.shared.other_classes import hinge
@@ -69,15 +69,14 @@ class Repair:
 
     def forget(self, model: Classifier, request: Request, run: Run) -> None:
         method = following(self.after, self.after_settings, model.folder, "Repair.after_settings")
+        if not request.classes and getattr(method, "of_classes_alone", False):
+            raise SettingError(f"{self.after} forgets whole classes, no samples.")
         every = model.parameters()
         before = {name: weight.detach().clone() for name, weight in every.items()}
         method.forget(model, request, run)
         names = most_moved(before, every, self.share)
-        if not names:
-            raise EditError(f"{self.after} moved no weight, and there is nothing to repair.")
-        weights = {name: every[name] for name in names}
-        model.remember(names)
-        self._mend(model, request, weights, run)
+        if names:  # else there is nothing to mend
+            self._mend(model, request, {name: every[name] for name in names}, run)
 
     def _mend(
         self, model: Classifier, request: Request, weights: dict[str, nn.Parameter], run: Run

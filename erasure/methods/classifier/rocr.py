@@ -30,14 +30,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from erasure.config import check, setting
-from erasure.errors import SettingError
 from erasure.forgetting import Request
 from erasure.models.classifier.blocks import groups
 from erasure.models.classifier.classifier import Classifier
 from erasure.registry import METHODS
 from erasure.training.progress import Bar
 from erasure.training.run import Run
-from erasure_datasets.classes import Labelled
+from erasure_datasets.labelled import Labelled
 
 
 @METHODS.register
@@ -46,6 +45,7 @@ class ROCR:
     """A closed-form redirection of classes."""
 
     without_effect: ClassVar = ("mixed_precision",)
+    of_classes_alone: ClassVar = True
 
     push: float = setting(1.0, help="how far a class goes towards the other's value", above=0)
     ridge: float = setting(1e-3, help="lambda, as a share of C's mean diagonal", above=0)
@@ -55,8 +55,6 @@ class ROCR:
         check(self)
 
     def forget(self, model: Classifier, request: Request, run: Run) -> None:
-        if not request.classes:
-            raise SettingError("rocr forgets whole classes, no samples. Choose another method.")
         layer = groups(model)[-1][-1]
         model.remember([f"{layer}.weight"])
         others = instead(model, request)

@@ -18,6 +18,7 @@ Choices
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +26,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erasure.config import check, setting
-from erasure.errors import SettingError
 from erasure.forgetting import Request
 from erasure.models.classifier.classifier import Classifier
 from erasure.registry import METHODS
@@ -39,6 +39,8 @@ from erasure.training.run import Run
 @dataclass(frozen=True)
 class UNSIR:
     """Error-maximising noise, impair and repair."""
+
+    of_classes_alone: ClassVar = True
 
     noise_images: int = setting(256, quick=16, help="of noise per forgotten class", at_least=1)
     noise_steps: int = setting(40, quick=5, help="steps that make them", at_least=1)
@@ -55,8 +57,6 @@ class UNSIR:
         check(self)
 
     def forget(self, model: Classifier, request: Request, run: Run) -> None:
-        if not request.classes:
-            raise SettingError("unsir forgets whole classes, no samples. Choose another method.")
         weights = model.weights(self.select)
         model.remember(list(weights))
         noise, wrong = self._noise(model, request, run)

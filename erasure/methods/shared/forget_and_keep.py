@@ -28,6 +28,7 @@ from erasure.training.fit import fit
 from erasure.training.learner import Learner
 from erasure.training.optimisers import Optimiser
 from erasure.training.run import Run
+from erasure.training.statistics import Statistics
 
 Keeping = Literal["images", "weights", "features", "nothing"]
 
@@ -54,6 +55,9 @@ class ForgetAndKeep:
     )
     relation_temperature: float = setting(1.0, help="of its softmax over images", above=0)
     select: str = setting("all", help="which weights: all, mlp, attention, head, or a pattern")
+    statistics: bool = setting(
+        False, help="let BatchNorm go by each batch, and its statistics follow, as the authors do"
+    )
 
     @property
     def needs_retain(self) -> bool:
@@ -74,6 +78,7 @@ def forget_and_keep(
         weights = _without_head(model, weights)
         masks = None if masks is None else {name: masks[name] for name in weights}
     model.remember(list(weights))
+    statistics = Statistics.asked(model, settings, learn=settings.statistics)
     terms = _terms(settings, model, request, weights)
     parts = [(request.forget, "forget")]
     parts += [(request.retain, "retain")] if settings.needs_retain else []
@@ -85,7 +90,9 @@ def forget_and_keep(
         ]
         x, forgotten = torch.cat([x for x, _ in shown]), shown[0][1]
         kept = shown[1][1] if len(shown) > 1 else forgotten[:0]
-        said = Answers(model, x, *model.forward(x), forgotten, kept)
+        with statistics.learning():
+            answers = model.forward(x)
+        said = Answers(model, x, *answers, forgotten, kept)
         found = {"forget": forgetting(said)}
         return found | {name: weight * term(said) for name, (weight, term) in terms.items()}
 
@@ -93,7 +100,7 @@ def forget_and_keep(
     fit(
         Learner(loss, weights, settings.learning_rate, by, masks=masks), run=run,
         steps=request.steps(settings.epochs, settings.batch_size, parts[-1][0]),
-        stage=request.stage,
+        stage=request.stage, carried=statistics.carried,
     )  # fmt: skip
 
 
