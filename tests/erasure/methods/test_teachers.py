@@ -78,17 +78,22 @@ def test_the_bad_teacher_knows_nothing(place: Path) -> None:
 def test_the_student_is_taught_by_both(place: Path) -> None:
     """With many steps it says of red what the bad teacher says, of the rest what it said."""
     model = load_classifier(str(place / "model"))
+    with torch.no_grad():
+        model.parameters()["head.weight"].mul_(20)  # sure of something, as no bad teacher is
     request, run = request_of(place, model), run_in(place / "run")
     bad = ignorant(model, run.generator_for("request 0 bad teacher"))
-    want = bad.predict(request.forget.images)
-    kept = model.predict(request.retain.images)
-    BadTeacher(epochs=60, learning_rate=3e-3, batch_size=16, retain_share=1.0).forget(
+    parts = request.forget.images, request.retain.images
+    wanted = bad.predict(parts[0]), model.predict(parts[1])
+    far = apart(wanted[0], model.predict(parts[0]))
+    BadTeacher(epochs=80, learning_rate=3e-3, batch_size=16, retain_share=1.0).forget(
         model, request, run
     )
-    gone = (want - model.predict(request.forget.images)).abs().sum(1).mean()
-    stayed = (kept - model.predict(request.retain.images)).abs().sum(1).mean()
-    assert gone < 0.3 * (want - kept[: len(want)]).abs().sum(1).mean()
-    assert stayed < 0.1
+    assert apart(wanted[0], model.predict(parts[0])) < 0.3 * far
+    assert apart(wanted[1], model.predict(parts[1])) < 0.3 * far
+
+
+def apart(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().sum(1).mean())
 
 
 def test_unsir_looks_at_no_image_to_forget(place: Path) -> None:
