@@ -96,8 +96,10 @@ class Plan:
     def requests(self) -> tuple[list[Request], Labelled]:
         """The requests with their images, and the test images."""
         train, test = load_parts(self.model, self.data, workers=self.workers)
-        drawn = self.run.generator_for("samples")
-        return requests_of(self.model, self.tasks, self.samples, train, drawn), test
+        return requests_of(
+            self.model, self.tasks, self.samples, train, self.run.generator_for("samples"),
+            needs_retain=getattr(self.method, "needs_retain", True),
+        ), test  # fmt: skip
 
     def make(self, method: Any) -> Edit:
         """Let a method forget every request."""

@@ -167,11 +167,12 @@ def with_titles(model: Classifier, data: Data, tasks: list[list[int]]) -> Data:
 
 def requests_of(
     model: Classifier, tasks: list[list[int]], samples: Samples, train: Labelled,
-    generator: torch.Generator,
+    generator: torch.Generator, *, needs_retain: bool = True,
 ) -> list[Request]:  # fmt: skip
     """The requests in turn, with their images; SettingError where there are none.
 
-    A random share of the images is drawn by the generator.
+    A random share of the images is drawn by the generator. A method that `needs_retain` no images
+    of what is kept may have none.
     """
     every, found = list(range(len(model.labels))), list[Request]()
     if samples:
@@ -182,7 +183,7 @@ def requests_of(
         kept = [c for c in every if c not in {*earlier, *now}]
         found.append(Request(number, now, earlier, kept, train.of(now), train.of(kept)))
     for request in found:
-        if not len(request.retain):
+        if needs_retain and not len(request.retain):
             raise SettingError("there are no retain images; data has none of what is kept.")
         if not len(request.forget):
             raise SettingError("there are no images to forget; data has none of these classes.")

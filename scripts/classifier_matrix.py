@@ -33,7 +33,7 @@ COLOURS = ((220, 40, 40), (40, 200, 40), (40, 40, 220), (128, 128, 128))
 PER_CLASS = 6
 SMALL = {
     "steps": 2, "epochs": 2, "epochs_without": 1, "batch_size": 8, "learning_rate": 1e-3,
-    "selection": 1.0,
+    "selection": 1.0, "after_settings": "selection=1",
 }  # fmt: skip
 OWN: dict[str, dict[str, float]] = {
     "gradient-ascent": {"learning_rate": 1e-2},  # a smaller step moves nothing that float32 shows

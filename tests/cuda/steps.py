@@ -40,6 +40,14 @@ CLASS_METHODS: dict[str, dict[str, Value]] = {
         "then_settings": "epochs=1,batch_size=4,learning_rate=0.01",
         "recover_epochs": 1,
     },
+    "npo": {},
+    "ihl": {},
+    "flat": {},
+    "rocr": {},
+    "scrub": {"forget_epochs": 1, "forget_batch_size": 4},
+    "bad-teacher": {"learning_rate": 1e-4},
+    "unsir": {"noise_images": 2, "noise_steps": 1, "impair_rate": 1e-4, "repair_rate": 1e-4},
+    "repair": {"after_settings": "selection=1,batch_size=4", "learning_rate": 1e-4},
 }
 
 
