@@ -137,7 +137,7 @@ def test_save_load_apply_undo(method: str, model: str, results: dict) -> None:
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(m, marks=[pytest.mark.slow] if m in ("sfd", "uproot") else [])
+        pytest.param(m, marks=[pytest.mark.slow] if m in ("sfd", "uproot", "doco") else [])
         for m in every_method()
         if m != "gold"  # all of it moves
     ],

@@ -198,7 +198,7 @@ class DoCo:
             keep = gradients_of(kept, weights)
             push, share = operated(push, keep, self.surgery, self.strength)
             conflicts.add_(share)
-            return {
+            return {  # what the log says of the kept is L_r itself, whose weight may be 0
                 "erase": along(weights, push, erase),
                 "retain": along(weights, [self.retain_weight * g for g in keep], kept),
             }

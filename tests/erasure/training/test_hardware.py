@@ -169,7 +169,6 @@ def test_channels_last_changes_no_result(method: str, sd1: Path, tmp_path: Path)
         ("salun", "sd2"),
         ("uproot", "sd1"),
         ("doco", "sd1"),
-        ("bounded", "sd1"),
         ("sfd", "sd1"),
         ("advunlearn", "sdxl"),
     ],
