@@ -45,6 +45,7 @@ TINY: dict[str, dict[str, Value]] = {
         "sampling_steps": 2,
     },
     "bounded": {
+        "loss": "npo",
         "steps": 6,
         "batch_size": 2,
         "learning_rate": 1e-3,
