@@ -37,8 +37,8 @@ def evaluate(
     The latter two write into `out`, which must be new or such a folder. The protocol is `pocket` on
     models with pocket's concepts, `unlearncanvas` where that benchmark knows all that was erased,
     else `prompts`; `settings` are the fields of the protocol's own (UnlearnCanvasSettings,
-    PromptsSettings). For a run that forgets classes it is class-forgetting, or continual after
-    several requests, where `concepts` are classes. `subset` is a number of images
+    PromptsSettings, PocketSettings). For a run that forgets classes it is class-forgetting, or
+    continual after several requests, where `concepts` are classes. `subset` is a number of images
     for pocket, "10x5" for unlearncanvas. `reference` is the run of a retrained classifier, or for
     unlearncanvas the un-erased model's own evaluation. `base` says where the run's base model is
     now, if it has moved; `gold`, for the protocol of that name, which model never knew the

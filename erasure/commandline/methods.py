@@ -87,6 +87,11 @@ def _common_options() -> list[inspect.Parameter]:
             "style, object, person or unsafe: for free-text concepts; once, or once per concept",
         ),
         ("anchor", list[str] | None, None, "what to draw instead; once, or once per concept"),
+        (
+            "contexts", str | None, None,
+            "erase by the prompts alone that hold one of these, with commas: styles for an object, "
+            "objects for a style, of the model's list",
+        ),
         ("config", Path | None, None, "component configs for a single .safetensors file"),
         ("revision", str | None, None, "branch, tag or commit of a Hub id"),
         ("base", str | None, None, BASE),
