@@ -66,37 +66,6 @@ def random_point(model: DiffusionModel, count: int) -> tuple[Tensor, Tensor]:
     return torch.randn(count, *model.latent_shape, device=model.device), t
 
 
-def salun(model: DiffusionModel, concept: Concept, s: Settings) -> Parts:
-    """The mask as int64; images encoded at every use; the target's graph built, then cut off."""
-    weights = model.weights(s.select)
-    optimiser = optimiser_of(weights, s.learning_rate)
-    masks = {name: torch.ones_like(w, dtype=torch.int64) for name, w in weights.items()}
-    shape = (s.batch_size, 3, model.resolution, model.resolution)
-    images = torch.randint(256, shape, dtype=torch.uint8)
-
-    def noisy() -> tuple[Tensor, Tensor, Tensor]:
-        noise, t = random_point(model, s.batch_size)
-        return model.add_noise(model.to_latents(images), noise, t), t, noise
-
-    def step() -> None:
-        z_t, t, _ = noisy()
-        asked = model.predict(z_t, t, model.encode([concept.prompts()[0]] * s.batch_size))
-        z_t, t, _ = noisy()
-        wanted = model.predict(z_t, t, model.encode(["a dog"] * s.batch_size)).detach()
-        z_t, t, noise = noisy()
-        kept = model.predict(z_t, t, model.encode(["a tree"] * s.batch_size))
-        loss = F.mse_loss(asked, wanted) + s.retain_weight * F.mse_loss(kept, noise)
-        optimiser.zero_grad()
-        loss.backward()
-        for name, weight in weights.items():
-            if weight.grad is not None:
-                weight.grad.mul_(masks[name])
-        optimiser.step()
-        loss.item()
-
-    return [(1, step)]
-
-
 def esd(model: DiffusionModel, concept: Concept, s: Settings) -> Parts:
     """A frozen second UNet; each step's path is sampled for it."""
     optimiser = optimiser_of(weights_of(model, s.select), s.learning_rate)
@@ -227,37 +196,6 @@ def gs_lora(model: Any, concept: Concept, s: Settings) -> Parts:
     return [(1, step)]
 
 
-def adapt_unlearn(model: DiffusionModel, concept: Concept, s: Settings) -> Parts:
-    """A frozen second UNet; every condition in a call of its own; images encoded at every use."""
-    optimiser, frozen = optimiser_of(model.weights(s.select), s.learning_rate), twin(model)
-    shape = (s.batch_size, 3, model.resolution, model.resolution)
-    images = torch.randint(256, shape, dtype=torch.uint8)
-    word = model.encode([""]).detach().requires_grad_(True)
-    search = torch.optim.Adam([word], lr=s.word_rate)
-
-    def noisy() -> tuple[Tensor, Tensor, Tensor]:
-        noise, t = random_point(model, s.batch_size)
-        return model.add_noise(model.to_latents(images), noise, t), t, noise
-
-    def follow() -> None:
-        z_t, t, noise = noisy()
-        take_step(search, F.mse_loss(model.predict(z_t, t, word.expand(len(t), -1, -1)), noise))
-
-    def step() -> None:
-        z_t, t, _ = noisy()
-        known = word.detach().expand(len(t), -1, -1)
-        with torch.no_grad():
-            none = frozen.predict(z_t, t, frozen.encode([""] * len(t)))
-            wanted = none - s.push * (frozen.predict(z_t, t, known) - none)
-        asked = [model.encode([text] * len(t)) for text in (concept.prompts()[0], "")]
-        loss = sum(F.mse_loss(model.predict(z_t, t, one), wanted) for one in (*asked, known))
-        noise, t = random_point(model, s.retain_batch_size)
-        kept = model.predict(noise, t, model.encode(["a tree"] * len(t)))
-        take_step(optimiser, loss + s.retain_weight * F.mse_loss(kept, noise))
-
-    return [(1, step), (1, follow)]
-
-
 def uce(model: DiffusionModel, concepts: list[Concept], preserved: list[str], s: Settings) -> Parts:
     """One layer after another, each encoding every prompt again and inverting for itself."""
     weights = list(model.weights("xattn.kv").values())
@@ -283,6 +221,5 @@ def uce(model: DiffusionModel, concepts: list[Concept], preserved: list[str], s:
 
 
 NAIVE: dict[str, Any] = {
-    "salun": salun, "esd": esd, "advunlearn": advunlearn, "sfd": sfd, "gs-lora": gs_lora,
-    "adapt-unlearn": adapt_unlearn,
+    "esd": esd, "advunlearn": advunlearn, "sfd": sfd, "gs-lora": gs_lora,
 }  # fmt: skip

@@ -43,10 +43,9 @@ from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.methods.shared.conditions import distances
-from erasure.methods.shared.noise_loss import noise_loss
 from erasure.methods.shared.shown_pictures import read_shown, told_apart
 from erasure.methods.shared.state_search import Search, StateSearch
-from erasure.methods.shared.training_data import Pictures, Plan, draw, gather_kept
+from erasure.methods.shared.training_data import Pictures, Plan, draw, gather_kept, noise_loss
 from erasure.models.diffusion.model import Condition, DiffusionModel
 from erasure.registry import METHODS
 from erasure.training.fit import fit
@@ -63,7 +62,7 @@ class AdaptUnlearn:
     """Adapt-then-Unlearn."""
 
     needs_no_name: ClassVar = True
-    without_effect: ClassVar = ("anchor",)
+    without_effect: ClassVar = ("anchor", "contexts")
 
     images: str = setting("", help="folder of pictures that show what to erase")
     space: Literal["answers", "weights"] = setting("answers", help="in which the model leaves")
@@ -200,7 +199,8 @@ class AdaptUnlearn:
         """Go down a loss and that of the pictures to keep."""
 
         def both(step: int) -> dict[str, Tensor]:
-            terms, kept = loss(step), noise_loss(model, keep, self.retain_batch_size, run)
+            terms = loss(step)
+            kept = noise_loss(model, draw(keep, self.retain_batch_size, model, run))
             return terms | {"retain": self.retain_weight * kept}
 
         learner = Learner(both, weights, self.learning_rate, start=model.originals)

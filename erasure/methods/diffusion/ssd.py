@@ -31,8 +31,7 @@ from torch import Tensor, nn
 from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.methods.shared.dampening import dampen, importances
-from erasure.methods.shared.noise_loss import noise_loss
-from erasure.methods.shared.training_data import Pictures, Plan, gather
+from erasure.methods.shared.training_data import Pictures, Plan, draw, gather, noise_loss
 from erasure.models.diffusion.model import DiffusionModel
 from erasure.registry import METHODS
 from erasure.training.run import Run
@@ -95,7 +94,7 @@ class SSD:
         self, model: DiffusionModel, weights: dict[str, nn.Parameter], pictures: Pictures, run: Run
     ) -> dict[str, Tensor]:
         def loss(_number: int) -> Tensor:
-            return noise_loss(model, pictures, self.batch_size, run)
+            return noise_loss(model, draw(pictures, self.batch_size, model, run))
 
         return importances(
             weights, range(self.batches), loss, run, grows_with=("batches", "batch_size")

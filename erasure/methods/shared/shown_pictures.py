@@ -41,7 +41,7 @@ def read_shown(folder: str, model: DiffusionModel) -> Float[Tensor, "p c h w"]:
             f"images must hold at least {FEWEST} pictures that differ ({', '.join(ENDINGS)}); "
             f"{place} has {what}."
         )
-    return encoded(model, torch.stack(images)).cpu()
+    return encoded(model, images)
 
 
 def told_apart(

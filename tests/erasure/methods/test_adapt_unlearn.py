@@ -91,9 +91,10 @@ def test_the_terms_are_the_formulas(
         left = sum(float((now[n] - w).square().sum()) for n, w in same.items())
         want = 2.0 * math.exp(-0.5 * left / unit)
         assert of["fit"][1]["repel"] == pytest.approx(want, rel=1e-3)
-    (drawn, weights), got, asked = seen[-1], of["fit"][1], words[-1]
+    # each step draws what to forget, then what to keep; of weights, to adapt alone
+    (drawn, weights), got, asked = seen[-2], of["fit"][1], words[-1]
     if space == "weights":
-        got = of["adapt"][0]
+        (drawn, weights), got = seen[0], of["adapt"][0]
     edited, other = (load_model(str(listed), dtype=torch.float64) for _ in range(2))
     for name, parameter in edited.parameters().items():
         parameter.data = weights[name]

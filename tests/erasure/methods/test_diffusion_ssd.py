@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from erasure.erasing import erase
 from erasure.errors import EditError, SettingError
-from erasure.methods.shared import noise_loss
+from erasure.methods.diffusion import ssd
 from erasure.models.diffusion.load import load_model
 
 TINY = {
@@ -21,13 +21,13 @@ TINY = {
 def test_weights_are_dampened_by_their_importances(
     listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, seen = noise_loss.draw, []
+    real, seen = ssd.draw, []
 
     def noted(*given: object) -> tuple:
         seen.append(real(*given))
         return seen[-1]
 
-    monkeypatch.setattr(noise_loss, "draw", noted)
+    monkeypatch.setattr(ssd, "draw", noted)
     found = erase(str(listed), "ssd", ["cat"], out=tmp_path / "run", select="xattn", **TINY)
     model = load_model(str(listed), dtype=torch.float64)
     weights = model.weights("xattn")
