@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from contract import some_pictures
 from networks import image_folder, timm_folder
 
 from erasure.commandline.forecast import print_forecast
@@ -65,7 +66,8 @@ def test_a_method_that_trains_nothing_is_measured_whole(listed: Path, tmp_path: 
 )
 def test_every_method_can_be_tried(method: str, listed: Path, tmp_path: Path) -> None:
     model, concept = ("pocket", "tower") if method == "gold" else (listed, "cat")
-    found = foresee_erasure(model, method, concept, out=tmp_path / "run", quick=True)
+    asked = {"images": str(some_pictures(listed))} if method == "adapt-unlearn" else {}
+    found = foresee_erasure(model, method, concept, out=tmp_path / "run", quick=True, **asked)
     assert found.tensors > 0
     assert found.whole_seconds is not None or found.stages[-1].done > 0
     assert list(tmp_path.iterdir()) == []

@@ -177,7 +177,8 @@ class AdaptUnlearn:
             wanted = model.target(z0, noise, t)
             return distances(model, model.add_noise(z0, noise, t), t, wanted, asked)
 
-        self._fit(model, weights, towards, keep, run, stage="adapt", steps=self.adapt_steps)
+        with run.preparing():
+            self._fit(model, weights, towards, keep, run, stage="adapt", steps=self.adapt_steps)
         adapted = {name: weight.detach().clone() for name, weight in weights.items()}
         with torch.no_grad():
             for name, weight in weights.items():

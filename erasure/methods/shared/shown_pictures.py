@@ -54,9 +54,12 @@ def told_apart(
     word does; they stay if it tells less by as much as it tells more of the given ones, and those
     between are neither. All pictures to forget get prompts that go in turn, and the empty one if
     there is none, of which a warning tells; the run's recognised.json has them. SettingError if the
-    word tells nothing of the pictures it is for, and if nothing is left to keep.
+    word tells nothing of the pictures it is for, and if nothing is left to keep. A rehearsal tells
+    nothing apart.
     """
     gain = gains(model, torch.cat([latents, every.latents]), word, run, looks=looks)
+    if run.rehearsal is not None:  # its few steps and pictures tell nothing
+        return Pictures(latents, every.prompts[:1] * len(latents), [""] * len(latents)), every
     own, others = float(gain[: len(latents)].mean()), gain[len(latents) :].tolist()
     if own <= 0:
         raise SettingError(

@@ -59,6 +59,7 @@ BAD = [
     (["erase", "adapt-unlearn", "--images", "/no/such"], "to erase; got '/no/such'."),
     (["erase", "adapt-unlearn", "--kind", "object"], "kind is that of a concept that is named"),
     (["erase", "adapt-unlearn", "--anchor", "dog"], "anchor has no effect on adapt-unlearn"),
+    (["erase", "adapt-unlearn", "--contexts", "Photo"], "contexts has no effect on adapt-unlearn"),
     (["list", "concepts", "--model", ""], "--model must not be empty."),
     (["list", "concepts", "--model="], "--model must not be empty."),
     (["export", "", "x"], "what follows export must not be empty."),
