@@ -96,7 +96,9 @@ def _named(source: str) -> tuple[str, ...]:
     except ValueError as error:
         raise SettingError(str(error)) from error
     if len(labels) < 2:
-        raise SettingError(f"data must have at least two classes; {source} has {labels[0]!r}.")
+        raise SettingError(
+            f"data must have at least two classes; {source} has {', '.join(map(repr, labels)) or 'none'}."
+        )
     return labels
 
 

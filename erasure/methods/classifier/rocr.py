@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from erasure.config import check, setting
 from erasure.forgetting import Request
 from erasure.models.classifier.blocks import groups
-from erasure.models.classifier.classifier import Classifier
+from erasure.models.classifier.classifier import Classifier, Images
 from erasure.registry import METHODS
 from erasure.training.progress import Bar
 from erasure.training.run import Run
@@ -106,7 +106,7 @@ def instead(model: Classifier, request: Request) -> dict[int, int]:
     }
 
 
-def layer_inputs(model: Classifier, layer: str, images: Tensor) -> Float[Tensor, "b t i"]:
+def layer_inputs(model: Classifier, layer: str, images: Images) -> Float[Tensor, "b t i"]:
     """What a linear is given for images, by token."""
     found: list[Tensor] = []
     hook = model.module(layer).register_forward_hook(

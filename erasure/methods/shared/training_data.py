@@ -106,13 +106,13 @@ def _from_pairs(
     for pairs, count in ((gone, plan.forget_count), (kept, plan.retain_count)):
         order = torch.randperm(len(pairs), generator=generator).tolist()
         chosen = [pairs[order[i % len(pairs)]] for i in range(count)]
-        instead = [_instead(*pair, concepts) for pair in chosen]
+        instead = [_instead(name, style, concepts) for name, style in chosen]
         seen = instead if plan.shows_anchor else chosen
         if not all(all(pair) for pair in seen):
             raise SettingError(
                 "anchor must be named, since the anchor's pictures are learned from; got none."
             )
-        places = [(*pair, i // len(pairs)) for i, pair in enumerate(seen)]
+        places = [(name, style, i // len(pairs)) for i, (name, style) in enumerate(seen)]
         prompts = [catalogue.prompt(*pair) for pair in chosen]
         anchors = [catalogue.prompt(*pair) if all(pair) else "" for pair in instead]
         images = [image(*place) for place in shown(places, "reading images")]
