@@ -32,11 +32,11 @@ from torch import Tensor, nn
 from erasure.config import check, setting
 from erasure.forgetting import Request
 from erasure.models.classifier.blocks import groups
-from erasure.models.classifier.classifier import Classifier, Images
+from erasure.models.classifier.classifier import Classifier
 from erasure.registry import METHODS
 from erasure.training.progress import Bar
 from erasure.training.run import Run
-from erasure_datasets.labelled import Labelled
+from erasure_datasets.labelled import Images, Labelled
 
 
 @METHODS.register
