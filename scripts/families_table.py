@@ -1,4 +1,4 @@
-"""docs/reference/families.md: every diffusion method on every family of models, and how it is known.
+"""docs/reference/families.md: each method on each family of models, and how that is known.
 
     python scripts/families_table.py                       # writes the page
     python scripts/families_table.py --gpu runs/gpu/gpu.json   # with what gpu_check.py ran
@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from erasure.errors import ErasureError, SettingError
+from erasure.files.storage import atomic
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 import conftest  # noqa: E402
 from contract import FAMILIES, REFUSED, Case, every_method  # noqa: E402
-
-from erasure.errors import ErasureError, SettingError  # noqa: E402
-from erasure.files.storage import atomic  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "families.md"
 NAMES = {"sd1": "SD 1.x", "sd2": "SD 2.x", "sdxl": "SDXL", "sd3": "SD 3, 3.5", "flux": "FLUX.1"}
@@ -62,19 +62,22 @@ HEAD = """\
 
 What each method does on each family, and how that is known:
 
-- **contract-tested**: all contract tests (`tests/test_contract.py`) pass on a miniature of random weights in the family's shape: the same
-  bits from the same seed, only the selected weights change, the original stays at hand, a saved edit is applied and undone, a stopped
-  run goes on to the same bits, an export opens in plain diffusers. They say nothing of whether a concept goes away.
-- **run at real size**: a step was taken on a card with random weights in the published shape (`python scripts/gpu_check.py`).
-- **erasure measured**: what is drawn afterwards was judged, on the built-in model of that family ([Results](../results/index.md)).
-  No published model was measured.
+- **contract-tested**: all contract tests (`tests/test_contract.py`) pass on a miniature of random
+  weights in the family's shape: the same bits from the same seed, only the selected weights change,
+  the original stays at hand, a saved edit is applied and undone, a stopped run goes on to the same
+  bits, an export opens in plain diffusers. They say nothing of whether a concept goes away.
+- **run at real size**: a step was taken on a card with random weights in the published shape
+  (`python scripts/gpu_check.py`).
+- **erasure measured**: what is drawn afterwards was judged, on the built-in model of that family
+  ([Results](../results/index.md)). No published model was measured.
 
 """
-SEVERAL = """\
-The built-in models are small: `pocket` has the shape of SD 1.x, `pocket-flow` that of SD 3.
+TAIL = """\
+The built-in models are small: `pocket` has the shape of SD 1.x, `pocket-flow` that of SD 3. What a
+method changes in the families with a transformer stands on [its own page](../methods/index.md).
+AdvUnlearn trains the two CLIP towers of SD 3, beside which T5 stays as it is.
 
-What a method changes in the families with a transformer: [its own page](../methods/index.md). AdvUnlearn trains the two CLIP towers of
-SD 3, beside which T5 stays as it is.
+This page is written by `python scripts/families_table.py`.
 """
 
 
@@ -87,8 +90,7 @@ def page(ran: Sequence[tuple[str, str]]) -> str:
         lines.append(f"| [{method}](../methods/diffusion/{method}.md) | {' | '.join(cells)} |")
     said = [f"- `{line}`" for line in refusals()]
     told = "Refused, before anything is drawn or written, in these words:"
-    made = "This page is written by `python scripts/families_table.py`."
-    return HEAD + "\n".join([*lines, "", told, "", *said, "", SEVERAL, made, ""])
+    return HEAD + "\n".join([*lines, "", told, "", *said, "", TAIL])
 
 
 def cell(method: str, family: str, ran: Sequence[tuple[str, str]]) -> str:

@@ -59,6 +59,10 @@ class Flux(FlowMatching):
         _check(pipeline, name)
         self.reads_guidance = bool(self.backbone.config.guidance_embeds)
         self.rows = rows or ROWS[self.reads_guidance]
+        if not 1 <= self.rows <= max(ROWS.values()):
+            raise ModelError(
+                f"max_sequence_length of {name} must be 1 to {max(ROWS.values())}; got {rows}."
+            )
         self.sampling = sampling or DRAWN[self.reads_guidance]
         self.pipeline_options = {"max_sequence_length": self.rows}
         if resolution is not None:
