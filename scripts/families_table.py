@@ -17,6 +17,7 @@ from pathlib import Path
 
 from erasure.errors import ErasureError, SettingError
 from erasure.files.storage import atomic
+from erasure.models.diffusion.components import quiet
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -62,10 +63,11 @@ HEAD = """\
 
 What each method does on each family, and how that is known:
 
-- **contract-tested**: all contract tests (`tests/test_contract.py`) pass on a miniature of random
+- **contract-tested**: the contract tests (`tests/test_contract.py`) pass on a miniature of random
   weights in the family's shape: the same bits from the same seed, only the selected weights change,
-  the original stays at hand, a saved edit is applied and undone, a stopped run goes on to the same
-  bits, an export opens in plain diffusers. They say nothing of whether a concept goes away.
+  the original stays at hand, a saved edit is applied and undone, an export opens in plain diffusers
+  (and on SD 1.x, a stopped run goes on to the same bits). They say nothing of whether a concept
+  goes away.
 - **run at real size**: a step was taken on a card with random weights in the published shape
   (`python scripts/gpu_check.py`).
 - **erasure measured**: what is drawn afterwards was judged, on the built-in model of that family
@@ -110,12 +112,14 @@ def cell(method: str, family: str, ran: Sequence[tuple[str, str]]) -> str:
 def refusals() -> list[str]:
     """What the methods say of miniatures of the families that they refuse."""
     build = {
+        "sd1": lambda folder: conftest.build_miniature(folder, "1"),
+        "sd2": lambda folder: conftest.build_miniature(folder, "2"),
         "sdxl": lambda folder: conftest.build_miniature(folder, "xl"),
         "sd3": conftest.build_sd3,
         "flux": lambda folder: conftest.build_flux(folder, is_dev=True),
     }
     lines = []
-    with tempfile.TemporaryDirectory() as place:
+    with quiet(), tempfile.TemporaryDirectory() as place:
         for method, family in sorted(REFUSED):
             folder = Path(place) / family
             if not folder.exists():

@@ -158,7 +158,7 @@ class Flux(FlowMatching):
 
 def _places(height: int, width: int) -> Int[Tensor, "n 3"]:
     """(0, row, column) of every place of the packed image, row by row."""
-    return torch.cartesian_prod(torch.zeros(1), torch.arange(height), torch.arange(width))
+    return torch.cartesian_prod(torch.arange(1), torch.arange(height), torch.arange(width))
 
 
 def _check(pipeline: Any, name: str) -> None:
