@@ -49,6 +49,8 @@ RESULTS = {
     ("advunlearn", "sd1"): Measured(
         "docs/results/under-attack.md", "erase advunlearn --model pocket"
     ),
+    ("doco", "sd1"): Measured("docs/results/generalisation.md", "| doco |"),
+    ("bounded", "sd1"): Measured("docs/results/generalisation.md", "| bounded, flat, 40 steps |"),
     ("uproot", "sd1"): Measured("docs/results/uproot.md", "erase uproot --model pocket"),
     ("gold", "sd1"): Measured("docs/results/tables/beside-gold.md", "| **gold** |"),
     **{
