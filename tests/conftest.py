@@ -1,4 +1,4 @@
-"""Miniature Stable Diffusions with random weights, in the shapes of 1.4, 2.1, XL and 3."""
+"""Miniatures with random weights, in the shapes of Stable Diffusion 1.4, 2.1, XL, 3 and FLUX.1."""
 
 import os
 import tempfile
@@ -12,6 +12,7 @@ if os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2"):
 
 import json
 import shutil
+import string
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -25,6 +26,8 @@ from diffusers import (
     DDIMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     PNDMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
@@ -39,6 +42,7 @@ from transformers import (
     CLIPTokenizer,
     T5Config,
     T5EncoderModel,
+    T5TokenizerFast,
 )
 
 from erasure import registry
@@ -150,6 +154,52 @@ def build_sd3(folder: Path) -> Path:
     return folder
 
 
+def build_flux(folder: Path, *, is_dev: bool) -> Path:
+    """A pipeline of random weights in the shape of FLUX.1 dev, or of schnell.
+
+    dev reads a guidance and shifts its times by the image's size; schnell does neither.
+    """
+    torch.manual_seed(6)
+    transformer = FluxTransformer2DModel(
+        in_channels=4 * 4, num_layers=1, num_single_layers=1, attention_head_dim=8,
+        num_attention_heads=2, joint_attention_dim=32, pooled_projection_dim=16,
+        guidance_embeds=is_dev, axes_dims_rope=(2, 2, 4),
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, latent_channels=4,
+        sample_size=16, scaling_factor=0.36, shift_factor=0.12, use_quant_conv=False,
+        use_post_quant_conv=False,
+    )  # fmt: skip
+    own = t5_tokenizer()
+    t5 = T5Config(vocab_size=len(own), d_model=32, d_kv=8, d_ff=16, num_heads=2, num_layers=1)
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        shift=3.0 if is_dev else 1.0, use_dynamic_shifting=is_dev
+    )
+    pipeline = FluxPipeline(
+        transformer=transformer, vae=vae, scheduler=scheduler,
+        text_encoder=tower(CLIPTextModel, 16, "quick_gelu"), tokenizer=tokenizer(),
+        text_encoder_2=T5EncoderModel(t5), tokenizer_2=own,
+    )  # fmt: skip
+    pipeline.save_pretrained(folder)
+    # else 512 rows and 128 by 128 latents, which take a miniature long
+    (folder / "text.json").write_text('{"max_sequence_length": 32}')
+    (folder / "size.json").write_text('{"resolution": 16}')
+    return folder
+
+
+def t5_tokenizer() -> T5TokenizerFast:
+    """Of the pieces that pocket's has, and capital letters."""
+    pieces = [
+        "\u2581" + entry.removesuffix("</w>") if entry.endswith("</w>") else entry
+        for entry in tokenizer().get_vocab()
+    ]
+    special = ["<pad>", "</s>", "<unk>"]
+    known = [*special, *dict.fromkeys(["\u2581", *string.ascii_uppercase, *pieces])]
+    scores = [(piece, -float(piece not in special)) for piece in known]
+    return T5TokenizerFast(vocab=scores, extra_ids=0)
+
+
 @pytest.fixture
 def sd3_with_t5(sd3: Path, tmp_path: Path) -> Path:
     """The miniature of SD 3 with a T5 that reads the towers' tokens."""
@@ -201,6 +251,16 @@ def sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_sd3(tmp_path_factory.mktemp("models") / "sd3")
+
+
+@pytest.fixture(scope="session")
+def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_flux(tmp_path_factory.mktemp("models") / "flux", is_dev=True)
+
+
+@pytest.fixture(scope="session")
+def schnell(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_flux(tmp_path_factory.mktemp("models") / "schnell", is_dev=False)
 
 
 @pytest.fixture(scope="session")

@@ -91,9 +91,14 @@ SELECTED = {
     "sfd": "full",
     "gs-lora": "*transformer_blocks.*.ff*.net.*",
 }
-SELECTED_OF_SD3 = {**SELECTED, "uce": "text.in,pooled.in"}
+OF_TRANSFORMERS = {**SELECTED, "uce": "text.in,pooled.in"}
+SELECTED_OF = {
+    "sd3": OF_TRANSFORMERS,
+    "flux": {**OF_TRANSFORMERS, "gs-lora": f"{SELECTED['gs-lora']},*single_*.proj_*"},
+}
+FAMILIES = ("sd1", "sd2", "sdxl", "sd3", "flux")
 # methods that say in one line that they do not work on a family
-REFUSED = {("sfd", "sdxl"), ("sfd", "sd3")}
+REFUSED = {("sfd", "sdxl"), ("sfd", "sd3"), ("sfd", "flux"), ("advunlearn", "flux")}
 # on top of pocket's presets, for those methods that have these settings
 POCKET_FEW: dict[str, Value] = {
     "steps": 6,

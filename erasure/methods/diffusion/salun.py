@@ -36,7 +36,7 @@ from erasure.edit import Edit
 from erasure.files.storage import write_tensors
 from erasure.methods.shared.saliency import largest, read_masks
 from erasure.methods.shared.training_data import Pictures, Plan, draw, gather
-from erasure.models.diffusion.model import DiffusionModel, guided
+from erasure.models.diffusion.model import DiffusionModel
 from erasure.registry import METHODS
 from erasure.training.fit import fit
 from erasure.training.learner import Learner, trainable
@@ -165,8 +165,8 @@ class SalUn:
                 batch = slice(start, min(start + some, own.stop))
                 z0, at, added = (run.send(x[batch]) for x in (forget.latents, t, noise))
                 condition = model.encode(forget.prompts[batch])
-                predicted = guided(
-                    model, model.add_noise(z0, added, at), at, condition,
+                predicted = model.predict_guided(
+                    model.add_noise(z0, added, at), at, condition,
                     empty.expand_as(condition), 1 + self.mask_guidance,
                 )  # fmt: skip
                 # a ranking needs every image to weigh alike; small gradients would be 0 in fp16

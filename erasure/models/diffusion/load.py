@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from diffusers import (
     DiffusionPipeline,
+    FluxPipeline,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -21,6 +22,7 @@ from erasure.models.built_in import DIFFUSION, FLOW, GOLD, ONE_STEP, POCKET
 from erasure.models.diffusion.beside import (
     read_catalogue,
     read_presets,
+    read_resolution,
     read_rows,
     read_sampling,
 )
@@ -34,13 +36,15 @@ from erasure.models.diffusion.components import (
     read_index,
 )
 from erasure.models.diffusion.eight_bit import unpacked
+from erasure.models.diffusion.flow_matching import FlowMatching
+from erasure.models.diffusion.flux import Flux
 from erasure.models.diffusion.in_memory import IN_MEMORY, check_networks, copied, opened_from
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.one_step import OneStep
 from erasure.models.diffusion.pocket_flow import open_pocket_flow
 from erasure.models.diffusion.single_file import NEEDED, open_single_file
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
-from erasure.models.diffusion.stable_diffusion_3 import ROWS, StableDiffusion3
+from erasure.models.diffusion.stable_diffusion_3 import StableDiffusion3
 from erasure.models.diffusion.stable_diffusion_xl import StableDiffusionXL
 from erasure.models.digest import digest_of
 
@@ -60,6 +64,7 @@ FAMILIES: dict[str, Family] = {
         StableDiffusion3, StableDiffusion3Pipeline,
         {"image_encoder": None, "feature_extractor": None},
     ),
+    "FluxPipeline": (Flux, FluxPipeline, {"image_encoder": None, "feature_extractor": None}),
 }  # fmt: skip
 
 
@@ -67,7 +72,7 @@ def load_model(
     name: str | DiffusionPipeline, *, config: Path | None = None, revision: str | None = None,
     dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
 ) -> LatentDiffusion:  # fmt: skip
-    """Load Stable Diffusion 1.x, 2.x, XL or 3 from safetensors, as its model_index.json says.
+    """Load Stable Diffusion 1.x, 2.x, XL, 3 or FLUX.1 from safetensors, as model_index.json says.
 
     `name`: a built-in one, a diffusers folder, a Hub id, or a .safetensors file, for which `config`
     is a folder with the components' config.json files; or a pipeline of diffusers, which stays as
@@ -113,8 +118,10 @@ def load_model(
     folder = path if path.is_dir() else None
     sampling = read_sampling(folder) if folder else None
     more: dict[str, Any] = {}
-    if kind is StableDiffusion3:
-        more = {"sampling": sampling, "rows": (read_rows(folder) if folder else None) or ROWS}
+    if issubclass(kind, FlowMatching):
+        more = {"sampling": sampling, "rows": read_rows(folder) if folder else None}
+        if kind is Flux:
+            more["resolution"] = read_resolution(folder) if folder else None
     elif sampling:
         kind = OneStep
     full_name = f"{name}@{revision}" if revision else name
@@ -265,10 +272,11 @@ def _from_single_file(
     if config is None or not (config / "model_index.json").is_file():
         raise ModelError(f"{file} is a single file: config must name {NEEDED}; got {config}.")
     kind, pipeline, without = _known(read_index(config).get("_class_name"), str(config))
-    if kind is StableDiffusion3:
+    if issubclass(kind, FlowMatching):
+        family = "FLUX" if kind is Flux else "Stable Diffusion 3"
         raise ModelError(
-            f"{file} is a single file of Stable Diffusion 3, which is not supported; name a "
-            "diffusers folder or a Hub id."
+            f"{file} is a single file of {family}, which is not supported; name a diffusers folder "
+            "or a Hub id."
         )
     read_configs(
         config, networks=(kind.backbone_name, *kind.towers, "vae"), tokenizers=kind.tokenizers
