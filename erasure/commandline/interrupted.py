@@ -9,6 +9,7 @@ AFTER = {
     "attack": GO_ON,
     "evaluate": GO_ON,
     "quickstart": GO_ON,
+    "sweep": GO_ON,
     # they write at their end, whole or not at all
     "undo": NOTHING,
     "export": NOTHING,
