@@ -83,7 +83,7 @@ def sweep(
     }
     asked = load("evaluation.sweeping.grid:make_grid")(given, str(grid or "the command line"))
     record = load("evaluation.sweeping.sweep:sweep")(asked, out, where)
-    print_table(load("evaluation.sweeping.summary:rows")(out, record))
+    print_table(load("evaluation.sweeping.summary:rows")(out, record), least=8)
     failed = load("evaluation.sweeping.summary:failures")(record)
     for line in failed:
         typer.echo(line)

@@ -52,9 +52,6 @@ class Cluster:
         """How many GPUs its nodes have."""
         return self.ray.cluster_resources().get("GPU", 0.0)
 
-    def nodes(self) -> int:
-        return sum(node["Alive"] for node in self.ray.nodes())
-
 
 def run_on_ray(
     names: Sequence[str], out: Path, cluster: Cluster, ended: Callable[[str, int, str], None],
@@ -68,11 +65,12 @@ def run_on_ray(
     """
     ray = cluster.ray
     card = (1.0 if cluster.cards() else 0.0) if gpus is None else gpus
-    task = ray.remote(run_cell).options(
-        num_cpus=cpus or 1, num_gpus=card, max_retries=RETRIES if retries is None else retries
-    )
+    task, cores = ray.remote(run_cell), cpus or 1
+    tries = RETRIES if retries is None else retries
     waiting = {
-        task.options(name=name).remote(name, str(out), os.getcwd(), cpus or 1): name
+        task.options(name=name, num_cpus=cores, num_gpus=card, max_retries=tries).remote(
+            name, str(out), os.getcwd(), cores
+        ): name
         for name in names
     }
     try:
@@ -100,11 +98,10 @@ def _cancel(ray: Any, references: Sequence[Any]) -> None:
     """Let tasks end their processes, and kill those that do not."""
     for reference in references:
         ray.cancel(reference)
-    _, left = ray.wait(list(references), num_returns=len(references), timeout=GRACE) if (
-        references
-    ) else ([], [])  # fmt: skip
-    for reference in left:
-        ray.cancel(reference, force=True)
+    if references:
+        _, left = ray.wait([*references], num_returns=len(references), timeout=GRACE)
+        for reference in left:
+            ray.cancel(reference, force=True)
 
 
 def run_cell(name: str, out: str, cwd: str, cpus: int) -> tuple[int, str]:

@@ -28,6 +28,8 @@ def checked_options(
 
     SettingError for one that it does not take, or that its plug-in's dataclass refuses.
     """
+    if not given:  # a plug-in and its libraries take seconds to import
+        return {}
     options = {key.replace("-", "_"): value for key, value in given.items()}
     where = name or kind
     own, shared = _dataclass(kind, name, options), _shared(kind)

@@ -22,7 +22,7 @@ from evaluation.sweeping.on_ray import RETRIES, Cluster
 
 OPTIONS = ("--on", "--address", "--shards", "--cpus", "--gpus")
 MISTAKE = 2  # the exit code of what the user can mend
-PATIENCE = 30.0  # seconds after a first failure in which a lost node shows
+PATIENCE = 30.0  # seconds in which a lost node shows
 TOLD = 2**16  # bytes of what the main process said
 
 
@@ -96,16 +96,12 @@ def _launch(
 ) -> tuple[list[int | None], list[str]]:
     """One try: each process's exit code, or None where its node was lost, and what it said."""
     ray = cluster.ray
-    placing: Any = importlib.import_module("ray.util")
-    by_group: Any = importlib.import_module("ray.util.scheduling_strategies")
     cpus, gpus = how.cpus or 1, how.gpus
     gpus = (1.0 if cluster.cards() else 0.0) if gpus is None else gpus
-    count = _count(cluster, how.shards, cpus, gpus)
-    bundle = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
-    group = placing.placement_group([bundle] * count, strategy="SPREAD")
+    group, count = _reserved(cluster, how.shards, cpus, gpus)
+    by_group: Any = importlib.import_module("ray.util.scheduling_strategies")
     members = list[Any]()
     try:
-        ray.get(group.ready())
         for number in range(count):
             place = by_group.PlacementGroupSchedulingStrategy(group, number)
             members.append(
@@ -125,7 +121,23 @@ def _launch(
     finally:
         for member in members:
             ray.kill(member)
-        placing.remove_placement_group(group)
+        _placing().remove_placement_group(group)
+
+
+def _reserved(cluster: Cluster, asked: int | None, cpus: int, gpus: float) -> tuple[Any, int]:
+    """Room for the processes, once there is, and how many they are."""
+    bundle = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
+    while True:
+        count = _count(cluster, asked, cpus, gpus)
+        group = _placing().placement_group([bundle] * count, strategy="SPREAD")
+        if group.wait(PATIENCE):
+            return group, count
+        # other work has the room, or a node was lost that still counted
+        _placing().remove_placement_group(group)
+
+
+def _placing() -> Any:
+    return importlib.import_module("ray.util")
 
 
 def _count(cluster: Cluster, asked: int | None, cpus: int, gpus: float) -> int:
@@ -170,7 +182,7 @@ class Member:
 
     def meeting_place(self) -> dict[str, str]:
         """Where the processes find each other, if this one's is the first."""
-        address = importlib.import_module("ray.util").get_node_ip_address()
+        address = _placing().get_node_ip_address()
         with socket.socket() as free:
             free.bind((address, 0))
             return {"MASTER_ADDR": address, "MASTER_PORT": str(free.getsockname()[1])}

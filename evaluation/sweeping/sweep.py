@@ -1,5 +1,6 @@
 """`erasure sweep`: every cell of a grid, here or on a Ray cluster; what is done is passed over."""
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +14,6 @@ from erasure.files.naming import checked_path
 from erasure.files.records import CellShape, SweepShape
 from erasure.files.storage import write_json
 from erasure.registry import plugin_files
-from erasure.training.processes import process_count
 from erasure.training.run_folder import refuse_inside
 from evaluation.sweeping.cells import (
     cells_of,
@@ -74,7 +74,7 @@ def sweep(grid: Grid, out: Path | str, where: Where = Where()) -> SweepShape:
     """
     out = checked_path(out, "out")
     refuse_inside(out)
-    if process_count() > 1:
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # as launches tell
         raise SettingError("a sweep starts its own processes; start it without accelerate launch.")
     cluster = None
     if where.on == "ray":  # before anything is written: it may not be there
