@@ -82,6 +82,8 @@ def foresee_erasure(*asked: Any, **named: Any) -> Forecast:
         + (repr(concept.anchor) if concept.anchor else "nothing in particular")
         for concept in plan.concepts
     )
+    if plan.below:
+        what += f"; beside what is gone from {plan.below.run}"
     return foresee(plan.run, plan.model, plan.method, plan.record, plan.make, what, start)
 
 

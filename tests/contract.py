@@ -76,12 +76,13 @@ SELECTED_OF_SD3 = {**SELECTED, "uce": "text.in,pooled.in"}
 REFUSED = {("sfd", "sdxl"), ("sfd", "sd3")}
 # on top of pocket's presets, for those methods that have these settings
 POCKET_FEW: dict[str, Value] = {
-    "steps": 15,
-    "forget_images": 32,
-    "retain_images": 60,
-    "paths": 8,
-    "warmup": 5,
-    "group_warmup": 5,
+    "steps": 6,
+    "forget_images": 8,
+    "retain_images": 24,
+    "paths": 4,
+    "sampling_steps": 8,
+    "warmup": 2,
+    "group_warmup": 2,
 }
 
 

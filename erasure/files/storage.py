@@ -92,8 +92,13 @@ def _flush_names(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes of this machine left half-written anywhere in a folder."""
+    """Remove what killed processes of this machine left half-written anywhere in a folder.
+
+    The folder must be held alone: safetensors' own temporary names do not say whose they are.
+    """
     _remove_dead(folder.rglob(".*.tmp"))
+    for file in list(folder.rglob(".tmp??????")):
+        _remove(file)
 
 
 def _remove_dead(files: Iterator[Path]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from erasure.errors import RunError, SettingError
 from erasure.files.locking import alone_in
-from erasure.files.storage import append_line, write_json, write_tensors
+from erasure.files.storage import append_line, read_lines, write_json, write_tensors
 from erasure.training.hardware import Hardware, peak_memory
 from erasure.training.processes import is_cpu_group, launched
 from erasure.training.progress import Bar, live_bar
@@ -245,6 +245,11 @@ class Run:
         rounded = {name: round(value, 6) for name, value in values.items()}
         append_line(self.folder / "log.jsonl", {"stage": stage, "step": step, **rounded})
         self.trackers.log(stage, step, values)
+
+    def log_end(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """As `log`, of a stage that is one line, which a resumed run finds there."""
+        if all(line.get("stage") != stage for line in read_lines(self.folder / "log.jsonl")):
+            self.log(stage, step, values)
 
     def watch(self, stage: str, step: int) -> None:
         """Called after every step; `watcher` may look at the model then, and must not change it."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 
 from erasure.errors import SettingError
-from erasure.models.diffusion.load import POCKET
+from erasure.models.built_in import POCKET
 from erasure.models.diffusion.model import DiffusionModel
 from erasure_datasets.concept import Catalogue, Concept, UnknownConceptError
 from evaluation.drawing.generate import Shot

@@ -18,9 +18,9 @@ from erasure.config import nearest
 from erasure.errors import SettingError
 from erasure.files.records import read_record
 from erasure.files.storage import read_tensors
+from erasure.models.built_in import FLOW, ONE_STEP, POCKET
 from erasure.models.classifier.classifier import Classifier
 from erasure.models.classifier.load import load_classifier
-from erasure.models.diffusion.load import FLOW, ONE_STEP, POCKET
 from erasure.models.diffusion.model import DiffusionModel, Sampling
 from erasure.registry import PROTOCOLS
 from erasure.training.processes import own_device

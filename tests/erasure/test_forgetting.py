@@ -5,8 +5,10 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -136,6 +138,19 @@ def test_a_sequence_saved_and_exported(method: str, place: Path) -> None:
 
 
 @over([case for case in CASES if case != REFUSED and case[0] != "ssd"])
+def test_stopped_in_the_second_request_and_resumed(
+    method: str, place: Path, stopped_after: Callable[..., Any]
+) -> None:
+    whole = run_one(method, place, [["red"], ["blue"]])
+    with stopped_after("request 1", 2):
+        run_one(method, place, [["red"], ["blue"]], out=place / "k")
+    resumed = run_one(method, place, [["red"], ["blue"]], out=place / "k")
+    for name, tensor in whole.edit.tensors.items():
+        assert torch.equal(tensor, resumed.edit.tensors[name]), name
+    assert len(json.loads((place / "k" / "requests.json").read_text())) == 2
+
+
+@over([("random-label", timm_folder)])
 def test_killed_in_the_second_request_and_resumed(method: str, place: Path) -> None:
     whole = run_one(method, place, [["red"], ["blue"]])
     program = f"""

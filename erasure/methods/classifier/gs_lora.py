@@ -142,7 +142,8 @@ class GSLoRA:
             )  # fmt: skip
         mean.follow(share if self.average_from < self.epochs else 1)
         kept, moved = moving_groups(model, mean.means, blocks, adapter.scale, self.zero_below)
-        run.log(f"{request.stage} groups", steps, {f"block {i}": m for i, m in enumerate(moved)})
+        norms = {f"block {number}": norm for number, norm in enumerate(moved)}
+        run.log_end(f"{request.stage} groups", steps, norms)
         merge(model, kept, adapter.scale)
         return {name: matrix.float().cpu().clone() for name, matrix in kept.items()}
 

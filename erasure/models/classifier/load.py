@@ -13,14 +13,13 @@ from erasure.errors import ModelError
 from erasure.files.naming import checked_path
 from erasure.files.records import read_record
 from erasure.files.storage import read_tensors
+from erasure.models.built_in import CLASSIFIERS
 from erasure.models.classifier.classifier import Classifier, Library
 from erasure.models.classifier.config import ClassifierConfig, read_config, transform_of
 from erasure.models.classifier.filling import fill, line_of, try_once
 from erasure.models.classifier.transform import Transform
 from erasure.models.classifier.transformers_folder import open_transformers
-from erasure.models.diffusion.load import POCKET
 
-BUILT_IN = {"pocket-vit": POCKET / "vit", "pocket-style-vit": POCKET / "style-judge"}
 FILES = ["config.json", "model.safetensors", "preprocessor_config.json"]
 
 
@@ -38,11 +37,11 @@ def load_classifier(
     """
     if name.startswith("timm:"):
         return _timm_by_name(name, device)
-    folder = BUILT_IN.get(name) or checked_path(name, "model")
+    folder = CLASSIFIERS.get(name) or checked_path(name, "model")
     if not folder.is_dir():
         if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
             raise ModelError(
-                f"model must be {', '.join(BUILT_IN)}, timm:NAME, a classifier's folder or a "
+                f"model must be {', '.join(CLASSIFIERS)}, timm:NAME, a classifier's folder or a "
                 f"Hub id; got {name}."
             )
         if revision is None:

@@ -19,7 +19,8 @@ from diffusers import (
 )
 
 from erasure.errors import ModelError, SettingError
-from erasure.models.diffusion.load import POCKET, load_model
+from erasure.models.built_in import POCKET
+from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.one_step import OneStep, one_step_scheduler
 
 
