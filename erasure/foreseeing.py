@@ -106,7 +106,7 @@ def foresee_forgetting(*asked: Any, **named: Any) -> Forecast:
         return None
 
     titles = [", ".join(task) for task in plan.record["tasks"]]
-    what = "; then ".join(titles) or f"{len(plan.samples)} training images"
+    what = "; then ".join(titles) or plan.samples.title
     return foresee(plan.run, plan.model, plan.method, plan.record, make, what, start)
 
 

@@ -1,5 +1,6 @@
 """Writes that fail, and several commands at once in one folder."""
 
+import ctypes
 import os
 import random
 import shutil
@@ -10,7 +11,8 @@ from typing import Any
 from torture_ground import Child, Ended, contents, leftovers, limited, run
 from torture_kills import Case, finish
 
-NOBODY = 65534
+CAPABILITIES_3 = 0x20080522
+CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER = 1 << 1, 1 << 2, 1 << 3
 
 
 def sizes(folder: Path) -> list[int]:
@@ -38,13 +40,13 @@ def vanishing(case: Case, whole: dict[str, str], after: float) -> dict[str, Any]
 
 
 def read_only(case: Case, whole: dict[str, str]) -> dict[str, Any]:
-    """A folder that may not be written. A superuser is made nobody for it."""
+    """A folder that may not be written, not even by the superuser, who gives that power up."""
     case.begin()
     target = case.folder if case.folder.exists() else case.folder.parent
     mode = target.stat().st_mode
     target.chmod(0o555)
     try:
-        failed = run(case.work, prepare=_become_nobody)
+        failed = run(case.work, prepare=_give_up_powers)
     finally:
         target.chmod(mode)
     return _then_whole(case, whole, failed)
@@ -83,7 +85,15 @@ def _then_whole(case: Case, whole: dict[str, str], failed: Ended) -> dict[str, A
     }
 
 
-def _become_nobody() -> None:
-    if os.geteuid() == 0:
-        os.setegid(NOBODY)
-        os.seteuid(NOBODY)
+def _give_up_powers() -> None:
+    """Let permissions count for root as well (capset of CAP_DAC_OVERRIDE and its like)."""
+    if os.geteuid() != 0:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(CAPABILITIES_3, 0)
+    sets = (ctypes.c_uint32 * 6)()  # twice effective, permitted, inheritable
+    if libc.capget(header, sets):
+        raise OSError(ctypes.get_errno(), "capget")
+    sets[0] &= ~(CAP_DAC_OVERRIDE | CAP_DAC_READ_SEARCH | CAP_FOWNER)
+    if libc.capset(header, sets):
+        raise OSError(ctypes.get_errno(), "capset")

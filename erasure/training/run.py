@@ -62,6 +62,8 @@ class Run:
         self._piece = 0
         self.watcher: Callable[[str, int], None] | None = None
         self.subject: Any = None  # the model that learns, if it is not the one handed over
+        self.held: Mapping[nn.Parameter, Tensor] = {}
+        self._is_preparing = False
 
     @property
     def device(self) -> torch.device:
@@ -104,6 +106,42 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.set_state(self.generator_for(name).get_state())
             return build().to(self.device).requires_grad_(False)
+
+    @contextmanager
+    def holding(self, masks: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
+        """Within it no learner moves what these masks (bool) take away of a weight."""
+        before, self.held = self.held, masks
+        try:
+            yield
+        finally:
+            self.held = before
+
+    @contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """Within it nobody looks at the model after a step."""
+        before, self.watcher = self.watcher, None
+        try:
+            yield
+        finally:
+            self.watcher = before
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Within it something is learned that the run's own training needs, unwatched.
+
+        A rehearsal goes on, once it has seen enough of it.
+        """
+        self._is_preparing = True
+        try:
+            with self.unwatched():
+                yield
+        finally:
+            self._is_preparing = False
+
+    @property
+    def is_only_tried(self) -> bool:
+        """Whether what is prepared just now was rehearsed, as far as that goes."""
+        return self._is_preparing and self.rehearsal is not None
 
     def autocast(self) -> AbstractContextManager[object]:
         # accelerate's own precision is one per process, and a second run may want another
@@ -277,9 +315,11 @@ class Run:
 
         Of a run that `is_diverged` it is for looking at alone; `restore` refuses it.
         """
+        file, start = self._state_file(stage), time.monotonic()
+        if self.is_only_tried:
+            return file
         if self.rehearsal is not None:
             self.rehearsal.end(tensors)
-        file, start = self._state_file(stage), time.monotonic()
         if self.is_main:
             facts = {"step": str(step), "seconds": f"{self._seconds():.1f}"}
             facts |= {"diverged": "yes"} if is_diverged else {}

@@ -27,7 +27,8 @@ from torch.nn import functional as F
 from erasure.config import check, setting
 from erasure.errors import SettingError
 from erasure.forgetting import Request
-from erasure.methods.classifier.random_label import RandomLabel, relabel
+from erasure.methods.classifier.random_label import relabel
+from erasure.methods.shared.forget_and_keep import ForgetAndKeep
 from erasure.methods.shared.saliency import largest
 from erasure.models.classifier.classifier import Classifier
 from erasure.registry import METHODS
@@ -38,7 +39,7 @@ from erasure.training.run import Run
 
 @METHODS.register
 @dataclass(frozen=True)
-class SalUn(RandomLabel):
+class SalUn(ForgetAndKeep):
     """Saliency unlearning."""
 
     learning_rate: float = setting(0.013, help="SGD's", above=0)
@@ -51,8 +52,7 @@ class SalUn(RandomLabel):
     def forget(self, model: Classifier, request: Request, run: Run) -> None:
         weights = model.weights(self.select)
         masks = saliency(model, request, weights, self.keep_fraction)
-        model.remember(list(weights))
-        relabel(self, model, request, weights, masks, run)
+        relabel(self, model, request, masks, run)
 
 
 def saliency(

@@ -223,7 +223,8 @@ def test_a_schedule_that_ends_without_signal_is_sampled_as_diffusers_does(
 
 @pytest.mark.parametrize("kind", [DDIMScheduler, EulerDiscreteScheduler])
 @pytest.mark.parametrize(
-    "method", ["esd", "salun", "gs-lora", "advunlearn", "sfd", "uce", "uproot"]
+    "method",
+    ["esd", "salun", "gs-lora", "advunlearn", "sfd", "uce", "uproot", "doco", "bounded"],
 )
 def test_methods_work_where_the_schedule_ends_without_signal(
     method: str, kind: type, sd2: Path, tmp_path: Path
