@@ -66,9 +66,21 @@ class Grid:
         return "classifier" if self.of_classes else "diffusion"
 
     def places(self) -> list[tuple[str, tuple[str, ...], int]]:
-        """(method, concepts, seed) of every cell; all methods of one concept come in a row."""
+        """(method, concepts, seed) of every cell; all methods of one concept come in a row.
+
+        A method that draws nothing at random, such as uce, has one cell of seed 0.
+        """
+        fixed = self._without_seed() if self.seeds != (0,) else set()
         order = product(self.seeds, self.concepts, self.methods)
-        return [(method, concepts, seed) for seed, concepts, method in order]
+        return [
+            (method, concepts, 0 if method in fixed else seed)
+            for seed, concepts, method in order
+            if method not in fixed or seed == self.seeds[0]
+        ]
+
+    def _without_seed(self) -> set[str]:
+        found = {method: METHODS.get(self.kind, method) for method in self.methods}
+        return {name for name, its in found.items() if "seed" in getattr(its, "without_effect", ())}
 
 
 def read_grid(file: Path) -> dict[str, Any]:

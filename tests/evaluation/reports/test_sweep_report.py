@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract import TINY
 from records import attacked, judged
 
 from erasure.erasing import erase
@@ -17,10 +18,10 @@ from evaluation.sweeping.grid import make_grid
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """uce on three concepts, of which one is attacked, and one of two seeds failed."""
+def sweep(listed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """esd on three concepts, of which one is attacked, and one of two seeds failed."""
     out = tmp_path_factory.mktemp("sweep")
-    asked: dict[str, Any] = {"methods": ["uce"], "concepts": ["cat", "dog"], "seeds": [0, 1]}
+    asked: dict[str, Any] = {"methods": ["esd"], "concepts": ["cat", "dog"], "seeds": [0, 1]}
     cells = cells_of(make_grid(asked))
     for cell, wrong in zip(cells, (4, 0, 8, None), strict=True):
         run = out / cell["name"]
@@ -29,7 +30,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
             continue
         for step in cell["steps"]:
             step |= {"state": "done", "seconds": 2.0}
-        erase("pocket", "uce", cell["concepts"], out=run, seed=cell["seed"])
+        erase(str(listed), "esd", cell["concepts"], out=run, seed=cell["seed"], **TINY["esd"])
         judged(run, cell["concepts"][0], wrong=wrong)
     (out / cells[0]["name"] / "attacks").mkdir()
     attacked(out / cells[0]["name"])
@@ -41,7 +42,7 @@ def test_methods_are_compared_over_their_cells(sweep: Path, tmp_path: Path) -> N
     page, record, table, marked = report([sweep], tmp_path / "sweep.html")
     told = json.loads(record.read_text())["sweep"]
     ((row,),) = told["methods"]["scores"]
-    assert (row["method"], row["cells"]) == ("uce", 3)
+    assert (row["method"], row["cells"]) == ("esd", 3)
     assert row["scores"]["UA"]["value"] == pytest.approx((0.75 + 1 + 0.5) / 3)
     assert (row["scores"]["UA"]["low"], row["scores"]["UA"]["high"]) == (0.5, 1.0)
     text = page.read_text()
@@ -53,8 +54,8 @@ def test_methods_are_compared_over_their_cells(sweep: Path, tmp_path: Path) -> N
     with table.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     found = {(row["run"], row["seed"]): row for row in rows if row["score"] == "UA"}
-    assert float(found["uce/dog/seed-0", "0"]["value"]) == 1.0
-    assert "| uce | 3 | 75.0 (50.0–100.0) |" in marked.read_text()
+    assert float(found["esd/dog/seed-0", "0"]["value"]) == 1.0
+    assert "| esd | 3 | 75.0 (50.0–100.0) |" in marked.read_text()
 
 
 def test_what_is_not_done_is_told_without_paths(sweep: Path, tmp_path: Path) -> None:
@@ -68,5 +69,5 @@ def test_what_is_not_done_is_told_without_paths(sweep: Path, tmp_path: Path) -> 
 
 def test_a_sweep_is_reported_alone(sweep: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="name it alone"):
-        report([sweep, sweep / "uce/cat/seed-0"], tmp_path / "both.html")
+        report([sweep, sweep / "esd/cat/seed-0"], tmp_path / "both.html")
     assert list(tmp_path.iterdir()) == []

@@ -29,7 +29,7 @@ def test_a_chain_runs_the_ordinary_commands(
     write_json(file, cell)
     assert run_cell(tmp_path, cell["name"], erasure_command) == 0
     steps = json.loads(file.read_text())["steps"]
-    assert [step["file"] for step in steps] == ["edit.json", "scores/prompts.json"]
+    assert [step["file"] for step in steps] == ["edit.json", "scores/prompts-seeds-188.json"]
     erase(str(listed), "uce", "cat", out=tmp_path / "alone")
     alone, own = (place / "edit.safetensors" for place in (tmp_path / "alone", run))
     assert file_digest(alone) == file_digest(own)

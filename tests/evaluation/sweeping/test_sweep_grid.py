@@ -147,3 +147,8 @@ def test_a_sweep_may_grow_and_not_become_another(tmp_path: Path) -> None:
     (other / "things").mkdir(parents=True)
     with pytest.raises(RunError, match="holds other things, as things"):
         refuse_another(other, cells())
+
+
+def test_a_method_without_chance_has_one_cell() -> None:
+    grid = make_grid({"methods": ["esd", "uce"], "concepts": ["cat"], "seeds": [3, 7]})
+    assert grid.places() == [("esd", ("cat",), 3), ("uce", ("cat",), 0), ("esd", ("cat",), 7)]
