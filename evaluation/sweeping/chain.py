@@ -54,7 +54,7 @@ def run_cell(out: Path, name: str, run: Callable[[Sequence[str]], int]) -> int:
 def _begin(step: StepShape) -> None:
     for key in ("seconds", "line", "file"):
         step.pop(key, None)
-    step |= {"state": "running", "host": socket.gethostname()}
+    step["state"], step["host"] = "running", socket.gethostname()
 
 
 def _place(word: str, out: Path, name: str) -> str:

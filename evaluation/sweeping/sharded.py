@@ -153,8 +153,10 @@ def _count(cluster: Cluster, asked: int | None, cpus: int, gpus: float) -> int:
 
 
 def _room(resources: dict[str, float], cpus: int, gpus: float) -> int:
-    rooms = [resources.get("CPU", 0) // cpus]
-    return int(min([*rooms, *([resources.get("GPU", 0) // gpus] if gpus else [])]))
+    rooms = [int(resources.get("CPU", 0) // cpus)]
+    if gpus:
+        rooms.append(int(resources.get("GPU", 0) // gpus))
+    return min(rooms)
 
 
 def _gathered(ray: Any, running: Sequence[Any]) -> tuple[list[int | None], list[str]]:

@@ -13,7 +13,8 @@ from erasure.files.records import CellShape
 from evaluation.sweeping.cells import state_of, what
 
 LOOK = 1.0  # seconds between two looks at the records
-Tick, Told = Callable[[], None], Callable[[str], None]
+Tick = Callable[[], None]
+Told = Callable[[str], None]
 
 
 @contextmanager
@@ -84,7 +85,7 @@ def _shown(
         now = next((step for step in cell["steps"] if step["state"] == "running"), None)
         spent = sum(step.get("seconds", 0.0) for step in cell["steps"])
         said = failure(cell) or next(
-            (step["line"] for step in reversed(cell["steps"]) if step.get("line")), ""
+            filter(None, (step.get("line") for step in reversed(cell["steps"]))), ""
         )
         table.add_row(
             name, states[name], what(now) if now else "", f"{spent:.0f}",

@@ -1,7 +1,7 @@
 """A sweep in a few rows: each cell with its scores, as its run's records have them."""
 
-from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from erasure.files.records import AttackShape, CellShape, ScoresShape, SweepShape, read_record
 from evaluation.sweeping.cells import state_of, what
@@ -46,5 +46,5 @@ def _scores(out: Path, cell: CellShape) -> dict[str, str]:
     return found
 
 
-def _percent(score: Mapping[str, float]) -> str:
+def _percent(score: Any) -> str:
     return f"{100 * score['value']:.1f}"
