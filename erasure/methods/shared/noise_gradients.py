@@ -63,16 +63,16 @@ def gradient_moments(
     count = len(pictures.prompts)
     t, noise = _noise(model, pictures, run.generator_for("mask retain"))
     starts = range(0, count, batch_size)
-    own = starts[slice(own_range(len(starts)).start, own_range(len(starts)).stop)]
+    own, some = own_range(len(starts)), _part(batch_size, run)
     means, squares = _zeros(weights), _zeros(weights)
     with (
         trainable(weights),
         run.progress("mask retain", len(own), grows_with=("retain_images",)) as bar,
     ):
-        for start in own:
-            batch = range(start, min(start + batch_size, count))
-            for first in batch[:: _part(batch_size, run)]:
-                part = slice(first, min(first + _part(batch_size, run), batch.stop))
+        for number in own:
+            batch = range(starts[number], min(starts[number] + batch_size, count))
+            for first in batch[::some]:
+                part = slice(first, min(first + some, batch.stop))
                 z0, at, added = (run.send(x[part]) for x in (pictures.latents, t, noise))
                 condition = model.encode(pictures.prompts[part])
                 predicted = model.predict(model.add_noise(z0, added, at), at, condition)
