@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     from erasure.exports.exporting import export
     from erasure.exports.pushing import push
     from erasure.forgetting import forget
+    from erasure.from_scratch import train
     from erasure.merging import apply
     from erasure.models.diffusion.load import load_model
     from erasure.opening import open_run
+    from erasure.sample_requests import Samples
     from erasure.undoing import undo
 
 _HOMES = {
     "Edit": "erasure.edit",
+    "Samples": "erasure.sample_requests",
     "apply": "erasure.merging",
     "convert": "erasure.exports.converting",
     "diff": "erasure.comparing.diffing",
@@ -28,11 +31,12 @@ _HOMES = {
     "load_model": "erasure.models.diffusion.load",
     "open_run": "erasure.opening",
     "push": "erasure.exports.pushing",
+    "train": "erasure.from_scratch",
     "undo": "erasure.undoing",
 }
 __all__ = [
-    "Edit", "apply", "convert", "diff", "erase", "export", "forget", "load_model", "open_run",
-    "push", "undo",
+    "Edit", "Samples", "apply", "convert", "diff", "erase", "export", "forget", "load_model",
+    "open_run", "push", "train", "undo",
 ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ def find_concepts(
     *,
     kind: str | Sequence[str] | None = None,
     anchor: str | Sequence[str] | None = None,
+    contexts: str | None = None,
 ) -> list[Concept]:
     """Concepts by name: from the model's own list where it has one, else free text with a kind.
 
@@ -28,6 +29,9 @@ def find_concepts(
     concept is nothing that is erased with it or was before: default anchors pass over such names,
     and given ones are refused. SettingError, too, for names that differ in case, "_", "-" or spaces
     alone, be it from one that was erased before.
+
+    `contexts` are names of the model's list, with commas: of prompts that name a concept only those
+    are taken that hold one of them, too.
     """
     names = _texts("concept", names)
     if not names:
@@ -61,7 +65,21 @@ def find_concepts(
             )
         if concept.anchor and model.catalogue is not None:
             _refuse_strange_anchor(concept, model.catalogue, model.name)
-    return found
+    return found if contexts is None else within(model, found, contexts)
+
+
+def within(model: DiffusionModel, concepts: Sequence[Concept], contexts: str) -> list[Concept]:
+    """The concepts, with the prompts alone that hold one of these names, which commas part."""
+    if model.catalogue is None:
+        raise SettingError(
+            f"contexts must be names of a model's own list, and {model.name} has none; leave "
+            f"{contexts!r} out."
+        )
+    names = [name.strip() for name in contexts.split(",")]
+    try:
+        return [model.catalogue.within(concept, names) for concept in concepts]
+    except UnknownConceptError as error:
+        raise SettingError(f"contexts: {error}") from error
 
 
 def with_lost_anchors(

@@ -52,6 +52,35 @@ def number_list(name: str, text: str, *, least: float, most: float) -> list[floa
     return numbers
 
 
+def typed(kind: type, text: str, name: str) -> dict[str, Value]:
+    """Values such as "epochs=3,select=mlp", as the settings of `kind` have them.
+
+    SettingError, about the setting `name` that holds them, for what is none.
+    """
+    hints, found = get_type_hints(kind), dict[str, Value]()
+    known = [item.name for item in fields(kind)]
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        word, equals, value = part.partition("=")
+        word = word.strip().replace("-", "_")
+        if word not in known:
+            raise SettingError(
+                f"{name} must be settings of {kind.__name__}, as in epochs=3; got {part!r}. "
+                f"{nearest(word, known)}"
+            )
+        try:
+            found[word] = _read(hints[word], value.strip() if equals else "true")
+        except ValueError:
+            wanted = getattr(hints[word], "__name__", "a word")
+            raise SettingError(f"{name}: {word} must be {wanted}; got {value!r}.") from None
+    return found
+
+
+def _read(hint: object, text: str) -> Value:
+    if hint is bool:
+        return ["false", "true"].index(text.lower()) == 1
+    return hint(text) if hint in (int, float) else text  # type: ignore[operator]
+
+
 def choices(annotation: object) -> tuple[str, ...]:
     """The valid words of a `Literal` annotation; empty for any other."""
     return get_args(annotation) if get_origin(annotation) is Literal else ()

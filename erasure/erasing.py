@@ -68,9 +68,9 @@ class Plan:
 def erase(
     model: str | Path | LatentDiffusion | DiffusionPipeline, method: str,
     concepts: str | Sequence[str], *, out: Path | str, kind: str | Sequence[str] | None = None,
-    anchor: str | Sequence[str] | None = None, seed: int = 0, quick: bool = False,
-    report_to: str | None = None, sample_every: int = 0, config: Path | str | None = None,
-    revision: str | None = None, base: Path | str | None = None,
+    anchor: str | Sequence[str] | None = None, contexts: str | None = None, seed: int = 0,
+    quick: bool = False, report_to: str | None = None, sample_every: int = 0,
+    config: Path | str | None = None, revision: str | None = None, base: Path | str | None = None,
     origins: Mapping[str, Origin] | None = None, repeats: Path | str | None = None,
     **settings: Value,
 ) -> Result:  # fmt: skip
@@ -78,17 +78,18 @@ def erase(
 
     `model` is what `load_model` takes or gives, or a run's folder. From a run it is erased further:
     the edit is of the run's base and tells what all of them took. `base` says where that base is
-    now, if it has moved. `settings` are the method's own, and those of `Hardware`; `revision` is a
-    Hub id's. A model that is handed over is left in the precision that these ask for; a pipeline of
-    diffusers stays as it is. Every `sample_every` steps the tracker `report_to` is shown pictures.
-    `origins` says of given values, for the record, where they came from if not from the caller, and
-    `repeats` which run's they are. ErasureError (SettingError, RunError, ...) for anything the
-    caller can mend; then nothing is half-written.
+    now, if it has moved. `contexts` are names of the model's list, with commas, beside which alone
+    the training prompts name the concepts. `settings` are the method's own, and those of
+    `Hardware`; `revision` is a Hub id's. A model that is handed over is left in the precision that
+    these ask for; a pipeline of diffusers stays as it is. Every `sample_every` steps the tracker
+    `report_to` is shown pictures. `origins` says of given values, for the record, where they came
+    from if not from the caller, and `repeats` which run's they are. ErasureError (SettingError,
+    RunError, ...) for anything the caller can mend; then nothing is half-written.
     """
     plan = planned(
-        model, method, concepts, out=out, kind=kind, anchor=anchor, seed=seed, quick=quick,
-        report_to=report_to, sample_every=sample_every, config=config, revision=revision,
-        base=base, origins=origins, repeats=repeats, rehearsal=None, **settings,
+        model, method, concepts, out=out, kind=kind, anchor=anchor, contexts=contexts, seed=seed,
+        quick=quick, report_to=report_to, sample_every=sample_every, config=config,
+        revision=revision, base=base, origins=origins, repeats=repeats, rehearsal=None, **settings,
     )  # fmt: skip
     run = plan.run
     edit, is_new = kept_edit(run, plan.record, lambda: plan.make(plan.method))
@@ -98,9 +99,9 @@ def erase(
 def planned(
     model: str | Path | LatentDiffusion | DiffusionPipeline, method: str,
     concepts: str | Sequence[str], *, out: Path | str, kind: str | Sequence[str] | None = None,
-    anchor: str | Sequence[str] | None = None, seed: int = 0, quick: bool = False,
-    report_to: str | None = None, sample_every: int = 0, config: Path | str | None = None,
-    revision: str | None = None, base: Path | str | None = None,
+    anchor: str | Sequence[str] | None = None, contexts: str | None = None, seed: int = 0,
+    quick: bool = False, report_to: str | None = None, sample_every: int = 0,
+    config: Path | str | None = None, revision: str | None = None, base: Path | str | None = None,
     origins: Mapping[str, Origin] | None = None, repeats: Path | str | None = None,
     rehearsal: Rehearsal | None = None, **settings: Value,
 ) -> Plan:  # fmt: skip
@@ -118,7 +119,7 @@ def planned(
     refuse_without_effect(method_class, method, asked)
     place = None if config is None else Path(lasting_name(str(config), "config"))
     loaded, below = _opened(model, place, revision, base, run)
-    found = find_concepts(loaded, concepts, kind=kind, anchor=anchor)
+    found = find_concepts(loaded, concepts, kind=kind, anchor=anchor, contexts=contexts)
     found = below.concepts(found) if below else found
     for concept in found:
         loaded.check_window([*concept.prompts(), *concept.anchor_prompts()])

@@ -82,6 +82,8 @@ def foresee_erasure(*asked: Any, **named: Any) -> Forecast:
         + (repr(concept.anchor) if concept.anchor else "nothing in particular")
         for concept in plan.concepts
     )
+    if plan.below:
+        what += f"; beside what is gone from {plan.below.run}"
     return foresee(plan.run, plan.model, plan.method, plan.record, plan.make, what, start)
 
 
@@ -104,7 +106,7 @@ def foresee_forgetting(*asked: Any, **named: Any) -> Forecast:
         return None
 
     titles = [", ".join(task) for task in plan.record["tasks"]]
-    what = "; then ".join(titles) or f"{len(plan.samples)} training images"
+    what = "; then ".join(titles) or plan.samples.title
     return foresee(plan.run, plan.model, plan.method, plan.record, make, what, start)
 
 

@@ -29,11 +29,12 @@ from erasure.requested import (
     requests_of,
     with_titles,
 )
+from erasure.sample_requests import Samples
 from erasure.training.hardware import Hardware, Precision
 from erasure.training.rehearsal import Rehearsal
 from erasure.training.run import Run
-from erasure_datasets.classes import Labelled
 from erasure_datasets.concept import Concept
+from erasure_datasets.labelled import Labelled
 
 PROBED_PER_CLASS = 8
 
@@ -49,14 +50,16 @@ class Forgotten:
 
 def forget(
     model: str | Classifier, method: str, tasks: Sequence[Sequence[str]] = (), *, out: Path | str,
-    samples: Sequence[str | int] = (), data: Data = Data(), seed: int = 0, quick: bool = False,
-    mixed_precision: Precision = "no", report_to: str | None = None, watch_every: int = 10,
+    samples: Samples | Sequence[str | int] = (), data: Data = Data(), workers: int = 0,
+    seed: int = 0, quick: bool = False, mixed_precision: Precision = "no",
+    report_to: str | None = None, watch_every: int = 10,
     origins: Mapping[str, Origin] | None = None, **settings: Value,
 ) -> Forgotten:  # fmt: skip
     """Forget each task's classes in turn, or single training images, and keep the edit under `out`.
 
-    The same call resumes. `samples` are ids of training images, or their places among those that
-    `data` gives, from 0 (see `Labelled`).
+    The same call resumes. `samples` are ids of training images, row numbers of a data set, places
+    among those that `data` gives, from 0, or what else `Samples` can say. `workers` threads read
+    pictures that do not fit into memory (0: one per core).
 
     A class is given by its label, by the label's part before a comma, or as "#134"; a task's texts
     may name several, with commas.
@@ -65,9 +68,9 @@ def forget(
     from if not from the caller. ErasureError for anything the caller can mend.
     """
     plan = planned(
-        model, method, tasks, out=out, samples=samples, data=data, seed=seed, quick=quick,
-        mixed_precision=mixed_precision, report_to=report_to, watch_every=watch_every,
-        origins=origins, rehearsal=None, **settings,
+        model, method, tasks, out=out, samples=samples, data=data, workers=workers, seed=seed,
+        quick=quick, mixed_precision=mixed_precision, report_to=report_to,
+        watch_every=watch_every, origins=origins, rehearsal=None, **settings,
     )  # fmt: skip
     edit, is_new = kept_edit(plan.run, plan.record, lambda: plan.make(plan.method))
     if not is_new:
@@ -77,22 +80,26 @@ def forget(
 
 @dataclass(frozen=True)
 class Plan:
-    """A forgetting that is checked and has not begun, of `tasks` by index or `samples` by id."""
+    """A forgetting that is checked and has not begun, of `tasks` by index or of `samples`."""
 
     run: Run
     model: Classifier
     method: Any
     record: dict[str, Any]
     tasks: list[list[int]]
-    samples: list[str]
+    samples: Samples
     data: Data
+    workers: int
     concepts: list[Concept]
     watch_every: int
 
     def requests(self) -> tuple[list[Request], Labelled]:
         """The requests with their images, and the test images."""
-        train, test = load_parts(self.model, self.data)
-        return requests_of(self.model, self.tasks, self.samples, train), test
+        train, test = load_parts(self.model, self.data, workers=self.workers)
+        return requests_of(
+            self.model, self.tasks, self.samples, train, self.run.generator_for("samples"),
+            needs_retain=getattr(self.method, "needs_retain", True),
+        ), test  # fmt: skip
 
     def make(self, method: Any) -> Edit:
         """Let a method forget every request."""
@@ -101,8 +108,9 @@ class Plan:
 
 def planned(
     model: str | Classifier, method: str, tasks: Sequence[Sequence[str]] = (), *, out: Path | str,
-    samples: Sequence[str | int] = (), data: Data = Data(), seed: int = 0, quick: bool = False,
-    mixed_precision: Precision = "no", report_to: str | None = None, watch_every: int = 10,
+    samples: Samples | Sequence[str | int] = (), data: Data = Data(), workers: int = 0,
+    seed: int = 0, quick: bool = False, mixed_precision: Precision = "no",
+    report_to: str | None = None, watch_every: int = 10,
     origins: Mapping[str, Origin] | None = None, rehearsal: Rehearsal | None = None,
     **settings: Value,
 ) -> Plan:  # fmt: skip
@@ -124,10 +132,12 @@ def planned(
         raise ModelError(f"{loaded.name} holds an edit already; undo it, or load the model afresh.")
     if not isinstance(watch_every, int) or watch_every < 0:
         raise SettingError(f"watch_every must be a whole number from 0 on; got {watch_every!r}.")
-    if tasks and samples:
+    asked = Samples.of(samples, data.source)
+    if tasks and asked:
         raise SettingError("class and samples are two ways to say what to forget; give one.")
-    classes = [] if samples else checked_tasks(loaded, tasks)
-    asked = [str(sample) for sample in samples]
+    refuse_of_samples(method_class, method, asked)
+    asked.true_labels(loaded)  # SettingError for a label that is none
+    classes = [] if asked else checked_tasks(loaded, tasks)
     data = with_titles(loaded, data, classes)
     word = method.replace("_", "-")
     chosen, sources = resolve(
@@ -136,16 +146,25 @@ def planned(
     )  # fmt: skip
     concepts = [
         Concept(loaded.title(number), "class", label=number) for task in classes for number in task
-    ] or [Concept(f"{len(asked)} training images", "samples")]
+    ] or [Concept(asked.title, "samples")]
     record = {
         **record_of(run, word, loaded, concepts, chosen, {**(origins or {}), **sources}),
         "tasks": [[loaded.title(number) for number in task] for task in classes],
-        **({"samples": asked} if asked else {}),
+        **asked.record(),
         "data": asdict(data),
         "inputs": inputs(asdict(data)) | plugin_source(method_class),
         "quick": quick,
     }
-    return Plan(run, loaded, chosen, record, classes, asked, data, concepts, watch_every)
+    return Plan(run, loaded, chosen, record, classes, asked, data, workers, concepts, watch_every)
+
+
+def refuse_of_samples(method: type, word: str, samples: Samples) -> None:
+    """SettingError if single images are asked for of a method that says it forgets classes alone.
+
+    It says so by `of_classes_alone`.
+    """
+    if samples and getattr(method, "of_classes_alone", False):
+        raise SettingError(f"{word} forgets whole classes, no samples. Choose another method.")
 
 
 def _forget_all(plan: Plan, method: Any, requests: list[Request], test: Labelled) -> Edit:

@@ -22,7 +22,8 @@ from erasure.training.run_folder import refuse_inside
 from erasure_datasets.concept import Concept
 from erasure_datasets.errors import DataError
 
-FILES = {"images", "mask", "retain_prompts", "source"}  # settings that may name a file or folder
+# settings that may name a file or folder
+FILES = {"concepts", "images", "mask", "retain_prompts", "source"}
 CONTENTS = "contents "  # how a folder's digest begins
 
 

@@ -9,9 +9,10 @@ import torch
 from erasure.edit import Edit
 from erasure.errors import EditError, ErasureError, ModelError, RunError, SettingError
 from erasure.files.naming import checked_path
+from erasure.models.built_in import DIFFUSION
 from erasure.models.diffusion.in_memory import IN_MEMORY
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
-from erasure.models.diffusion.load import BUILT_IN, load_model
+from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.one_step import ONE_STEP, OneStep
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.models.digest import digest_of
@@ -100,7 +101,7 @@ def lasting_name(
     `error` for an empty one, and for one that no file can have; `what` names it there.
     """
     place = checked_path(model, what, error=error).expanduser()
-    is_built_in = model in BUILT_IN or model in CLASSIFIERS
+    is_built_in = model in DIFFUSION or model in CLASSIFIERS
     return str(place.resolve()) if not is_built_in and place.exists() else model
 
 

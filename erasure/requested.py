@@ -4,18 +4,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
+import torch
+from torch import Tensor
+
 from erasure.errors import SettingError
 from erasure.models.classifier.classifier import Classifier
+from erasure.models.classifier.transform import Transform
+from erasure.sample_requests import Samples
 from erasure.training.progress import waiting
 from erasure_datasets.canvas import OBJECTS, STYLES
-from erasure_datasets.classes import Labelled, Part, load_classes
+from erasure_datasets.classes import Part, load_classes
+from erasure_datasets.labelled import Labelled
 
 
 @dataclass(frozen=True)
 class Request:
     """What to forget now, with training images: classes, by index, or single images.
 
-    `classes` is empty where single images are forgotten, whose ids `forget` has. `earlier` classes
+    `classes` is empty where single images are forgotten, whose ids `forget` has; `true_labels` are
+    their right classes, where the labels that were learnt are known to be wrong. `earlier` classes
     were forgotten before.
     """
 
@@ -25,6 +32,7 @@ class Request:
     kept: list[int]
     forget: Labelled
     retain: Labelled
+    true_labels: Tensor | None = None
 
     @property
     def stage(self) -> str:
@@ -37,11 +45,14 @@ class Request:
 
     def measured(self, test: Labelled) -> dict[str, Labelled]:
         """The images of each accuracy: test images of the classes forgotten now (Acc_f), earlier
-        (Acc_o) and never (Acc_r); or single images (Acc_f), the other training images (Acc_r) and
-        the test images (Acc_t).
+        (Acc_o) and never (Acc_r); or single images (Acc_f), the other training images at hand
+        (Acc_r), the test images (Acc_t), and single images by their true labels (Acc_corr).
         """
         if not self.classes:
-            return {"Acc_f": self.forget, "Acc_r": self.retain, "Acc_t": test}
+            parts = {"Acc_f": self.forget, "Acc_r": self.retain, "Acc_t": test}
+            if self.true_labels is not None:
+                parts["Acc_corr"] = self.forget.relabelled(self.true_labels)
+            return parts
         classes = {"Acc_f": self.classes, "Acc_o": self.earlier, "Acc_r": self.kept}
         return {name: test.of(numbers) for name, numbers in classes.items()}
 
@@ -54,8 +65,9 @@ class Request:
 class Data:
     """Where images come from and how many: per class to train on, per class to test on.
 
-    `shots` cuts the training images of every class, unless it is 0; the `missing` classes, which
-    are among the kept ones, have none at all. SettingError for numbers out of range.
+    `images` and `test_images` are all that the source has for 0. `shots` cuts the training images
+    of every class, unless it is 0; the `missing` classes, which are among the kept ones, have none
+    at all. SettingError for numbers out of range.
     """
 
     source: str = "auto"
@@ -65,41 +77,51 @@ class Data:
     missing: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, least in (("images", 1), ("test_images", 1), ("shots", 0)):
+        for name, least in (("images", 0), ("test_images", 0), ("shots", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise SettingError(f"{name} must be a whole number from {least} on; got {value!r}.")
         if not isinstance(self.source, str) or not self.source.strip():
-            raise SettingError(
-                f"data must be auto, an image folder, or hf:NAME; got {self.source!r}."
-            )
+            raise SettingError(f"data must be auto, a folder, or hf:NAME; got {self.source!r}.")
 
 
-def load_parts(model: Classifier, data: Data) -> tuple[Labelled, Labelled]:
-    """(training images, test images); SettingError if the source cannot give them."""
+def load_parts(model: Classifier, data: Data, *, workers: int = 0) -> tuple[Labelled, Labelled]:
+    """(training images, test images); SettingError if the source cannot give them.
+
+    `workers` threads read pictures (0: one per core).
+    """
     source = data.source
     if source == "auto":
         if model.labels not in (OBJECTS, STYLES):
             raise SettingError(
-                f"data must be named for {model.name}: an image folder or hf:NAME; "
+                f"data must be named for {model.name}: a folder or hf:NAME; "
                 "only the pocket suite's judges have their own."
             )
         source = "canvas"
     titles = tuple(model.title(number) for number in range(len(model.labels)))
-    counts: tuple[tuple[Part, int], ...] = (
-        ("train", data.shots or data.images), ("test", data.test_images),
-    )  # fmt: skip
-    how = model.transform
+    train, test = read_parts(replace(data, source=source), titles, model.transform, workers)
+    missing = set(model.asked(data.missing))
+    if missing:
+        train = train.of([c for c in range(len(model.labels)) if c not in missing])
+    return train, test
+
+
+def read_parts(
+    data: Data, titles: tuple[str, ...], how: Transform, workers: int
+) -> tuple[Labelled, Labelled]:
+    """(training images, test images) of these classes, cut as `how` says; SettingError if none."""
+
+    def part(name: Part, count: int) -> Labelled:
+        return load_classes(
+            data.source, name, titles, size=how.size, per_class=count, prepare=how.cut,
+            workers=workers,
+        )  # fmt: skip
+
     try:
         with waiting("reading images"):
-            parts = [
-                load_classes(source, part, titles, size=how.size, per_class=count, prepare=how.cut)
-                for part, count in counts
-            ]
+            return part("train", data.shots or data.images), part("test", data.test_images)
     except ValueError as error:
         raise SettingError(str(error)) from error
-    missing = set(model.asked(data.missing))
-    return parts[0].of([c for c in range(len(model.labels)) if c not in missing]), parts[1]
 
 
 def accuracies(model: Classifier, parts: Mapping[str, Labelled]) -> dict[str, float]:
@@ -144,18 +166,24 @@ def with_titles(model: Classifier, data: Data, tasks: list[list[int]]) -> Data:
 
 
 def requests_of(
-    model: Classifier, tasks: list[list[int]], samples: Sequence[str], train: Labelled
-) -> list[Request]:
-    """The requests in turn, with their images; SettingError where there are none."""
+    model: Classifier, tasks: list[list[int]], samples: Samples, train: Labelled,
+    generator: torch.Generator, *, needs_retain: bool = True,
+) -> list[Request]:  # fmt: skip
+    """The requests in turn, with their images; SettingError where there are none.
+
+    A random share of the images is drawn by the generator. A method that `needs_retain` no images
+    of what is kept may have none.
+    """
     every, found = list(range(len(model.labels))), list[Request]()
     if samples:
-        found.append(Request(0, [], [], every, *train.split(samples)))
+        parts = samples.parts(train, generator)
+        found.append(Request(0, [], [], every, *parts, samples.true_labels(model)))
     for number, now in enumerate(tasks):
         earlier = [c for task in tasks[:number] for c in task]
         kept = [c for c in every if c not in {*earlier, *now}]
         found.append(Request(number, now, earlier, kept, train.of(now), train.of(kept)))
     for request in found:
-        if not len(request.retain):
+        if needs_retain and not len(request.retain):
             raise SettingError("there are no retain images; data has none of what is kept.")
         if not len(request.forget):
             raise SettingError("there are no images to forget; data has none of these classes.")

@@ -31,8 +31,15 @@ class Stack:
 
     def concepts(self, found: list[Concept]) -> list[Concept]:
         """What is to be erased: these, and what was drawn as one of them since it was erased."""
-        anew = with_lost_anchors(self.model, found, drawn_as_anchors(self.edit))[len(found) :]
         old = {concept.name: concept.anchor for concept in self.edit.concepts}
+        for concept in found:
+            if concept.name in old:
+                warnings.warn(
+                    f"{concept.name} is gone from {self.run} already; it is erased once more.",
+                    DataWarning,
+                    stacklevel=3,
+                )
+        anew = with_lost_anchors(self.model, found, drawn_as_anchors(self.edit))[len(found) :]
         for concept in anew:
             warnings.warn(
                 f"{concept.name} is drawn as {old[concept.name]} in {self.run}, which is to go "

@@ -12,6 +12,7 @@ from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.model import DiffusionModel
 from erasure.opening import open_edit
 from erasure.registry import PROTOCOLS
+from erasure.sample_requests import Samples
 from erasure.training.processes import own_device
 from erasure.training.run_folder import run_record
 from erasure_datasets.concept import Concept
@@ -36,8 +37,8 @@ def evaluate(
     The latter two write into `out`, which must be new or such a folder. The protocol is `pocket` on
     models with pocket's concepts, `unlearncanvas` where that benchmark knows all that was erased,
     else `prompts`; `settings` are the fields of the protocol's own (UnlearnCanvasSettings,
-    PromptsSettings). For a run that forgets classes it is class-forgetting, or continual after
-    several requests, where `concepts` are classes. `subset` is a number of images
+    PromptsSettings, PocketSettings). For a run that forgets classes it is class-forgetting, or
+    continual after several requests, where `concepts` are classes. `subset` is a number of images
     for pocket, "10x5" for unlearncanvas. `reference` is the run of a retrained classifier, or for
     unlearncanvas the un-erased model's own evaluation. `base` says where the run's base model is
     now, if it has moved; `gold`, for the protocol of that name, which model never knew the
@@ -166,8 +167,8 @@ def _refuse_place(out: Path) -> None:
 def _tasks(run: Path) -> list[list[str]] | None:
     """The requests of a run that forgets classes or samples; None for any other."""
     record = run_record(run)
-    samples = record.get("samples")
-    return [samples] if samples else record.get("tasks")
+    samples = Samples.recorded(record)
+    return [[samples.title]] if samples else record.get("tasks")
 
 
 def read_scores(run: Path, protocol: str) -> dict[str, Any]:

@@ -58,8 +58,7 @@ def _refuse_another(file: Path, stamp: Mapping[str, Any], targets: Sequence[str]
             )
             one, other = (word or "none" for word in words)
             raise RunError(
-                f"{file} has scores of another {key} ({one}, not {other}); move it away to judge "
-                "otherwise."
+                f"{file} has scores with {key} {one}, not {other}; move it away to judge otherwise."
             )
 
 

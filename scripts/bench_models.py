@@ -15,7 +15,8 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from erasure.errors import ModelError, SettingError
-from erasure.models.diffusion.load import POCKET, load_model
+from erasure.models.built_in import POCKET
+from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 
 SHAPES: dict[str, dict[str, Any]] = json.loads(

@@ -66,37 +66,6 @@ def random_point(model: DiffusionModel, count: int) -> tuple[Tensor, Tensor]:
     return torch.randn(count, *model.latent_shape, device=model.device), t
 
 
-def salun(model: DiffusionModel, concept: Concept, s: Settings) -> Parts:
-    """The mask as int64; images encoded at every use; the target's graph built, then cut off."""
-    weights = model.weights(s.select)
-    optimiser = optimiser_of(weights, s.learning_rate)
-    masks = {name: torch.ones_like(w, dtype=torch.int64) for name, w in weights.items()}
-    shape = (s.batch_size, 3, model.resolution, model.resolution)
-    images = torch.randint(256, shape, dtype=torch.uint8)
-
-    def noisy() -> tuple[Tensor, Tensor, Tensor]:
-        noise, t = random_point(model, s.batch_size)
-        return model.add_noise(model.to_latents(images), noise, t), t, noise
-
-    def step() -> None:
-        z_t, t, _ = noisy()
-        asked = model.predict(z_t, t, model.encode([concept.prompts()[0]] * s.batch_size))
-        z_t, t, _ = noisy()
-        wanted = model.predict(z_t, t, model.encode(["a dog"] * s.batch_size)).detach()
-        z_t, t, noise = noisy()
-        kept = model.predict(z_t, t, model.encode(["a tree"] * s.batch_size))
-        loss = F.mse_loss(asked, wanted) + s.retain_weight * F.mse_loss(kept, noise)
-        optimiser.zero_grad()
-        loss.backward()
-        for name, weight in weights.items():
-            if weight.grad is not None:
-                weight.grad.mul_(masks[name])
-        optimiser.step()
-        loss.item()
-
-    return [(1, step)]
-
-
 def esd(model: DiffusionModel, concept: Concept, s: Settings) -> Parts:
     """A frozen second UNet; each step's path is sampled for it."""
     optimiser = optimiser_of(weights_of(model, s.select), s.learning_rate)
@@ -252,5 +221,5 @@ def uce(model: DiffusionModel, concepts: list[Concept], preserved: list[str], s:
 
 
 NAIVE: dict[str, Any] = {
-    "salun": salun, "esd": esd, "advunlearn": advunlearn, "sfd": sfd, "gs-lora": gs_lora,
+    "esd": esd, "advunlearn": advunlearn, "sfd": sfd, "gs-lora": gs_lora,
 }  # fmt: skip

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import bench_models
 import bench_naive
+import bench_naive_images
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -28,7 +29,7 @@ from evaluation.drawing.generate import Shot, draw
 from evaluation.protocols import pocket
 
 Side = Literal["toolkit", "naive", "batched"]
-TRAINED = ("salun", "esd", "advunlearn", "sfd", "gs-lora")
+TRAINED = ("salun", "esd", "advunlearn", "sfd", "gs-lora", "doco", "bounded")
 ROWS = (*TRAINED, "uce", "uce-100", "generate")
 STAGES = ("fit", "request 0")  # in which a method's own steps run
 PATHS, PATH_STEPS = 4, 5  # drawn here; the time of a full setup grows with both
@@ -147,9 +148,11 @@ def trained(row: Row, model: Any, folder: Path) -> Measured:
     small: dict[str, Any] = {"steps": steps}
     if hasattr(full, "paths"):
         small |= {"paths": PATHS, "sampling_steps": PATH_STEPS}
-    if row.method == "salun":
+    if hasattr(full, "forget_images"):
         few = 2 * full.batch_size
         small |= {"forget_images": few, "retain_images": few, "sampling_steps": PATH_STEPS}
+    if row.method == "doco":
+        small["warmup"] = 0
     if row.method == "sfd":
         small["distil_steps"] = 1
     if row.method == "gs-lora":
@@ -180,7 +183,8 @@ def trained(row: Row, model: Any, folder: Path) -> Measured:
 
 def naively(row: Row, model: Any) -> Measured:
     full = settings_of(row, model)
-    parts = bench_naive.NAIVE[row.method](model, concept_of(model), full)
+    ways = bench_naive.NAIVE | bench_naive_images.NAIVE
+    parts = ways[row.method](model, concept_of(model), full)
     seconds = sum(often * seconds_of(row, part) for often, part in parts)
     return Measured(seconds, 0, 0.0, full.steps)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from erasure.config import choices
-from erasure.models.diffusion.load import POCKET
+from erasure.models.built_in import POCKET
 from erasure.registry import ATTACKS, CRITERIA, EXPORTS, METHODS, PROTOCOLS, Registry
 
 PRESETS = {"pocket": POCKET, "pocket-flow": POCKET / "flow", "pocket-vit": POCKET / "vit"}

@@ -2,8 +2,10 @@
 
     python scripts/forgetting_table.py --out runs/forgetting
     python scripts/forgetting_table.py --methods gs-lora,ssd --no-retrain
+    python scripts/forgetting_table.py --methods npo,npo:features --parts single
 
-Finished runs are kept, so it can be stopped and started again. Prints two tables in Markdown.
+A row NAME:WAY is the method with the options of WAYS. Finished runs are kept, so it can be stopped
+and started again. Prints a table in Markdown for each part.
 """
 
 import argparse
@@ -20,6 +22,13 @@ from erasure.registry import METHODS
 SINGLE = ["--class", "cat,dog,bird"]
 TASKS = ("house,bear,bird", "butterfly,cat,dog", "fish,flame,flower", "frog,horse,jellyfish")
 SEQUENCE = [part for task in TASKS for part in ("--task", task)]
+WAYS = {
+    "features": ["--keep-by", "features", "--epochs", "10"],
+    "weights": ["--keep-by", "weights", "--epochs", "10"],
+    "nothing": ["--keep-by", "nothing", "--epochs", "10"],
+}
+ROWS = [*METHODS.names("classifier"), "random-label:features", "npo:features"]
+PARTS = {"single": SINGLE, "sequence": SEQUENCE}
 # retraining needs more images than forgetting, and fewer steps where fewer classes remain
 RETRAIN = {"single": ["--images", "320"], "sequence": ["--images", "320", "--steps", "600"]}
 
@@ -66,7 +75,9 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("runs/forgetting"))
-    parser.add_argument("--methods", default=",".join(METHODS.names("classifier")))
+    parser.add_argument("--methods", default=",".join(ROWS))
+    both = ",".join(PARTS)
+    parser.add_argument("--parts", default=both, choices=[*PARTS, both])
     parser.add_argument(
         "--retrain", action=argparse.BooleanOptionalAction, default=True,
         help="retrain first, for the distance",
@@ -74,8 +85,9 @@ if __name__ == "__main__":
     markdown_file.add_option(parser)
     chosen = parser.parse_args()
     parts: list[str] = []
-    names = [name for name in chosen.methods.split(",") if name != "retrain"]
-    for title, request in (("single", SINGLE), ("sequence", SEQUENCE)):
+    # s3t deletes single images
+    names = [name for name in chosen.methods.split(",") if name not in ("retrain", "s3t")]
+    for title, request in ((part, PARTS[part]) for part in chosen.parts.split(",")):
         found: dict[str, dict[str, Any]] = {}
         # one retraining stands for a whole sequence: without all of its classes
         flat = request if title == "single" else ["--class", ",".join(TASKS)]
@@ -84,7 +96,9 @@ if __name__ == "__main__":
             found["retrain"] = run_one("retrain", gold, flat, RETRAIN[title], [])
         more = ["--reference", str(gold)] if chosen.retrain else []
         for name in names:
-            found[name] = run_one(name, chosen.out / name / title, request, [], more)
+            method, _, way = name.partition(":")
+            out = chosen.out / name.replace(":", "-") / title
+            found[name] = run_one(method, out, request, WAYS.get(way, []), more)
         parts += [f"{title}, `{' '.join(request)}`:", "\n".join(rows(found))]
         print("\n" + "\n\n".join(parts[-2:]))
     markdown_file.write(chosen.markdown, "\n\n".join(parts))

@@ -39,8 +39,8 @@ ROOT = Path(__file__).parents[1]
 SHARES = {"classifiers": 0.1, "hardware": 0.2, "methods": 0.3, "bench": 0.4}
 FAMILIES = {"sd14": 1.0, "sd21": 1.5, "sdxl": 6.0}  # guesses at what a step costs, for the order
 METHODS = {
-    "esd": 1.0, "uce": 1.2, "gs-lora": 1.4, "salun": 1.6, "sfd": 2.5, "uce-100": 4.0,
-    "advunlearn": 8.0, "generate": 20.0,
+    "esd": 1.0, "bounded": 1.1, "uce": 1.2, "gs-lora": 1.4, "salun": 1.6, "doco": 2.0, "sfd": 2.5,
+    "uce-100": 4.0, "advunlearn": 8.0, "generate": 20.0,
 }  # fmt: skip
 REFUSED = "sdxl/sfd"
 LEAST_MINUTES = 0.01

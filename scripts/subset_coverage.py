@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from erasure.models.diffusion.load import POCKET
+from erasure.models.built_in import POCKET
 from evaluation.metrics.accuracy import Judged, Target, accuracy_scores, plain_rate
 from evaluation.metrics.subset import Axis, parse_subset, subset_rate
 from evaluation.protocols import pocket

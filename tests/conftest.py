@@ -12,7 +12,9 @@ if os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2"):
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,10 +42,15 @@ from transformers import (
 )
 
 from erasure import registry
+from erasure.commandline.main import main
 from erasure.files.storage import read_tensors, write_tensors
-from erasure.models.diffusion.load import POCKET, load_model
+from erasure.models.built_in import POCKET
+from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.registry import ATTACKS, CRITERIA, EXPORTS, METHODS, PROTOCOLS, load_plugin
+from erasure.training.run import Run
+
+Program = Callable[..., tuple[int, str, str]]  # what it exits with, says, and says of errors
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
@@ -247,3 +254,45 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path, str], Pa
         for name, kind in list(known._classes.items()):
             if kind.__module__.startswith("erasure_plugin_"):
                 del known._classes[name]
+
+
+class Stopped(BaseException):
+    """What ends a training between two steps, as a signal may: nothing of ours catches it."""
+
+
+@pytest.fixture
+def stopped_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[str | None, int], AbstractContextManager[None]]:
+    """Within it a run keeps its state at each step and ends after this one of a stage, or any."""
+
+    @contextmanager
+    def until(stage: str | None, step: int) -> Iterator[None]:
+        save = Run.save_state
+
+        def save_and_stop(run: Run, now: str, done: int, *rest: Any, **more: Any) -> Any:
+            file = save(run, now, done, *rest, **more)
+            if done == step and stage in (None, now):
+                raise Stopped
+            return file
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Run, "save_state", save_and_stop)
+            patched.setattr(Run, "is_due", True)
+            with pytest.raises(Stopped):
+                yield
+
+    return until
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Program:
+    """Run `erasure` with arguments: (exit code, standard output, standard error)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["erasure", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run

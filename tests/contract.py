@@ -32,6 +32,26 @@ TINY: dict[str, dict[str, Value]] = {
         "search_images": 2,
         "restart": 4,
     },
+    "doco": {
+        "steps": 6,
+        "warmup": 2,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "critic_rate": 1e-3,
+        "retain_weight": 0.1,
+        "depth": 1,
+        "forget_images": 4,
+        "retain_images": 4,
+        "sampling_steps": 2,
+    },
+    "bounded": {
+        "loss": "npo",
+        "steps": 6,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "forget_images": 4,
+        "sampling_steps": 2,
+    },
     "esd": {"steps": 6, "batch_size": 2, "learning_rate": 1e-3, "paths": 2, "sampling_steps": 3},
     "uce": {},
     "gold": {},
@@ -76,12 +96,13 @@ SELECTED_OF_SD3 = {**SELECTED, "uce": "text.in,pooled.in"}
 REFUSED = {("sfd", "sdxl"), ("sfd", "sd3")}
 # on top of pocket's presets, for those methods that have these settings
 POCKET_FEW: dict[str, Value] = {
-    "steps": 15,
-    "forget_images": 32,
-    "retain_images": 60,
-    "paths": 8,
-    "warmup": 5,
-    "group_warmup": 5,
+    "steps": 6,
+    "forget_images": 8,
+    "retain_images": 24,
+    "paths": 4,
+    "sampling_steps": 8,
+    "warmup": 2,
+    "group_warmup": 2,
 }
 
 

@@ -78,8 +78,8 @@ def test_the_public_names_are_there() -> None:
     """The Python interface, whatever was imported before it."""
     program = "import evaluation.evaluating, evaluation.attacks.relearn, erasure.erasing; "
     program += "from erasure import Edit, apply, convert, diff, erase, export, forget; "
-    program += "from erasure import load_model, open_run, push, undo; "
+    program += "from erasure import Samples, load_model, open_run, push, train, undo; "
     program += "from evaluation import attack, compare, evaluate, report; "
-    program += "public = apply, convert, diff, erase, export, forget, undo; "
+    program += "public = Samples, apply, convert, diff, erase, export, forget, train, undo; "
     program += "assert all(map(callable, (*public, attack, compare, evaluate, report)))"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

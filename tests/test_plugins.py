@@ -142,28 +142,31 @@ def erasure(*words: object) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_plugins_of_every_kind_from_the_command_line(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("plugin")  # what is loaded here is forgotten again
+def test_plugins_of_every_kind_from_the_command_line(
+    program: Callable[..., tuple[int, str, str]], listed: Path, tmp_path: Path
+) -> None:
     given = []
     for stem, text in FILES.items():
         (tmp_path / f"{stem}.py").write_text(text)
         given += ["--plugin", tmp_path / f"{stem}.py"]
     run, out = tmp_path / "run", tmp_path / "out"
-    asked = ("--concept", "cat", "--factor", "0.25")
-    done = erasure("erase", "scaled", *given, *asked, "--out", run)
-    assert done.returncode == 0, done.stderr
+    asked = ("--model", listed, "--concept", "cat", "--factor", "0.25")
+    code, _, err = program("erase", "scaled", *given, *asked, "--out", run)
+    assert code == 0, err
     record = json.loads((run / "config.json").read_text())
     assert record["settings"] == {"factor": 0.25}
     assert record["inputs"].keys() == {str((tmp_path / "scaled.py").resolve())}
-    done = erasure("evaluate", run, "--protocol", "dark", *given)
-    assert done.returncode == 0, done.stderr
-    assert "Dark" in done.stdout
+    code, told, err = program("evaluate", run, "--protocol", "dark", *given)
+    assert code == 0, err
+    assert "Dark" in told
     assert 0 < json.loads((run / "scores" / "dark.json").read_text())["scores"]["Dark"]["value"] < 1
     attack = ("--prompts", "1", "--seeds", "188", "--criterion", "always")
-    done = erasure("attack", "shout", run, *attack, *given)
-    assert done.returncode == 0, done.stderr
+    code, _, err = program("attack", "shout", run, *attack, *given)
+    assert code == 0, err
     assert json.loads((run / "attacks" / "shout.json").read_text())["scores"]["ASR"]["value"] == 1
-    done = erasure("export", run, out, "--to", "names", *given)
-    assert done.returncode == 0, done.stderr
+    code, _, err = program("export", run, out, "--to", "names", *given)
+    assert code == 0, err
     assert "unet" in (out / "names.txt").read_text()
     # another file under the same name is another run
     (tmp_path / "scaled.py").write_text(METHOD + "\n")

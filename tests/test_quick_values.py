@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from erasure.config import Value, resolve
-from erasure.models.diffusion.load import POCKET
+from erasure.models.built_in import POCKET
 from erasure.registry import ATTACKS, METHODS, Registry
 
 OF_DRAWINGS, OF_CLASSES = (METHODS.kinds["diffusion"], ATTACKS), (METHODS.kinds["classifier"],)

@@ -4,7 +4,8 @@ import difflib
 import json
 import re
 import unicodedata
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -222,6 +223,41 @@ class Catalogue:
         following = self.objects[(label + 1) % len(self.objects)]
         templates = tuple(self.prompt("{name}", s) for s in self.styles)
         return Concept(found, "object", templates, self._anchor(anchor, following), label)
+
+    def others(self, concept: Concept) -> tuple[str, ...]:
+        """What a concept's prompts name beside it: styles of an object, objects of a style."""
+        return self.objects if concept.kind == "style" else self.styles
+
+    def within(self, concept: Concept, names: Sequence[str]) -> Concept:
+        """The concept with those of its templates alone that hold one of these names.
+
+        Names of its own kind are for other concepts. UnknownConceptError for a name that the list
+        does not hold, or if none is left.
+        """
+        known = {_plain(name): name for name in (*self.objects, *self.styles)}
+        strange = next((name for name in names if _plain(name) not in known), None)
+        if strange is not None:
+            near = difflib.get_close_matches(_plain(strange), list(known), n=3, cutoff=0.7)
+            listed = " or ".join(known[n] for n in near) or ", ".join(known.values())
+            raise UnknownConceptError(f"{strange!r} is not in the model's list: {listed}.")
+        named = {known[_plain(name)] for name in names}
+        others = self.others(concept)
+        left = [t for t, name in zip(concept.templates, others, strict=True) if name in named]
+        if not left:
+            raise UnknownConceptError(
+                f"none of {', '.join(names)} goes with {concept.name}. Known: {', '.join(others)}."
+            )
+        return replace(concept, templates=tuple(left))
+
+    def contexts(self, concept: Concept) -> tuple[str, ...]:
+        """The names that a concept's prompts hold beside it, as far as they are this list's."""
+        asked = set(concept.prompts())
+        is_style = concept.kind == "style"
+        return tuple(
+            name
+            for name in self.others(concept)
+            if self.prompt(*((name, concept.name) if is_style else (concept.name, name))) in asked
+        )
 
     def _anchor(self, given: str | None, default: str, also: tuple[str, ...] = ()) -> str:
         if given is None:

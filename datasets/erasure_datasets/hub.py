@@ -1,5 +1,6 @@
 """Data sets in Hugging Face's format, from the Hub or a local folder."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,24 @@ from erasure_datasets.errors import DataError
 from erasure_datasets.images import ImageError, decode_image, read_image
 
 
-def open_set(name: str, split: str | None = None) -> Any:
-    """The set's splits, or one of them; DataError if it cannot be opened."""
+def holds_parquet(folder: Path) -> bool:
+    """Whether a folder holds parquet files as the Hub keeps them: in it, or one folder below."""
+    return any(folder.glob("*.parquet")) or any(folder.glob("*/*.parquet"))
+
+
+def open_set(name: str, split: str | None = None, *, what: str = "") -> Any:
+    """The set's splits, or one of them; DataError, which says `what`, if it cannot be opened."""
     import datasets
     from datasets.exceptions import DatasetsError
 
+    # a folder's README need not be a card of the Hub's
+    logging.getLogger("huggingface_hub.repocard").setLevel(logging.ERROR)
     try:
         return datasets.load_dataset(name, split=split)
     except (OSError, ValueError, LookupError, DatasetsError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        raise DataError(f"hf:{name} cannot be opened as a data set: {reason}.") from error
+        what = what or f"hf:{name}"
+        raise DataError(f"{what} cannot be opened as a data set: {reason}.") from error
 
 
 def stored_images(rows: Any, column: str) -> Any:

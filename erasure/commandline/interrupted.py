@@ -8,6 +8,7 @@ AFTER = {
     "forget": GO_ON,
     "attack": GO_ON,
     "evaluate": GO_ON,
+    "train": GO_ON,
     "quickstart": GO_ON,
     # they write at their end, whole or not at all
     "undo": NOTHING,

@@ -126,6 +126,7 @@ def evaluate_command() -> Any:
     settings = [
         load("evaluation.unlearncanvas.settings:UnlearnCanvasSettings"),
         load("evaluation.prompts.settings:PromptsSettings"),
+        load("evaluation.drawing.pocket_settings:PocketSettings"),
     ]
     text = """Draw a protocol's images with a run's model, judge them and print the scores.
 

@@ -1,6 +1,5 @@
 """`erasure list`: methods, models, concepts and plug-ins, by name."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,9 +8,9 @@ from erasure.commandline.methods import told_methods
 from erasure.commandline.options import CONTEXT, load
 from erasure.errors import SettingError
 from erasure.files.naming import checked_path
+from erasure.models.built_in import CLASSIFIERS, DIFFUSION, POCKET
 from erasure.registry import ATTACKS, CRITERIA, EXPORTS, PROTOCOLS
 
-BUILT_IN = ("pocket", "pocket-one-step", "pocket-gold", "pocket-flow")  # with pocket's concepts
 PLUGINS = {"attacks": ATTACKS, "protocols": PROTOCOLS, "criteria": CRITERIA, "exports": EXPORTS}
 
 
@@ -29,18 +28,14 @@ def _list(
         lines = told_methods()
     elif what == "models":
         lines = [
-            *BUILT_IN,
-            "pocket-vit",
+            *DIFFUSION,
+            *CLASSIFIERS,
             "(any Stable Diffusion 1.x, 2.x, XL, 3: a diffusers folder, a Hub id, a .safetensors)",
         ]
     elif what in PLUGINS:
         lines = PLUGINS[what].names()
     elif what == "concepts":
-        folder = (
-            Path(__file__).parents[1] / "models" / "pocket"
-            if model in BUILT_IN
-            else checked_path(model, "model").expanduser()
-        )
+        folder = POCKET if model in DIFFUSION else checked_path(model, "model").expanduser()
         if not (folder / "concepts.json").is_file():
             raise SettingError(
                 f"model must be pocket or a folder with a list of concepts (concepts.json); "

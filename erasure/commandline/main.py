@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from erasure.commandline import environment, formats, listing, results, stacks
+from erasure.commandline import environment, formats, listing, results, stacks, training
 from erasure.commandline.interrupted import after_interrupt
 from erasure.commandline.judging import AttackGroup, evaluate_command
 from erasure.commandline.methods import ForgetGroup, MethodGroup
@@ -83,6 +83,7 @@ stacks.add_to(app)
 formats.add_to(app)
 listing.add_to(app)
 environment.add_to(app)
+training.add_to(app)
 
 
 @app.command(context_settings=CONTEXT)
@@ -109,25 +110,33 @@ def main() -> None:
             warnings.simplefilter("always", DataWarning)
             warnings.showwarning = partial(_show, warnings.showwarning)
             code = command.main(_load_plugins(sys.argv[1:]), standalone_mode=False)
-    except (ErasureError, DataError) as error:
-        sys.exit(_complain(str(error)))
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
-            sys.exit(_complain(f"the device has too little memory: {error}"))
-        message = getattr(
-            error, "format_message", None
-        )  # click's own usage errors, wherever typer keeps click
-        if message is None:
-            raise
         if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
-            print(message(), file=sys.stderr)
+            print(error.format_message(), file=sys.stderr)  # type: ignore[attr-defined]
             sys.exit(2)
-        sys.exit(_complain(_meant(error) or message()))
+        told = complaint(error)
+        if told is None:
+            raise
+        print(f"erasure: {' '.join(told.split())}", file=sys.stderr)
+        sys.exit(2)
     if code == INTERRUPTED:  # typer answers Ctrl-C with this code, in silence
         print(f"erasure: interrupted; {after_interrupt(sys.argv[1:])}.", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def complaint(error: Exception) -> str | None:
+    """What a user is told of an error that is theirs to mend; None for one of ours."""
+    if isinstance(error, ErasureError | DataError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:  # a folder is gone, a disk is full
+        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+        return f"the device has too little memory: {error}"
+    # click's own usage errors, wherever typer keeps click
+    message = getattr(error, "format_message", None)
+    return (_meant(error) or message()) if message else None
 
 
 def _load_plugins(words: list[str]) -> list[str]:
@@ -178,8 +187,3 @@ def _meant(error: Exception) -> str:
     initials = {name: "".join(part[:1] for part in name.lstrip("-").split("-")) for name in names}
     near = [n for n in names if initials[n] == short or n.lstrip("-").startswith(short)]
     return f"No such option: {word}. Did you mean {' or '.join(near)}?" if near else ""
-
-
-def _complain(message: str) -> int:
-    print("erasure: " + " ".join(message.split()), file=sys.stderr)
-    return 2

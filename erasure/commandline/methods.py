@@ -87,6 +87,11 @@ def _common_options() -> list[inspect.Parameter]:
             "style, object, person or unsafe: for free-text concepts; once, or once per concept",
         ),
         ("anchor", list[str] | None, None, "what to draw instead; once, or once per concept"),
+        (
+            "contexts", str | None, None,
+            "erase by the prompts alone that hold one of these, with commas: styles for an object, "
+            "objects for a style, of the model's list",
+        ),
         ("config", Path | None, None, "component configs for a single .safetensors file"),
         ("revision", str | None, None, "branch, tag or commit of a Hub id"),
         ("base", str | None, None, BASE),
@@ -144,13 +149,27 @@ def _forget_command(name: str) -> Any:
             "samples",
             Path | None,
             None,
-            "a file of single training images to forget, one a line",
+            "a file of single training images to forget: row numbers or paths, one a line, or a "
+            "CSV with columns sample and, perhaps, label: the true one",
+        ),
+        (
+            "random_share",
+            float,
+            0.0,
+            "forget this share of all training images, drawn by --seed: 0.1",
+        ),
+        (
+            "keep",
+            Path | None,
+            None,
+            "beside samples: a file of the only training images at hand to keep",
         ),
         ("model", str, "pocket-vit", "pocket-vit, timm:NAME, a classifier's folder or a Hub id"),
         ("out", Path, ..., "the run's folder"),
-        ("data", str, "auto", "images: the model's own, an image folder, or hf:NAME"),
-        ("images", int, 64, "training images per class"),
-        ("test_images", int, 32, "held-out images per class"),
+        ("data", str, "auto", "images: the model's own, a folder of images or parquet, or hf:NAME"),
+        ("images", int, 64, "training images per class; 0 for all"),
+        ("test_images", int, 32, "held-out images per class; 0 for all"),
+        ("workers", int, 0, "threads that read pictures; 0 for one per core"),
         ("shots", int, 0, "if above 0, only so many training images per class"),
         ("missing", str, "", "kept classes without training images, with commas"),
         ("watch_every", int, 10, "steps between looks at a probe; 0 for none"),
@@ -170,10 +189,8 @@ def _forget_command(name: str) -> Any:
             values["data"], values["images"], values["test_images"], values["shots"],
             tuple(filter(None, [values["missing"]])),
         )  # fmt: skip
-        file, samples = values["samples"], ()
-        if file is not None:
-            samples = load("erasure_datasets.classes:read_samples")(file)
-        same = ("out", "seed", "quick", "mixed_precision", "report_to", "watch_every")
+        samples = _samples(values["samples"], values["random_share"], values["keep"])
+        same = ("out", "workers", "seed", "quick", "mixed_precision", "report_to", "watch_every")
         asked = {key: values[key] for key in same} | given_settings(values, common)
         begin = load("erasure.foreseeing:foresee_forgetting") if values["dry_run"] else None
         result = (begin or forgetting.forget)(
@@ -193,6 +210,17 @@ def _forget_command(name: str) -> Any:
 
     text = inspect.getdoc(inspect.getmodule(method))
     return built(name, command, [*common, *setting_options(method)], text)
+
+
+def _samples(file: Path | None, share: float, keep: Path | None) -> Any:
+    """Which single images are asked for; SettingError for what does not go together."""
+    if file is None and not share and keep is None:
+        return ()
+    read = load("erasure_datasets.sample_files:read_samples")
+    kind = load("erasure.sample_requests:Samples")
+    found = read(file) if file is not None else kind()
+    kept = read(keep).names if keep is not None else ()
+    return kind(found.names, found.labels, share, kept)
 
 
 def _time(request: dict[str, Any]) -> str:

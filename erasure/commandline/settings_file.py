@@ -158,6 +158,8 @@ def _checked(flag: str, option: Known, value: Any, where: str) -> Any:
     known = TEXT if option.kind is str and option.is_repeated else None
     kinds, words = known or TYPES.get(option.kind, TEXT)
     values = value if option.is_repeated and isinstance(value, list) else [value]
+    if not values:
+        raise SettingError(f"{flag} in {where} must name at least one; leave it out for none.")
     for one in values:
         if not isinstance(one, kinds) or (isinstance(one, bool) and bool not in kinds):
             several = ", or a list of them" if option.is_repeated else ""

@@ -16,9 +16,10 @@ from erasure.exports.writing.original_names import clip_names
 from erasure.files.naming import checked_path
 from erasure.files.records import read_record
 from erasure.files.storage import read_tensors
+from erasure.models.built_in import DIFFUSION
 from erasure.models.classifier.classifier import Classifier
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
-from erasure.models.diffusion.load import BUILT_IN, load_model
+from erasure.models.diffusion.load import load_model
 from erasure.opening import CLASSIFIERS, open_classifier, open_run
 
 TOWERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
@@ -51,7 +52,7 @@ def open_side(place: str, *, config: Path | None, base: str | None) -> Side:
     """
     path = checked_path(place, "model").expanduser()
     files = adapter_files(path)
-    if place in BUILT_IN or place in CLASSIFIERS:
+    if place in DIFFUSION or place in CLASSIFIERS:
         return _side(_model(place, config), place)
     if (path / "edit.json").is_file():
         is_of_classifier = Edit.load(path).is_of_classifier
@@ -95,7 +96,7 @@ def _model(place: str, config: Path | None) -> Model:
     try:
         return load_model(place, config=config)
     except ModelError:
-        if place in BUILT_IN or Path(place).exists() or place.count("/") != 1:
+        if place in DIFFUSION or Path(place).exists() or place.count("/") != 1:
             raise
         with suppress(ModelError):  # then what the first said is told
             return _classifier(place)

@@ -162,6 +162,7 @@ class RequestShape(TypedDict):
     Acc_r: NotRequired[float]
     Acc_o: NotRequired[float]
     Acc_t: NotRequired[float]
+    Acc_corr: NotRequired[float]
     seconds: NotRequired[float | None]
 
 
@@ -194,6 +195,9 @@ class ConfigShape(TypedDict, total=False):
     quick: bool
     tasks: list[list[str]]
     samples: NotRequired[list[str]]
+    random_share: NotRequired[float]
+    true_labels: NotRequired[list[str]]
+    keep: NotRequired[list[str]]
     data: DataShape
     versions: dict[str, str]
     device: str

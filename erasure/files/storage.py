@@ -44,13 +44,21 @@ def atomic(target: Path) -> Iterator[Path]:
         _to_disk(temporary)
         temporary.replace(target)
         _flush_names(target.parent)
-    except (OSError, SafetensorError, UnicodeEncodeError) as error:
+    except Exception as error:
+        if not _is_of_the_disk(error):
+            raise
         reason = getattr(error, "strerror", None) or str(error).replace(str(temporary), str(target))
         raise StorageError(
             f"could not write {target}: {reason}. What stood there before is untouched."
         ) from error
     finally:
         _remove(temporary)
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether writing failed, whoever wrote; tokenizers has no class of its own for it."""
+    known = isinstance(error, OSError | SafetensorError | UnicodeEncodeError)
+    return known or (type(error) is Exception and "(os error " in str(error))
 
 
 def _share(path: Path) -> None:
@@ -92,8 +100,13 @@ def _flush_names(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes of this machine left half-written anywhere in a folder."""
+    """Remove what killed processes of this machine left half-written anywhere in a folder.
+
+    The folder must be held alone: safetensors' own temporary names do not say whose they are.
+    """
     _remove_dead(folder.rglob(".*.tmp"))
+    for file in list(folder.rglob(".tmp??????")):
+        _remove(file)
 
 
 def _remove_dead(files: Iterator[Path]) -> None:

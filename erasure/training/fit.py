@@ -36,5 +36,7 @@ def fit(
                 run.watch(stage, step + 1)
                 if is_due or (step + 1 == steps):
                     stepping.keep(step + 1)
+                    if run.is_only_tried:
+                        break
     finally:
         stepping.close()

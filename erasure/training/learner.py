@@ -21,7 +21,8 @@ class Learner:
 
     `loss(step)` gives named scalar terms, means over `run.part` of the batch, and is asked for each
     of the run's `pieces`. `rate` is the learning rate. `clip` bounds every element of the
-    gradients. `masks` (bool, one per weight) say what may move. `start` has the float32 values of
+    gradients. `masks` (bool, one per weight) say what may move, within what the run is holding.
+    `start` has the float32 values of
     weights that are in less; in the end they are float32 again.
     """
 
@@ -47,6 +48,16 @@ def trainable(weights: Mapping[str, nn.Parameter]) -> Iterator[None]:
             parameter.grad = None
 
 
+def held_masks(learner: Learner, run: Run) -> dict[str, Tensor]:
+    """The learner's masks, of which what the run is holding is taken away."""
+    masks = dict(learner.masks or {})
+    for name, weight in learner.weights.items():
+        if weight in run.held:
+            held = run.held[weight].to(weight.device)
+            masks[name] = masks[name] & held if name in masks else held
+    return masks
+
+
 class Descent:
     """A learner on its way: its masters, its optimiser and, in fp16, its loss's scale.
 
@@ -55,7 +66,7 @@ class Descent:
 
     def __init__(self, learner: Learner, run: Run, *, is_fused: bool | None = None) -> None:
         self.learner, self.run = learner, run
-        self.masters = Masters(learner.weights, learner.masks, learner.start)
+        self.masters = Masters(learner.weights, held_masks(learner, run), learner.start)
         by, in_8_bits = learner.by, run.hardware.use_8bit_adam
         if is_fused is None:
             is_fused = run.device.type == "cuda" and by.kind.startswith("adam") and not in_8_bits

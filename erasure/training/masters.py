@@ -14,7 +14,10 @@ class Masters:
     A float32 weight without a mask is its own master. Of a masked one (bool, its shape) the master
     holds what may move, flat, so that nothing is kept for the rest and nothing can move it. A
     weight in less than float32 begins at its value in `start`, and is float32 again after `close`.
+    Where weights `are_shared`, another learner moves them too.
     """
+
+    are_shared = False
 
     def __init__(
         self,
@@ -67,6 +70,8 @@ class Masters:
                 continue
             weight.grad = None
             if master is not None:
+                if self.are_shared and name not in self._start:
+                    master.copy_(self._part(name, weight))
                 master.grad = None if gradient is None else self._part(name, gradient).float()
 
     @torch.no_grad()

@@ -109,6 +109,8 @@ class MuonAndAdam:
 class Optimiser:
     """Which optimiser takes the steps; `cosine` lets the learning rate fall to 0 over them.
 
+    Over the first share `warmup` of them it rises evenly before that: together, one cycle.
+
     "muon" is Muon for the matrices (Jordan et al., 2024, its update scaled to AdamW's) and AdamW
     for everything else.
     """
@@ -118,6 +120,8 @@ class Optimiser:
     weight_decay: float = 0.0
     momentum: float = 0.0
     cosine: bool = False
+    warmup: float = 0.0
+    nesterov: bool = False
 
     def over(
         self, weights: Sequence[nn.Parameter], rate: float, *, in_8_bits: bool = False,
@@ -128,7 +132,11 @@ class Optimiser:
             return MuonAndAdam(weights, rate, self.weight_decay)
         if self.kind == "sgd":
             return torch.optim.SGD(
-                weights, lr=rate, momentum=self.momentum, weight_decay=self.weight_decay
+                weights,
+                lr=rate,
+                momentum=self.momentum,
+                weight_decay=self.weight_decay,
+                nesterov=self.nesterov,
             )
         options: dict[str, Any] = {
             "lr": rate, "betas": self.betas, "weight_decay": self.weight_decay,
@@ -141,6 +149,11 @@ class Optimiser:
 
     def rate(self, step: int, steps: int) -> float:
         """The factor on the learning rate at a step."""
+        rising = self.warmup * steps
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        if rising:
+            return (1 + math.cos(math.pi * (step - rising) / (steps - rising))) / 2
         return (1 + math.cos(math.pi * step / steps)) / 2 if self.cosine else 1.0
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from erasure.errors import RunError, SettingError
 from erasure.files.locking import alone_in
-from erasure.files.storage import append_line, write_json, write_tensors
+from erasure.files.storage import append_line, read_lines, write_json, write_tensors
 from erasure.training.hardware import Hardware, peak_memory
 from erasure.training.processes import is_cpu_group, launched
 from erasure.training.progress import Bar, live_bar
@@ -62,6 +62,8 @@ class Run:
         self._piece = 0
         self.watcher: Callable[[str, int], None] | None = None
         self.subject: Any = None  # the model that learns, if it is not the one handed over
+        self.held: Mapping[nn.Parameter, Tensor] = {}
+        self._is_preparing = False
 
     @property
     def device(self) -> torch.device:
@@ -104,6 +106,42 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.set_state(self.generator_for(name).get_state())
             return build().to(self.device).requires_grad_(False)
+
+    @contextmanager
+    def holding(self, masks: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
+        """Within it no learner moves what these masks (bool) take away of a weight."""
+        before, self.held = self.held, masks
+        try:
+            yield
+        finally:
+            self.held = before
+
+    @contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """Within it nobody looks at the model after a step."""
+        before, self.watcher = self.watcher, None
+        try:
+            yield
+        finally:
+            self.watcher = before
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Within it something is learned that the run's own training needs, unwatched.
+
+        A rehearsal goes on, once it has seen enough of it.
+        """
+        self._is_preparing = True
+        try:
+            with self.unwatched():
+                yield
+        finally:
+            self._is_preparing = False
+
+    @property
+    def is_only_tried(self) -> bool:
+        """Whether what is prepared just now was rehearsed, as far as that goes."""
+        return self._is_preparing and self.rehearsal is not None
 
     def autocast(self) -> AbstractContextManager[object]:
         # accelerate's own precision is one per process, and a second run may want another
@@ -246,6 +284,11 @@ class Run:
         append_line(self.folder / "log.jsonl", {"stage": stage, "step": step, **rounded})
         self.trackers.log(stage, step, values)
 
+    def log_end(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """As `log`, of a stage that is one line, which a resumed run finds there."""
+        if all(line.get("stage") != stage for line in read_lines(self.folder / "log.jsonl")):
+            self.log(stage, step, values)
+
     def watch(self, stage: str, step: int) -> None:
         """Called after every step; `watcher` may look at the model then, and must not change it."""
         if self.watcher is not None:
@@ -272,9 +315,11 @@ class Run:
 
         Of a run that `is_diverged` it is for looking at alone; `restore` refuses it.
         """
+        file, start = self._state_file(stage), time.monotonic()
+        if self.is_only_tried:
+            return file
         if self.rehearsal is not None:
             self.rehearsal.end(tensors)
-        file, start = self._state_file(stage), time.monotonic()
         if self.is_main:
             facts = {"step": str(step), "seconds": f"{self._seconds():.1f}"}
             facts |= {"diverged": "yes"} if is_diverged else {}

@@ -23,6 +23,9 @@ SAME_RUN = (
     "concepts",
     "tasks",
     "samples",
+    "random_share",
+    "true_labels",
+    "keep",
     "data",
     "settings",
     "inputs",
@@ -83,7 +86,12 @@ def holds_files(folder: Path) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Remove what a run writes before it learns, and the folder if nothing else is in it."""
+    """Remove what a run writes before it learns, and the folder if nothing else is in it.
+
+    What holds requests that were measured stays a run, which the same command finishes.
+    """
+    if (folder / "requests.json").is_file():
+        return
     for name in ("config.json", "log.jsonl", "mask.safetensors"):
         (folder / name).unlink(missing_ok=True)
     if not holds_files(folder):

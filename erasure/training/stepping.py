@@ -1,5 +1,6 @@
 """Steps of one or several learners that do not wait for the device, their log and saved state."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,6 +29,10 @@ class Stepping:
         self.descents = {who: Descent(one, run, is_fused=is_fused) for who, one in learners.items()}
         self.run, self.stage, self.carried = run, stage, carried
         descents = list(self.descents.values())
+        times = Counter(id(w) for one in learners.values() for w in one.weights.values())
+        for descent in descents:
+            own = map(id, descent.learner.weights.values())
+            descent.masters.are_shared = any(times[weight] > 1 for weight in own)
         self._may_wait = all(descent.may_wait for descent in descents)
         self._pending: list[tuple[int, list[str], Tensor]] = []
         self._first_bad = torch.full((), -1.0, device=descents[0].device)  # a turn's number
@@ -93,8 +98,12 @@ class Stepping:
 
     def _state(self) -> dict[str, Tensor]:
         state = {f"carried.{name}": value for name, value in self.carried.items()}
+        seen = set[int]()
         for who, descent in self.descents.items():
-            state |= {f"{who}.{name}": value for name, value in descent.state().items()}
+            for name, value in descent.state().items():
+                # learners may share weights, and a file holds no tensor under two names
+                state[f"{who}.{name}"] = value.detach().clone() if id(value) in seen else value
+                seen.add(id(value))
         return state
 
     def _diverged(self, turn: int, loss: float) -> DivergedError:

@@ -11,7 +11,7 @@ from erasure.edit import Edit
 from erasure.erasing import erase
 from erasure.errors import SettingError
 from erasure.files.storage import write_json
-from erasure.models.diffusion.load import GOLD
+from erasure.models.built_in import GOLD
 from erasure.training.processes import launched
 from evaluation.score import Score, mean, mean_of_rates
 

@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from erasure.errors import SettingError
+from erasure.models.built_in import POCKET
 from erasure.models.classifier.classifier import Classifier
 from erasure.models.classifier.load import load_classifier
-from erasure.models.diffusion.load import POCKET
 from erasure.models.diffusion.model import DiffusionModel
 from erasure.registry import CRITERIA
 from erasure_datasets.concept import Concept

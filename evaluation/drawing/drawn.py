@@ -84,7 +84,9 @@ def _run_of(folder: Path) -> Path:
 
 
 def _another(key: str) -> str:
-    return {"weights": "another base model", "edit": "another edit"}.get(key, f"another {key}")
+    if key == "weights":
+        return "another base model"
+    return f"{'other' if key.endswith('s') else 'another'} {key}"
 
 
 def _is_edited(model: DiffusionModel) -> bool:

@@ -1,13 +1,16 @@
 """Which of the protocol `pocket`'s images are drawn and judged, and of what."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 
+from erasure.config import nearest
 from erasure.errors import SettingError
-from erasure.models.diffusion.load import POCKET
+from erasure.models.built_in import POCKET
 from erasure.models.diffusion.model import DiffusionModel
 from erasure_datasets.concept import Catalogue, Concept, UnknownConceptError
 from evaluation.drawing.generate import Shot
+from evaluation.metrics.accuracy import Target
 
 NAME = "pocket"
 SEEDS = (188, 288)
@@ -75,3 +78,56 @@ def find_targets(names: Sequence[str]) -> list[Concept]:
     if len({concept.name for concept in found}) < len(found):
         raise SettingError(f"concept names must differ; got {', '.join(names)}.")
     return found
+
+
+def trained_on(
+    targets: Sequence[Concept], erased: Sequence[Concept], contexts: str
+) -> list[Concept]:
+    """The targets with the prompts that they were erased by alone.
+
+    Those are the prompts that hold one of the `contexts`, names with commas, or else what a run
+    `erased` says of itself. SettingError for a name that is not the suite's or does not go with a
+    target, and without a target.
+    """
+    if contexts and not targets:
+        raise SettingError(f"contexts are an erased concept's; there is none. Got {contexts!r}.")
+    known = {concept.name: concept for concept in erased}
+    if not contexts:
+        return [
+            replace(target, templates=known.get(target.name, target).templates)
+            for target in targets
+        ]
+    names = [name.strip() for name in contexts.split(",")]
+    try:
+        return [catalogue().within(target, names) for target in targets]
+    except UnknownConceptError as error:
+        raise SettingError(f"contexts: {error}") from error
+
+
+def targets_of(concepts: Sequence[Concept]) -> list[Target]:
+    """What is scored of the concepts; SettingError if one is not the protocol's."""
+    targets = []
+    for concept in concepts:
+        is_style = concept.name in catalogue().styles
+        domain = catalogue().styles if is_style else catalogue().objects
+        if concept.name not in domain:
+            raise SettingError(
+                f"the protocol {NAME} cannot judge {concept.name!r}. "
+                f"{nearest(concept.name, catalogue().targets())}"
+            )
+        others, beside = catalogue().others(concept), _some(concept)
+        contexts = tuple(map(others.index, beside)) if beside else None
+        targets.append(Target(concept.name, is_style, domain.index(concept.name), contexts))
+    return targets
+
+
+def told_of(concepts: Sequence[Concept]) -> dict[str, object]:
+    """What a stamp says of concepts that were erased by some of their prompts alone."""
+    beside = dict.fromkeys(name for concept in concepts for name in _some(concept))
+    return {"contexts": ", ".join(beside)} if beside else {}
+
+
+def _some(concept: Concept) -> tuple[str, ...]:
+    """The names beside which a concept's prompts name it; empty if these are all there are."""
+    beside = catalogue().contexts(concept)
+    return beside if len(beside) < len(catalogue().others(concept)) else ()

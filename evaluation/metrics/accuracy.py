@@ -36,11 +36,15 @@ class Judged:
 
 @dataclass(frozen=True)
 class Target:
-    """An erased label."""
+    """An erased label; `contexts` are the other domain's labels beside which it was trained on.
+
+    None where that is not known, or it was trained on beside all of them.
+    """
 
     name: str
     is_style: bool
     label: int
+    contexts: tuple[int, ...] | None = None
 
 
 Cases = tuple[Bool[Tensor, " n"], Bool[Tensor, " n"]]  # hits, and the images that count
@@ -60,7 +64,8 @@ def accuracy_scores(
 
     UA: of the images that ask for the target, those that show none of the erased labels of its
     domain: a cat drawn as a dog is no success where both are erased. UA_own, where a domain has
-    several targets: those that do not show the target itself, which is 1 - its accuracy. IRA:
+    several targets: those that do not show the target itself, which is 1 - its accuracy. UA_in and
+    UA_out: UA on the images that ask for one of its contexts beside it, and on the others. IRA:
     accuracy of the target's domain, CRA: of the other domain, both on images without any target.
     CRA_target: the other domain's accuracy on the target's images, without those that ask for an
     erased label there too. With several targets the top-level figures are means over them, with the
@@ -76,8 +81,8 @@ def accuracy_scores(
         return {"IRA": rate_of(hits[False], everything), "CRA": rate_of(hits[True], everything)}, {}
     found = _cases_of(judged, targets, target_in_cra=target_in_cra)
     top = {}
-    for key in next(iter(found.values())):
-        if cases := [own[key] for own in found.values() if own[key][1].any()]:
+    for key in dict.fromkeys(key for own in found.values() for key in own):
+        if cases := [own[key] for own in found.values() if key in own and own[key][1].any()]:
             top[key] = _mean(cases, rate_of)
     per_target = {
         name: {
@@ -106,7 +111,14 @@ def _cases_of(
     for target in targets:
         own, other = target.is_style, not target.is_style
         here = asked[own] == target.label
-        found[target.name] = {"UA": (~torch.isin(seen[own], erased[own]), here)}
+        forgotten = ~torch.isin(seen[own], erased[own])
+        found[target.name] = {"UA": (forgotten, here)}
+        if target.contexts is not None:
+            inside = torch.isin(asked[other], torch.tensor(target.contexts, dtype=torch.long))
+            found[target.name] |= {
+                "UA_in": (forgotten, here & inside),
+                "UA_out": (forgotten, here & ~inside),
+            }
         if max(map(len, erased.values())) > 1:
             found[target.name]["UA_own"] = (~hits[own], here)
         found[target.name] |= {

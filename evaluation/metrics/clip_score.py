@@ -27,7 +27,7 @@ from transformers import CLIPTokenizer
 
 from erasure.errors import ModelError
 from erasure.files.storage import read_tensors
-from erasure.models.diffusion.load import POCKET
+from erasure.models.built_in import POCKET
 from erasure.training.processes import own_device
 from erasure.training.progress import shown
 

@@ -3,7 +3,8 @@
 Acc_f on the forgotten classes, Acc_r on the kept ones, Acc_o on those of earlier requests; H, the
 harmonic mean of the drop in Acc_f and Acc_r; MIA, the share of the forgotten training images that a
 confidence attack takes for never seen. Of single images: Acc_f on those, Acc_r on the other
-training images, Acc_t on the test images, and MIA. Zhao et al. (CVPR 2024) and Fan et al. (ICLR
+training images at hand, Acc_t on the test images, Acc_corr on single images by their true labels
+where the request has them, and MIA. Zhao et al. (CVPR 2024) and Fan et al. (ICLR
 2024).
 """
 
@@ -16,23 +17,18 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from erasure.edit import Edit
-from erasure.errors import RunError, SettingError
-from erasure.files.records import ForgettingShape, RequestsShape, read_record
+from erasure.errors import SettingError
 from erasure.files.storage import write_json
-from erasure.forgetting import Data, load_parts
-from erasure.keeping import inputs
+from erasure.forgetting import Request
 from erasure.models.classifier.classifier import Classifier
-from erasure.opening import open_classifier
 from erasure.registry import PROTOCOLS
-from erasure.training.processes import own_device
-from erasure_datasets.classes import Labelled
+from erasure_datasets.labelled import Labelled
+from evaluation.forgetting_run import open_run, sample_request
 from evaluation.metrics.forgetting import accuracy, distance, h_mean, membership
 from evaluation.protocols import Asked, Option, Protocol
 from evaluation.score import Score
 
 NAME = "class-forgetting"
-REMEDY = "a run keeps it beside its edit; make the run again, or undo from it again"
 
 
 def evaluate(
@@ -55,38 +51,29 @@ def scored(
     base: Path | str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """As `evaluate`, with nothing written."""
-    edit, device = Edit.load(run), own_device()
-    config = read_record(run / "config.json", ForgettingShape)
-    requests = read_record(run / "requests.json", RequestsShape, remedy=REMEDY)
-    given = dict(config["data"])
-    data = Data(**{**given, "missing": tuple(given["missing"])})  # type: ignore[arg-type]
-    samples = config.get("samples", [])
-    if samples:
-        _refuse_other_samples(run, edit, [told.get("samples", []) for told in requests])
-    else:
-        _refuse_other_requests(run, edit, config["tasks"], [told["classes"] for told in requests])
-    _refuse_other_images(run, data, config.get("inputs", {}))
-    model = open_classifier(run, device=device, edited=False, base=base)
-    other = _reference(reference, edit, model)
-    train, test = load_parts(model, data)
-    if samples and classes:
+    found = open_run(run, reference=reference, base=base)
+    model, train, test = found.model, found.train, found.test
+    if found.samples and classes:
         raise SettingError(f"concept must not be given: {run} forgot single images, not classes.")
-    now, earlier, kept = ([], [], []) if samples else _parts(model, config["tasks"], classes)
+    asked = sample_request(found) if found.samples else None
+    now, earlier, kept = (
+        _parts(model, found.config["tasks"], classes) if asked is None else ([], [], [])
+    )
 
     def figures(before: dict[str, Score] | None) -> dict[str, Score]:
-        if samples:
-            return _of_samples(model, *train.split(samples), test)
+        if asked is not None:
+            return _of_samples(model, asked, test)
         return _scores(model, train, test, now, earlier, kept, before)
 
     before = figures(None)
     known = model.predict(test.images)
-    edit.apply(model)
+    found.edit.apply(model)
     scores = figures(before)
     said = model.predict(test.images)
-    if other is not None:
-        gone = other.predict(test.images)
+    if found.other is not None:
+        gone = found.other.predict(test.images)
         scores["distance"], before["distance"] = distance(said, gone), distance(known, gone)
-    touched = edit.shapes()
+    touched = found.edit.shapes()
     sizes = {weight: p.numel() for weight, p in model.parameters().items()}
     seen = set(test.labels.tolist())
     return {
@@ -100,47 +87,11 @@ def scored(
         "baseline": {key: asdict(value) for key, value in before.items()},
         "left_out": _left_out(model, scores, now, earlier),
         "without_images": [model.title(c) for c in range(len(model.labels)) if c not in seen],
-        "requests": requests,
+        "requests": found.requests,
         "weights_touched": sum(sizes.get(tensor, 0) for tensor in touched) / sum(sizes.values()),
-        "seconds": config.get("seconds"),
-        "stamp": stamp(name, given, model, len(test), reference),
+        "seconds": found.config.get("seconds"),
+        "stamp": stamp(name, dict(found.config["data"]), model, len(test), reference),
     }
-
-
-def _refuse_other_requests(
-    run: Path, edit: Edit, tasks: list[list[str]], measured: list[list[str]]
-) -> None:
-    """RunError unless the run's files agree on what was forgotten, request by request."""
-    names = [concept.name for concept in edit.concepts]
-    asked = list(edit.requests.values()) if edit.form == "lora" else tasks
-    flat = [name for task in tasks for name in task]
-    for file, told, known in (
-        ("edit.json", names, flat), ("edit.json", asked, tasks), ("requests.json", measured, tasks),
-    ):  # fmt: skip
-        if told != known:
-            raise RunError(
-                f"{run / file} says that {told} were forgotten, and config.json {known}; "
-                "put back what was changed by hand."
-            )
-
-
-def _refuse_other_samples(run: Path, edit: Edit, measured: list[list[str]]) -> None:
-    """RunError unless edit.json and requests.json agree on the images that were forgotten."""
-    if measured != [edit.settings.get("samples")]:
-        raise RunError(
-            f"{run / 'requests.json'} names other images than edit.json; put back what was changed "
-            "by hand."
-        )
-
-
-def _refuse_other_images(run: Path, data: Data, noted: Mapping[str, str]) -> None:
-    """RunError if the folder of images is not as the run found it."""
-    held = inputs(asdict(data), noted)
-    if any(digest != noted.get(name, digest) for name, digest in held.items()):
-        raise RunError(
-            f"{data.source} does not hold the images that {run} was made with: files have come, "
-            "gone or changed since. Put them back as they were to judge it."
-        )
 
 
 def _left_out(
@@ -171,18 +122,6 @@ def _parts(
     if not now:
         raise SettingError("concept must name at least one class.")
     return now, earlier, kept
-
-
-def _reference(reference: Path | None, edit: Edit, model: Classifier) -> Classifier | None:
-    """The retrained model, on the same device; SettingError if it began as another model."""
-    if reference is None:
-        return None
-    other = Edit.load(reference)
-    digests = edit.base_digest, other.base_digest
-    is_same = digests[0] == digests[1] if all(digests) else other.base == edit.base
-    if not other.is_of_classifier or not is_same:
-        raise SettingError(f"reference must be of {edit.base}; {reference} is of {other.base}.")
-    return open_classifier(reference, device=model.device)
 
 
 def stamp(
@@ -220,16 +159,15 @@ def _scores(
     return scores
 
 
-def _of_samples(
-    model: Classifier, forgotten: Labelled, others: Labelled, test: Labelled
-) -> dict[str, Score]:
+def _of_samples(model: Classifier, request: Request, test: Labelled) -> dict[str, Score]:
     """Every figure of one model that was to forget single training images."""
-    every, scores = list(range(len(model.labels))), dict[str, Score]()
-    for name, part in (("Acc_f", forgotten), ("Acc_r", others), ("Acc_t", test)):
-        score = accuracy(model.predict(part.images), part.labels, every)
+    every, scores, sure = list(range(len(model.labels))), dict[str, Score](), dict[str, Tensor]()
+    for name, part in request.measured(test).items():
+        said = model.predict(part.images)
+        score = accuracy(said, part.labels, every)
         scores[name] = replace(score, higher_is_better=name != "Acc_f")
-    asked = (confidence(model, part) for part in (others, test, forgotten))
-    return {**scores, "MIA": membership(*asked)}
+        sure[name] = said[torch.arange(len(part)), part.labels]
+    return {**scores, "MIA": membership(sure["Acc_r"], sure["Acc_t"], sure["Acc_f"])}
 
 
 def confidence(model: Classifier, part: Labelled) -> Tensor:

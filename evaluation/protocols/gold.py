@@ -23,8 +23,8 @@ from typing import Any, ClassVar
 
 from erasure.edit import Edit
 from erasure.errors import SettingError
+from erasure.models.built_in import GOLD, POCKET
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
-from erasure.models.diffusion.load import GOLD, POCKET
 from erasure.opening import open_run
 from erasure.registry import PROTOCOLS
 from evaluation.against_gold.compare import RATES, Scores, compare

@@ -1,6 +1,9 @@
 """The protocol `pocket`: 256 prompts, two seeds, judged by the suite's ViTs.
 
 Images are drawn by DPM-Solver++ 2M in 12 steps with guidance 3, or as a model's folder says.
+
+Of a run that was erased by some of a concept's prompts (`--contexts`) UA is told apart, too: UA_in
+on those and UA_out on the others, which says how far an erasure goes beyond what it was trained on.
 """
 
 from collections.abc import Sequence
@@ -14,13 +17,13 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from erasure.config import nearest
+from erasure.config import resolve
 from erasure.errors import SettingError
 from erasure.files.records import read_record
 from erasure.files.storage import read_tensors
+from erasure.models.built_in import FLOW, ONE_STEP, POCKET
 from erasure.models.classifier.classifier import Classifier
 from erasure.models.classifier.load import load_classifier
-from erasure.models.diffusion.load import FLOW, ONE_STEP, POCKET
 from erasure.models.diffusion.model import DiffusionModel, Sampling
 from erasure.registry import PROTOCOLS
 from erasure.training.processes import own_device
@@ -37,9 +40,13 @@ from evaluation.drawing.pocket_plan import (
     find_targets,
     plan,
     shots,
+    targets_of,
+    told_of,
+    trained_on,
     without,
 )
-from evaluation.metrics.accuracy import Judged, Target, accuracy_scores
+from evaluation.drawing.pocket_settings import PocketSettings
+from evaluation.metrics.accuracy import Judged, accuracy_scores
 from evaluation.metrics.clip_score import TextImageModel, clip_scores, find_clip
 from evaluation.metrics.fid import ClipFeatures, distances
 from evaluation.metrics.perceptual import sketch, unit_features
@@ -115,16 +122,7 @@ def score(
     labels: Labels, concepts: Sequence[Concept]
 ) -> tuple[dict[str, Score], dict[str, dict[str, Score]]]:
     """(top-level scores, scores per concept); SettingError if a concept is not the protocol's."""
-    styles, objects = catalogue().styles, catalogue().objects
-    targets = []
-    for concept in concepts:
-        domain = styles if concept.name in styles else objects
-        if concept.name not in domain:
-            raise SettingError(
-                f"the protocol pocket cannot judge {concept.name!r}. "
-                f"{nearest(concept.name, catalogue().targets())}"
-            )
-        targets.append(Target(concept.name, domain is styles, domain.index(concept.name)))
+    targets, styles = targets_of(concepts), catalogue().styles
     indices = torch.tensor([index for _, index in labels])
     seen = torch.tensor([[o, s] for o, s, _ in labels.values()])
     judged = Judged(indices // len(styles), indices % len(styles), seen[:, 0], seen[:, 1])
@@ -193,7 +191,7 @@ def evaluate(
         )
     how = sampling or model.sampling or SAMPLING
     chosen = plan(seeds, subset, concepts)
-    made_by, names = stamp(chosen, how), [concept.name for concept in concepts]
+    made_by, names = stamp(chosen, how) | told_of(concepts), [c.name for c in concepts]
     usual = SEEDS if subset is None else SEEDS[:1]
     file = free_file(folder, made_by, names, usual=usual, subset=subset, is_own=is_own)
     model.use_scheduler(how.scheduler)
@@ -209,7 +207,7 @@ def evaluate_images(
 ) -> dict[str, Any]:  # fmt: skip
     """As `evaluate`, of images that any tool drew, by the protocol's file names, in a folder."""
     chosen = plan(seeds, subset, concepts)
-    made_by = stamp(chosen) | {"scheduler": None, "steps": None, "guidance": None}
+    made_by = stamp(chosen) | dict.fromkeys(("scheduler", "steps", "guidance")) | told_of(concepts)
     asked, usual = [concept.name for concept in concepts], SEEDS if subset is None else SEEDS[:1]
     file = free_file(folder, made_by, asked, usual=usual, subset=subset)
     every = shots(plan(ALL_SEEDS, None, []))
@@ -271,9 +269,11 @@ class Pocket(Protocol):
     """The suite's own protocol."""
 
     takes: ClassVar[frozenset[Option]] = frozenset({"seeds", "subset"})
+    settings: ClassVar[type | None] = PocketSettings
 
     def evaluate(self, asked: Asked) -> dict[str, Any]:
-        concepts = find_targets(asked.concepts)
+        settings, _ = resolve(PocketSettings, given=asked.settings, quick=False, presets={})
+        concepts = trained_on(find_targets(asked.concepts), asked.erased, settings.contexts)
         seeds, subset = SEEDS if asked.seeds is None else asked.seeds, _count(asked.subset)
         if asked.model is None:
             if asked.images is None:

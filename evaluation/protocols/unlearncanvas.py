@@ -206,7 +206,7 @@ def _known(reference: Path, stamp: dict[str, Any], chosen: Plan) -> Labels:
     for key in ("resolution", "judge", "scheduler", "steps", "guidance", "noise", "seed_prompt"):
         if None not in (stamp[key], there.get(key)) and stamp[key] != there[key]:
             raise SettingError(
-                f"reference {reference} has another {key}: {there[key]}, not {stamp[key]}."
+                f"reference {reference} differs in {key}: {there[key]}, not {stamp[key]}."
             )
     return labels
 

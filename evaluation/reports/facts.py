@@ -19,9 +19,10 @@ from evaluation.score import interval
 from evaluation.seen import REMEDY, JudgedShape, seen
 
 RATES = (
-    "UA", "UA_own", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o", "Acc_t", "Acc", "MIA",
+    "UA", "UA_own", "UA_in", "UA_out", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o",
+    "Acc_t", "Acc_corr", "Acc", "RA", "TA", "MIA",
 )  # fmt: skip
-DISTANCES = ("FID", "perceptual", "distance")  # never below 0; KID may be
+DISTANCES = ("FID", "perceptual", "distance", "gap")  # never below 0; KID may be
 SHOWN = 8  # pictures in a row, and attacked cases
 
 

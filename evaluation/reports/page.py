@@ -15,6 +15,8 @@ from evaluation.reports import plots
 MEANING = {
     "UA": "the concept is gone: asked for it, the judge saw nothing that was erased",
     "UA_own": "asked for it, the judge saw something else, be it another erased concept",
+    "UA_in": "UA on the prompts that it was erased by",
+    "UA_out": "UA on the prompts that it was not erased by",
     "IRA": "the rest of its kind is still drawn",
     "CRA": "the other kind is still drawn",
     "CRA_target": "the other kind is still drawn where the concept was asked for",

@@ -12,6 +12,7 @@ from erasure.config import Value
 from erasure.edit import Edit
 from erasure.erasing import Result
 from erasure.forgetting import Data, Forgotten, forget
+from erasure.registry import METHODS
 from erasure.sparse import INDICES, SHAPE, opened, put
 
 Record = Callable[[str, float], None]  # record_property: a figure for the report
@@ -34,6 +35,19 @@ CLASS_METHODS: dict[str, dict[str, Value]] = {
     "fine-tune": {"epochs": 2, "epochs_without": 1},
     "ssd": {},
     "retrain": {"steps": 2},
+    "prune": {
+        "then": "random-label",
+        "then_settings": "epochs=1,batch_size=4,learning_rate=0.01",
+        "recover_epochs": 1,
+    },
+    "npo": {},
+    "ihl": {},
+    "flat": {},
+    "rocr": {},
+    "scrub": {"forget_epochs": 1, "forget_batch_size": 4},
+    "bad-teacher": {"learning_rate": 1e-4},
+    "unsir": {"noise_images": 2, "noise_steps": 1, "impair_rate": 1e-4, "repair_rate": 1e-4},
+    "repair": {"after_settings": "selection=1,batch_size=4", "learning_rate": 1e-4},
 }
 
 
@@ -46,14 +60,13 @@ def erase_two_steps(method: str, model: Path, out: Path, **more: Value) -> Resul
 def forget_two_steps(method: str, folder: Path, out: Path, **more: Value) -> Forgotten:
     """On the folder's `model` and `images`: eight images of a class in two batches."""
     settings: dict[str, Value] = {"batch_size": 4, **CLASS_METHODS[method]}
-    if method == "ssd":
-        settings["selection"] = 1.0
-    elif method != "retrain":
-        settings = {"epochs": 1, "learning_rate": 0.01, **settings}
+    few: dict[str, Value] = {"epochs": 1, "learning_rate": 0.01, "selection": 1.0}
+    known = METHODS.get("classifier", method).__dataclass_fields__
+    if method != "retrain":
+        settings = {**{n: value for n, value in few.items() if n in known}, **settings}
     data = Data(source=str(folder / "images"), images=8, test_images=2)
-    return forget(
-        str(folder / "model"), method, [["red"]], out=out, data=data, **{**settings, **more}
-    )  # type: ignore[arg-type]
+    what: dict = {"samples": ["0"]} if method == "s3t" else {"tasks": [["red"]]}
+    return forget(str(folder / "model"), method, **what, out=out, data=data, **{**settings, **more})  # type: ignore[arg-type]
 
 
 def update(edit: Edit, base: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,9 +5,10 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from erasure_datasets.classes import load_classes, match_labels
+from erasure_datasets.classes import class_names, load_classes, match_labels
 from erasure_datasets.errors import DataError, DataWarning
 
 LABELS = ("red", "green", "blue")
@@ -39,6 +40,23 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     for image, label in zip(found.images, found.labels.tolist(), strict=True):
         by_class[label].append(int(image.float().mean()))
     assert by_class == {0: [10, 40, 70], 1: [0, 30, 60]}
+
+
+def test_a_folder_of_parquet_needs_no_word_before_it(tmp_path: Path) -> None:
+    place = hub_folder(tmp_path / "set", splits=("train", "test"))
+    for each in (3, 0):
+        one, other = (
+            load_classes(source, "train", LABELS[:2], size=16, per_class=each)
+            for source in (str(place), f"hf:{place}")
+        )
+        assert torch.equal(one.images, other.images)
+        assert one.ids == other.ids
+    assert len(one) == 10
+    assert class_names(str(place)) == ("Green", "Red", "purple")
+    (place / "red").mkdir()
+    Image.new("RGB", (8, 8)).save(place / "red" / "0.png")
+    with pytest.raises(DataError, match="parquet files and the image folder red; which"):
+        load_classes(str(place), "train", LABELS, size=16, per_class=1)
 
 
 def test_every_fifth_is_held_out_where_there_is_no_test_part(tmp_path: Path) -> None:

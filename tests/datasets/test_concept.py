@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from erasure.models.diffusion.load import POCKET
+from erasure.models.built_in import POCKET
 from erasure_datasets.canvas import OBJECTS, STYLES
 from erasure_datasets.captions import OBJECT_SYNONYMS, STYLE_SYNONYMS
 from erasure_datasets.concept import (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from erasure.models.diffusion.load import POCKET
+from erasure.models.built_in import POCKET
 from erasure_datasets.concept import Catalogue, Concept, mentions, retain_prompts
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import image_folder, timm_folder
 
 from erasure.commandline.forecast import print_forecast
 from erasure.erasing import erase
@@ -77,6 +78,24 @@ def test_forgetting_can_be_tried(method: str, tmp_path: Path) -> None:
     assert found.tensors > 0
     assert found.what == "cat; then dog"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "first"), [("prune", "recovery 0"), ("blindspot", "blind"), ("laf", "autoencoder")]
+)
+def test_what_prepares_is_tried_and_what_follows(method: str, first: str, tmp_path: Path) -> None:
+    """Both in full length: 8 images of each of 3 kept classes, at most 4 in a step."""
+    model, images = timm_folder(tmp_path / "model"), image_folder(tmp_path / "images")
+    more = {"attention_weight": 0.0} if method == "blindspot" else {}
+    found = foresee_forgetting(
+        str(model), method, [["red"]], out=tmp_path / "run", batch_size=4,
+        data=Data(source=str(images), images=8, test_images=1), **more,
+    )  # fmt: skip
+    assert first in found.stages[0].name
+    assert all(stage.total > stage.done >= 5 for stage in found.stages[:-1])
+    assert found.stages[-1].name == "request 0"
+    assert 5 <= found.stages[-1].done < 10
+    assert not (tmp_path / "run").exists()
 
 
 def test_it_checks_what_a_run_checks(sd1: Path, tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ import torch
 from erasure.edit import Edit
 from erasure.errors import RunError
 from erasure.files.storage import write_json
-from erasure.models.classifier.load import BUILT_IN as CLASSIFIERS
-from erasure.models.diffusion.load import BUILT_IN
+from erasure.models.built_in import CLASSIFIERS, DIFFUSION
 from erasure.opening import lasting_name
 from erasure.undoing import undo
 from erasure_datasets.concept import Concept
@@ -18,7 +17,7 @@ from erasure_datasets.concept import Concept
 
 def test_a_built_in_name_is_never_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in (*BUILT_IN, *CLASSIFIERS):
+    for name in (*DIFFUSION, *CLASSIFIERS):
         (tmp_path / name).mkdir()
         assert lasting_name(name) == name
 

@@ -11,7 +11,8 @@ from safetensors import safe_open
 
 from erasure.erasing import erase
 from erasure.exports.exporting import export
-from erasure.models.diffusion.load import POCKET, load_model
+from erasure.models.built_in import POCKET
+from erasure.models.diffusion.load import load_model
 from erasure.opening import open_run
 from erasure_datasets.images import read_image
 

@@ -14,6 +14,7 @@ from erasure.erasing import Result, erase
 from erasure.errors import EditError, ErasureError, ModelError, RunError, SettingError
 from erasure.exports.exporting import export
 from erasure.files.storage import write_json
+from erasure.foreseeing import foresee_erasure
 from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.model import DiffusionModel
 from erasure.opening import open_run
@@ -152,6 +153,12 @@ def test_what_is_gone_is_nobodys_anchor(no_cat: Result, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="'cat', and cat is gone already"):
         erase(no_cat.folder, "uce", "tree", out=tmp_path / "no", anchor="cat")
     assert not (tmp_path / "no").exists()
+
+
+def test_erasing_again_what_is_gone_is_said(cat: Path, tmp_path: Path) -> None:
+    with pytest.warns(DataWarning, match="cat is gone from .* already; it is erased once more"):
+        found = foresee_erasure(cat, "uce", "cat", out=tmp_path / "again", **FREE)
+    assert found.what == f"cat (object), instead of it 'house'; beside what is gone from {cat}"
 
 
 def test_a_lost_anchor_of_free_text_is_for_the_user_to_replace(cat: Path, tmp_path: Path) -> None:

@@ -42,6 +42,17 @@ def test_a_style_target_swaps_the_domains() -> None:
     assert scores["CRA"].value == 0.5  # objects of the same
 
 
+def test_contexts_tell_a_target_apart() -> None:
+    """Object 0 beside style 0 was trained on: both its images are seen as another."""
+    target = Target("a", is_style=False, label=0, contexts=(0,))
+    scores, per = accuracy_scores(judged(), [target])
+    found = {key: (scores[key].value, scores[key].n) for key in ("UA", "UA_in", "UA_out")}
+    assert found == {"UA": (0.75, 4), "UA_in": (1.0, 2), "UA_out": (0.5, 2)}
+    assert per["a"]["UA_out"].value == 0.5
+    both = [target, Target("s", is_style=True, label=1)]
+    assert accuracy_scores(judged(), both)[0]["UA_out"].value == 0.5  # the other has none
+
+
 def test_several_targets_leave_together() -> None:
     targets = [Target("a", is_style=False, label=0), Target("s", is_style=True, label=1)]
     scores, per = accuracy_scores(judged(), targets)

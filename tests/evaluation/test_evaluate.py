@@ -137,9 +137,9 @@ def test_names_of_records(tmp_path: Path) -> None:
     record = {"protocol": "pocket", "scores": {}, "per_concept": {"cat": {}}, "stamp": stamp}
     (tmp_path / "scores" / "pocket.json").write_text(json.dumps(record))
     assert named({"versions": {"torch": "2"}, "new": 1}) == "pocket.json"
-    with pytest.raises(RunError, match=r"scores of another steps \(12, not 13\); move it away"):
+    with pytest.raises(RunError, match=r"scores with steps 12, not 13; move it away"):
         named({"steps": 13})
-    with pytest.raises(RunError, match=r"scores of another targets \(cat, not none\)"):
+    with pytest.raises(RunError, match=r"scores with targets cat, not none"):
         free_file(tmp_path, stamp, [], usual=usual)
     (tmp_path / "scores" / "pocket.json").write_text(json.dumps(record)[:20])
     with pytest.raises(RunError, match=r"is not readable .*; move it away"):
@@ -186,7 +186,7 @@ def test_parts_stand_beside_one_another(tmp_path: Path) -> None:
     assert sorted(file.stem for file in (out / "scores").iterdir()) == names
     assert [read_scores(out, name)["stamp"]["images"] for name in names] == [18, 20]
     before = (out / "scores" / "pocket-20-subset.json").read_bytes()
-    with pytest.raises(RunError, match=r"scores of another targets \(cat, not dog\)"):
+    with pytest.raises(RunError, match=r"scores with targets cat, not dog"):
         evaluate(concepts=["dog"], subset=20, **options)  # type: ignore[arg-type]
     assert (out / "scores" / "pocket-20-subset.json").read_bytes() == before
 

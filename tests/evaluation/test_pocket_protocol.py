@@ -10,6 +10,7 @@ from erasure.errors import SettingError
 from erasure.models.diffusion.load import load_model
 from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, render
 from erasure_datasets.images import read_image
+from evaluation.drawing.pocket_plan import told_of, trained_on
 from evaluation.evaluating import evaluate
 from evaluation.protocols import pocket
 
@@ -202,3 +203,26 @@ def test_images_of_another_tool(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="lacks 1 of the answer set's 256 images"):
         evaluate(images=images, out=tmp_path / "no", **options)
     assert not (tmp_path / "no").exists()
+
+
+def test_targets_are_told_apart_by_what_they_were_erased_by() -> None:
+    cat, winter = concept("cat"), concept("Winter")
+    some = pocket.catalogue().within(cat, ["Photo", "van_gogh"])
+    chosen = pocket.plan((188,), None, [])
+    labels = {}
+    for key in chosen:
+        name, style = pocket.catalogue().pairs()[key[1]]
+        gone = name == "cat" and style in ("Photo", "Van Gogh", "Winter")
+        labels[key] = (OBJECTS.index("dog" if gone else name), STYLES.index(style), 0.3)
+    scores, _ = pocket.score(labels, [some])
+    assert (scores["UA_in"].value, scores["UA_in"].n) == (1.0, 2)
+    assert (scores["UA_out"].value, scores["UA_out"].n) == (pytest.approx(1 / 14), 14)
+    assert "UA_in" not in pocket.score(labels, [cat])[0]
+    assert trained_on([cat, winter], [some], "") == [some, winter]
+    assert trained_on([cat], [], "Photo,Van Gogh") == [some]
+    assert told_of([some, winter]) == {"contexts": "Photo, Van Gogh"}
+    assert told_of([cat]) == {}
+    with pytest.raises(SettingError, match="contexts: none of dog goes with cat"):
+        trained_on([cat], [], "dog")
+    with pytest.raises(SettingError, match="contexts are an erased concept's; there is none"):
+        trained_on([], [], "Photo")

@@ -241,10 +241,10 @@ def test_levels_are_counted_up_to_each_or_down_to_each() -> None:
 LONG = {
     "classifier-guidance": {"learning_steps": 10**6, "images": 8, "width": 4},
     "completion": {
-        "steps": 40,
-        "shares": ",".join(f"{i / 40:g}" for i in range(1, 40)),
+        "steps": 20,
+        "shares": ",".join(f"{i / 20:g}" for i in range(1, 20)),
     },
-    "image-prompt": {"strengths": ",".join(f"{i / 400:g}" for i in range(1, 401))},
+    "image-prompt": {"strengths": ",".join(f"{i / 40:g}" for i in range(1, 41))},
     "inpaint": {"steps": 2},
     "latent-inversion": {"steps": 2, "refine": 10**6},
     "noise": {"steps": 2, "etas": "1,2,3,4,5,6", "churns": ",".join(["1"] * 1000)},
@@ -268,10 +268,10 @@ def test_an_attack_ends_soon_after_its_budget(
 
     def is_over(_scene: Scene) -> bool:
         asked.append(name)
-        return len(asked) > 12
+        return len(asked) > 4
 
     monkeypatch.setattr(Scene, "is_over", property(is_over))
-    options = {"criterion": f"{criterion}:never", "prompts": 1, "seeds": (188,), "budget": 12.0}
+    options = {"criterion": f"{criterion}:never", "prompts": 1, "seeds": (188,), "budget": 4.0}
     try:
         record = attack(run, name, **options, **LONG[name])
     except OutOfTimeError:

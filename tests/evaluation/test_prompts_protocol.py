@@ -197,7 +197,7 @@ def test_refused_in_one_line(
 def test_scores_of_other_prompts_are_not_overwritten(copy: Path, tmp_path: Path) -> None:
     evaluate(copy, **QUICK)
     (tmp_path / "keep.txt").write_text("a horse\na boat\na bee\n")
-    with pytest.raises(RunError, match=r"scores of another keep_prompts \(captions, not sha256"):
+    with pytest.raises(RunError, match=r"scores with keep_prompts captions, not sha256"):
         evaluate(copy, keep_prompts=str(tmp_path / "keep.txt"), **QUICK)
 
 

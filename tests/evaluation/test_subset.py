@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from erasure.errors import SettingError
-from erasure.models.diffusion.load import POCKET
+from erasure.models.built_in import POCKET
 from evaluation.metrics.accuracy import Judged, Target, accuracy_scores
 from evaluation.metrics.subset import Axis, draw_labels, parse_subset, subset_rate
 

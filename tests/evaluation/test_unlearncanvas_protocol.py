@@ -191,7 +191,7 @@ def test_an_object_target_a_part_and_a_reference(tmp_path: Path) -> None:
     low, high = (part["scores"]["UA"][end] for end in ("low", "high"))
     assert low <= 49 / 50 <= high
     bigger = answer_set_of_size(images, tmp_path / "bigger", 32)
-    with pytest.raises(SettingError, match="has another resolution: 16, not 32"):
+    with pytest.raises(SettingError, match="differs in resolution: 16, not 32"):
         evaluate(images=bigger, out=tmp_path / "no", **{**options, "resolution": 32})
 
 
@@ -363,7 +363,7 @@ def test_a_run_from_end_to_end(sd1: Path, tmp_path: Path) -> None:
         resolution=16, **options,
     )  # fmt: skip
     assert again["labels"] == record["labels"]
-    with pytest.raises(RunError, match=r"scores of another steps \(2, not 3\)"):
+    with pytest.raises(RunError, match=r"scores with steps 2, not 3"):
         evaluate(run, steps=3, noise="run-on", **options)
     with pytest.raises(SettingError, match="resolution must be a multiple of 2; got 7"):
         evaluate(run, resolution=7, **options)

@@ -27,7 +27,7 @@ def small(sd1: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = bench_rows.settings_of
 
     def shortened(asked: Row, model: object) -> object:
-        full, short = whole(asked, model), {"sampling_steps": 20, "attack_steps": 3}
+        full, short = whole(asked, model), {"sampling_steps": 20, "attack_steps": 3, "depth": 1}
         return replace(full, **{key: n for key, n in short.items() if hasattr(full, key)})
 
     monkeypatch.setattr(bench_rows, "settings_of", shortened)

@@ -13,11 +13,20 @@ from erasure.files.records import read_record
 from erasure.models.classifier.classifier import Classifier
 from erasure.registry import EXPORTS
 
+STEM = """
+network.conv1 = nn.Conv2d(3, network.conv1.out_channels, 3, 1, 1, bias=False)
+network.maxpool = nn.Identity()"""
 TORCHVISION = """\
 import torchvision
-from safetensors.torch import load_file
+from safetensors.torch import load_file{more}
 
-network = torchvision.models.{kind}({arguments})
+network = torchvision.models.{kind}({arguments}){stem}
+network.load_state_dict(load_file("<this folder>/model.safetensors"))"""
+SMALL_STEM = """\
+import timm
+from safetensors.torch import load_file{more}
+
+network = timm.create_model("{kind}", {arguments}){stem}
 network.load_state_dict(load_file("<this folder>/model.safetensors"))"""
 
 
@@ -34,17 +43,13 @@ class Vit(Form):
         if model.library == "transformers":
             text = "from transformers import AutoModelForImageClassification\n\n"
             text += f'network = AutoModelForImageClassification.from_pretrained("{HERE}")'
+        elif model.library == "timm" and _has_small_stem(model):
+            text = SMALL_STEM.format(**_built(model))
         elif model.library == "timm":
             text = "import timm\n\n"
             text += f'network = timm.create_model("local-dir:{HERE}", pretrained=True)'
         else:
-            file = (model.folder or Path()) / "config.json"
-            config = read_record(file, dict[str, Any], error=ModelError)
-            given = {"num_classes": len(model.labels), **config.get("model_args", {})}
-            text = TORCHVISION.format(
-                kind=str(config["architecture"]).removeprefix("torchvision:"),
-                arguments=", ".join(f"{name}={value!r}" for name, value in given.items()),
-            )
+            text = TORCHVISION.format(**_built(model))
         first, count = edit.concepts[0], len(edit.concepts)
         what = first.name if first.kind == "samples" else f"{count} of its classes"
         return [
@@ -54,3 +59,27 @@ class Vit(Form):
 
     def library(self, edit: Edit, model: Classifier) -> str:  # noqa: ARG002
         return model.library
+
+
+def _config(model: Classifier) -> dict[str, Any]:
+    """config.json of a timm or torchvision folder; empty where there is none."""
+    if model.folder is None:
+        return {}
+    return read_record(model.folder / "config.json", dict[str, Any], error=ModelError)
+
+
+def _has_small_stem(model: Classifier) -> bool:
+    return _config(model).get("stem") == "cifar"
+
+
+def _built(model: Classifier) -> dict[str, str]:
+    """What builds the network: its kind, and arguments as Python writes them."""
+    config = _config(model)
+    given = {"num_classes": len(model.labels), **config.get("model_args", {})}
+    is_small = config.get("stem") == "cifar"
+    return {
+        "more": "\nfrom torch import nn" if is_small else "",
+        "stem": STEM if is_small else "",
+        "kind": str(config["architecture"]).removeprefix("torchvision:"),
+        "arguments": ", ".join(f"{name}={value!r}" for name, value in given.items()),
+    }

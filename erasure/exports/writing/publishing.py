@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from erasure.errors import ModelError, SettingError
-from erasure.models.classifier.load import BUILT_IN as CLASSIFIERS
-from erasure.models.diffusion.load import BUILT_IN, POCKET
+from erasure.models.built_in import CLASSIFIERS, DIFFUSION, POCKET
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CONFIGS = (
@@ -77,7 +76,7 @@ def hub_id(base: str) -> str | None:
 
 def is_built_in(base: str) -> bool:
     """Whether the base is one of the models that the package holds."""
-    return base in BUILT_IN or base in CLASSIFIERS or Path(base).is_relative_to(POCKET)
+    return base in DIFFUSION or base in CLASSIFIERS or Path(base).is_relative_to(POCKET)
 
 
 def public_name(base: str) -> str:

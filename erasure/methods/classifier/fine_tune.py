@@ -9,6 +9,8 @@ Jia, Liu, Ram, Yao, Liu, Liu, Sharma, Liu, "Model Sparsity Can Simplify Machine 
             gamma_e = gamma (1 - e / (E - E_0)), 0 for the last E_0 epochs
 
 Choices
+- BatchNorm's running statistics stay unless `statistics` says otherwise: those of all images, which
+  a few batches of one kind would replace.
 - `l1=0` is plain fine-tuning. The penalty covers every selected weight, biases and gains included,
   as the authors' code does. Their default of 0.2 belongs to pruning; 5e-4 here.
 - The epoch counts in fractions, so that the penalty falls at every step.
@@ -30,6 +32,7 @@ from erasure.training.fit import fit
 from erasure.training.learner import Learner
 from erasure.training.optimisers import Optimiser
 from erasure.training.run import Run
+from erasure.training.statistics import Statistics
 
 
 @METHODS.register
@@ -45,6 +48,9 @@ class FineTune:
     l1: float = setting(5e-4, help="weight of the l1 penalty at the start (gamma)", at_least=0)
     epochs_without: int = setting(2, quick=1, help="last epochs without it (E_0)", at_least=0)
     select: str = setting("all", help="which weights: all, mlp, attention, head, or a pattern")
+    statistics: bool = setting(
+        False, help="let BatchNorm go by each batch, and its statistics follow, as the authors do"
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -57,12 +63,14 @@ class FineTune:
     def forget(self, model: Classifier, request: Request, run: Run) -> None:
         weights = model.weights(self.select)
         model.remember(list(weights))
+        statistics = Statistics.asked(model, self, learn=self.statistics)
         part = request.retain
         steps = request.steps(self.epochs, self.batch_size, part)
 
         def loss(step: int) -> dict[str, Tensor]:
             x, right = labelled(model, part, self.batch_size, step, run, f"{request.stage} retain")
-            logits = model.forward(x)[1]
+            with statistics.learning():
+                logits = model.forward(x)[1]
             terms = {"retain": F.cross_entropy(logits, right)}
             gamma = penalty(self.l1, step * self.epochs / steps, self.epochs, self.epochs_without)
             if gamma:
@@ -72,7 +80,7 @@ class FineTune:
 
         by = Optimiser("sgd", momentum=self.momentum, weight_decay=self.weight_decay)
         learner = Learner(loss, weights, self.learning_rate, by)
-        fit(learner, steps=steps, run=run, stage=request.stage)
+        fit(learner, steps=steps, run=run, stage=request.stage, carried=statistics.carried)
 
 
 def penalty(gamma: float, epoch: float, epochs: int, without: int) -> float:

@@ -8,6 +8,8 @@ https://arxiv.org/abs/2109.13398:
     loss    -CE(forget)
 
 Choices
+- BatchNorm's running statistics stay unless `statistics` says otherwise: those of all images, which
+  a few batches of one kind would replace.
 - Nothing holds the rest in place, and nothing bounds the climb: it is the baseline that shows why
   the others do both. Few epochs and a small learning rate are all it has.
 """
@@ -26,6 +28,7 @@ from erasure.training.fit import fit
 from erasure.training.learner import Learner
 from erasure.training.optimisers import Optimiser
 from erasure.training.run import Run
+from erasure.training.statistics import Statistics
 
 
 @METHODS.register
@@ -39,6 +42,9 @@ class GradientAscent:
     momentum: float = setting(0.9, help="SGD's", at_least=0, at_most=1)
     weight_decay: float = setting(5e-4, help="SGD's", at_least=0)
     select: str = setting("all", help="which weights: all, mlp, attention, head, or a pattern")
+    statistics: bool = setting(
+        False, help="let BatchNorm go by each batch, and its statistics follow, as the authors do"
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -46,15 +52,17 @@ class GradientAscent:
     def forget(self, model: Classifier, request: Request, run: Run) -> None:
         weights = model.weights(self.select)
         model.remember(list(weights))
+        statistics = Statistics.asked(model, self, learn=self.statistics)
         part = request.forget
 
         def loss(step: int) -> dict[str, Tensor]:
             x, right = labelled(model, part, self.batch_size, step, run, f"{request.stage} forget")
-            logits = model.forward(x)[1]
+            with statistics.learning():
+                logits = model.forward(x)[1]
             return {"forget": -F.cross_entropy(logits, right)}
 
         by = Optimiser("sgd", momentum=self.momentum, weight_decay=self.weight_decay)
         fit(
             Learner(loss, weights, self.learning_rate, by), run=run, stage=request.stage,
-            steps=request.steps(self.epochs, self.batch_size, part),
+            steps=request.steps(self.epochs, self.batch_size, part), carried=statistics.carried,
         )  # fmt: skip

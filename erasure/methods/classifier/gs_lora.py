@@ -34,6 +34,7 @@ Choices
 
 from dataclasses import dataclass
 from math import log
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -41,7 +42,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erasure.config import check, setting
-from erasure.errors import SettingError
 from erasure.forgetting import Request
 from erasure.models.classifier.blocks import Place, groups
 from erasure.models.classifier.classifier import Classifier
@@ -59,6 +59,8 @@ from erasure.training.run import Run
 @dataclass(frozen=True)
 class GSLoRA:
     """Group-sparse LoRA for continual forgetting."""
+
+    of_classes_alone: ClassVar = True
 
     epochs: int = setting(100, quick=10, help="passes over the images to keep", at_least=1)
     least_steps: int = setting(0, help="steps at least, however few the images", at_least=0)
@@ -90,8 +92,6 @@ class GSLoRA:
         check(self)
 
     def forget(self, model: Classifier, request: Request, run: Run) -> dict[str, Tensor]:
-        if not request.classes:
-            raise SettingError("gs-lora forgets whole classes, no samples. Choose another method.")
         blocks = groups(model, self.place)
         layers = linears(model, [name for block in blocks for name in block])
         adapter = Adapter.fresh(
@@ -142,7 +142,8 @@ class GSLoRA:
             )  # fmt: skip
         mean.follow(share if self.average_from < self.epochs else 1)
         kept, moved = moving_groups(model, mean.means, blocks, adapter.scale, self.zero_below)
-        run.log(f"{request.stage} groups", steps, {f"block {i}": m for i, m in enumerate(moved)})
+        norms = {f"block {number}": norm for number, norm in enumerate(moved)}
+        run.log_end(f"{request.stage} groups", steps, norms)
         merge(model, kept, adapter.scale)
         return {name: matrix.float().cpu().clone() for name, matrix in kept.items()}
 

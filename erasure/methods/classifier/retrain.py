@@ -1,4 +1,4 @@
-"""Retrain: a new model that never saw the forgotten classes, the standard the others are held to.
+"""Retrain: a new model that never saw what is forgotten, the standard the others are held to.
 
 Changes: all weights, and BatchNorm's statistics, trained anew.
 
@@ -7,32 +7,33 @@ Changes: all weights, and BatchNorm's statistics, trained anew.
 Choices
 - The head keeps its size, so that every figure is over the same classes; nothing ever asks for the
   forgotten ones, and earlier requests' classes are left out as well.
-- The recipe is that of the pocket suite's judges: Muon on the matrices, AdamW on the rest, shifted,
-  mirrored and recoloured images, an average of the weights at the end. It needs many images per
-  class: give `--images`.
+- The recipe `suite` is that of the pocket suite's judges: Muon on the matrices, AdamW on the rest,
+  shifted, mirrored and recoloured images, an average of the weights at the end, by steps. It needs
+  many images per class: give `--images`.
+- The recipe `one-cycle` is that of `erasure train`, by epochs. A model that it trained says in its
+  presets that it is to be retrained so, by the same settings and from its library's own random
+  weights: the standard then differs from the model in nothing but what it saw.
 - BatchNorm learns its statistics with the weights, and they are averaged as the weights are.
 - Each request starts from random weights again; a sequence is retrained once per request.
 """
 
-from dataclasses import dataclass
-
-from torch import Tensor
-from torch.nn import functional as F
+from dataclasses import dataclass, fields
+from typing import Literal
 
 from erasure.config import check, setting
 from erasure.errors import SettingError
 from erasure.forgetting import Request
 from erasure.models.classifier.classifier import Classifier, reinitialise
+from erasure.models.classifier.load import random_weights
 from erasure.registry import METHODS
-from erasure.training.averages import Average, share_of_step
-from erasure.training.batches import augmented, labelled
-from erasure.training.fit import fit
-from erasure.training.learner import Learner
+from erasure.training.batches import augmented
+from erasure.training.one_cycle import Kind, OneCycle
 from erasure.training.optimisers import Optimiser
-from erasure.training.processes import average
+from erasure.training.recipe import Recipe, learn, one_cycle, refuse_single_images
 from erasure.training.run import Run
 
 AVERAGE = 0.995
+SHARED = ("learning_rate", "batch_size")  # settings that both recipes have
 
 
 @METHODS.register
@@ -40,39 +41,54 @@ AVERAGE = 0.995
 class Retrain:
     """Training from scratch on what is kept."""
 
-    steps: int = setting(3000, quick=100, help="optimiser steps", at_least=1)
-    learning_rate: float = setting(1e-3, help="of both optimisers, falling by a cosine", above=0)
+    recipe: Literal["suite", "one-cycle"] = setting(
+        "suite", help="the pocket suite's, or that of `erasure train`"
+    )
+    steps: int = setting(3000, quick=100, help="optimiser steps of the recipe suite", at_least=1)
+    learning_rate: float = setting(
+        1e-3, help="of both optimisers, falling by a cosine; one-cycle: at its highest",
+        at_least=0,
+    )  # fmt: skip
     batch_size: int = setting(128, help="images per step", at_least=1)
+    epochs: int = setting(20, quick=1, help="passes of one-cycle", at_least=1)
+    optimiser: Kind = setting("auto", help="of one-cycle: sgd where there is BatchNorm, else muon")
+    weight_decay: float = setting(
+        -1.0, help="of one-cycle; below 0 the optimiser's own", at_least=-1
+    )
+    warmup: float = setting(0.2, help="of one-cycle: share of the steps in which the rate rises",
+                            at_least=0, at_most=0.9)  # fmt: skip
+    label_smoothing: float = setting(0.05, help="of one-cycle", at_least=0, at_most=0.9)
+    shift: float = setting(0.125, help="of one-cycle: of images, by a share of their side",
+                           at_least=0, at_most=0.5)  # fmt: skip
+    mirror: bool = setting(True, help="of one-cycle: mirror every other image")
 
     def __post_init__(self) -> None:
         check(self)
+        if self.recipe == "suite" and not self.learning_rate:
+            raise SettingError("Retrain.learning_rate must be above 0 in the recipe suite; got 0.")
+        own = OneCycle()
+        for item in fields(OneCycle):
+            value = getattr(self, item.name)
+            # --quick says its epochs, too
+            known = (getattr(own, item.name), item.metadata["quick"])
+            if self.recipe == "suite" and item.name not in SHARED and value not in known:
+                raise SettingError(
+                    f"Retrain.{item.name} is of the recipe one-cycle, and has no effect on suite; "
+                    f"got {value}. Add --recipe one-cycle, or leave it out."
+                )
 
     def forget(self, model: Classifier, request: Request, run: Run) -> None:
-        weights, statistics = model.weights("all"), model.buffers()
-        if statistics and self.batch_size < run.whole(2):
-            raise SettingError(
-                f"Retrain.batch_size must be at least {run.whole(2)}, 2 images for each process: "
-                f"{model.name} has BatchNorm, and one image has no spread; got {self.batch_size}."
-            )
-        model.remember([*weights, *statistics])
-        reinitialise(model.network, run.generator_for(f"{request.stage} weights"))
-        numbers = {n: tensor for n, tensor in statistics.items() if tensor.is_floating_point()}
-        mean = Average({**weights, **numbers})
+        refuse_single_images("Retrain", self.batch_size, model, run)
+        model.remember([*model.weights("all"), *model.buffers()])
+        generator = run.generator_for(f"{request.stage} weights")
         part = request.retain
-
-        def loss(step: int) -> dict[str, Tensor]:
-            mean.follow(share_of_step(step, AVERAGE))
-            x, right = labelled(model, part, self.batch_size, step, run, f"{request.stage} retain")
-            with model.learning_statistics():
-                logits = model.forward(augmented(x, run))[1]
-            average(list(numbers.values()))  # each process saw its own part of the batch
-            return {"retain": F.cross_entropy(logits, right, label_smoothing=0.05)}
-
-        by = Optimiser("muon", weight_decay=0.01, cosine=True)
-        fit(
-            Learner(loss, weights, self.learning_rate, by), steps=self.steps, run=run,
-            stage=request.stage,
-            carried={**statistics, **{f"mean.{name}": value for name, value in mean.means.items()}},
-        )  # fmt: skip
-        mean.follow(share_of_step(self.steps, AVERAGE))
-        mean.put()
+        if self.recipe == "one-cycle":
+            cycle = OneCycle(**{item.name: getattr(self, item.name) for item in fields(OneCycle)})
+            random_weights(model, generator)
+            recipe, steps = one_cycle(cycle, model), cycle.steps(len(part))
+        else:
+            reinitialise(model.network, generator)
+            by = Optimiser("muon", weight_decay=0.01, cosine=True)
+            recipe = Recipe(by, self.learning_rate, self.batch_size, 0.05, augmented, AVERAGE)
+            steps = self.steps
+        learn(model, part, recipe, steps=steps, run=run, stage=request.stage)

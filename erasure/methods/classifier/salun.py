@@ -30,20 +30,21 @@ from torch.nn import functional as F
 from erasure.config import check, setting
 from erasure.errors import SettingError
 from erasure.forgetting import Request
-from erasure.methods.classifier.random_label import RandomLabel, relabel
+from erasure.methods.classifier.random_label import relabel
 from erasure.methods.classifier.ssd import shuffled
+from erasure.methods.shared.forget_and_keep import ForgetAndKeep
 from erasure.methods.shared.saliency import MaskScore, attributions, largest, random_scores
 from erasure.models.classifier.classifier import Classifier
 from erasure.registry import METHODS
 from erasure.training.learner import trainable
 from erasure.training.progress import shown
 from erasure.training.run import Run
-from erasure_datasets.classes import Labelled
+from erasure_datasets.labelled import Labelled
 
 
 @METHODS.register
 @dataclass(frozen=True)
-class SalUn(RandomLabel):
+class SalUn(ForgetAndKeep):
     """Saliency unlearning."""
 
     learning_rate: float = setting(0.013, help="SGD's", above=0)
@@ -59,22 +60,27 @@ class SalUn(RandomLabel):
     def forget(self, model: Classifier, request: Request, run: Run) -> None:
         weights = model.weights(self.select)
         generator = run.generator_for(f"{request.stage} mask")
-        masks = saliency(model, request, weights, self.keep_fraction, self.score, generator)
-        model.remember(list(weights))
-        relabel(self, model, request, weights, masks, run)
+        masks = saliency(
+            model, request, weights, self.keep_fraction, score=self.score, generator=generator
+        )
+        relabel(self, model, request, masks, run)
 
 
 def saliency(
     model: Classifier, request: Request, weights: dict[str, nn.Parameter], keep: float,
-    score: MaskScore, generator: torch.Generator, batch_size: int = 64,
+    *, score: MaskScore, generator: torch.Generator, batch_size: int = 64,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Bool masks of the `keep` share of weights that score highest, by name.
 
     The generator gives random scores, and the order in which WAGLE's sees what is kept.
-    SettingError for a share of less than one weight.
+    SettingError for a share of less than one weight, and for WAGLE's without images to keep.
     """
     if int(keep * sum(weight.numel() for weight in weights.values())) == 0:
         raise SettingError(f"SalUn.keep_fraction must leave a weight to move; got {keep}.")
+    if score == "wagle" and not len(request.retain):
+        raise SettingError(
+            "SalUn.score wagle weighs the images to keep, and there are none; take magnitude."
+        )
     if score == "random":
         return largest(random_scores(weights, generator), keep)
     scores = {name: torch.zeros_like(weight) for name, weight in weights.items()}

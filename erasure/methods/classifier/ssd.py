@@ -30,7 +30,7 @@ from erasure.models.classifier.classifier import Classifier
 from erasure.registry import METHODS
 from erasure.training.learner import trainable
 from erasure.training.run import Run
-from erasure_datasets.classes import Labelled
+from erasure_datasets.labelled import Labelled
 
 
 @METHODS.register
@@ -53,11 +53,7 @@ class SSD:
         weights = model.weights(self.select)
         model.remember(list(weights))
         forget, retain = request.forget, request.retain
-        everything = Labelled(
-            torch.cat([forget.images, retain.images]),
-            torch.cat([forget.labels, retain.labels]),
-            (*forget.ids, *retain.ids),
-        )
+        everything = forget.and_then(retain)
         mattering, to_forgotten = (
             self._importance(model, weights, shuffled(part, run.generator_for(name)), run)
             for part, name in ((everything, request.stage), (forget, f"{request.stage} forget"))

@@ -24,8 +24,9 @@ from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.errors import ModelError, SettingError
 from erasure.files.records import read_record
+from erasure.models.built_in import GOLD, POCKET
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
-from erasure.models.diffusion.load import GOLD, POCKET, load_model
+from erasure.models.diffusion.load import load_model
 from erasure.registry import METHODS
 from erasure.training.run import Run
 from erasure_datasets.concept import Concept

@@ -151,7 +151,7 @@ class GSLoRA:
                 steps=self.steps, run=run, stage=f"request {number}",
             )  # fmt: skip
         busy, moved = moving_groups(model, weights, groups, adapter.scale, self.zero_below)
-        run.log(f"groups {number}", self.steps, {f"block {i}": m for i, m in enumerate(moved)})
+        run.log_end(f"groups {number}", self.steps, {f"block {i}": m for i, m in enumerate(moved)})
         merge(model, busy, adapter.scale)
         return {name: matrix.float().cpu().clone() for name, matrix in busy.items()}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from erasure.errors import SettingError
 from erasure.files.naming import checked_path
@@ -37,7 +38,11 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to gather: (object, style) pairs or plain prompts, and where images come from."""
+    """What to gather: (object, style) pairs or plain prompts, and where images come from.
+
+    With `shows_anchor` the pictures to forget show what is drawn instead, under the same prompts.
+    A `retain_count` of 0 gathers none to keep.
+    """
 
     images: str
     forget_count: int
@@ -45,6 +50,7 @@ class Plan:
     retain_file: Path | None
     sampling_steps: int
     guidance: float
+    shows_anchor: bool = False
 
 
 def gather(
@@ -87,39 +93,45 @@ def _from_pairs(
     catalogue: Catalogue, model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run,
     image: ImageOf,
 ) -> tuple[Pictures, Pictures]:  # fmt: skip
-    """Each pair with a concept, and each without, in turn, in an order drawn once.
+    """Each pair that a concept's prompts ask for, and each without one, in an order drawn once.
 
     Pictures of what was taken before are not kept: they would bring it back.
     """
     kept = catalogue.kept_pairs([*concepts, *model.taken])
-    stays = set(catalogue.kept_pairs(concepts))
-    gone = [pair for pair in catalogue.pairs() if pair not in stays]
+    asked = {prompt for concept in concepts for prompt in concept.prompts()}
+    gone = [pair for pair in catalogue.pairs() if catalogue.prompt(*pair) in asked]
     sets, generator = [], run.generator_for("pairs")
     if not kept:
         raise SettingError("concepts must leave something to keep; every pair of names has one.")
     for pairs, count in ((gone, plan.forget_count), (kept, plan.retain_count)):
         order = torch.randperm(len(pairs), generator=generator).tolist()
-        places = [(pairs[order[i % len(pairs)]], i // len(pairs)) for i in range(count)]
-        chosen = [(name, style, number) for (name, style), number in places]
-        images = torch.stack([image(*choice) for choice in shown(chosen, "reading images")])
-        latents = _encoded(model, images)
-        prompts = [catalogue.prompt(name, style) for name, style, _ in chosen]
-        anchors = [_anchor_prompt(catalogue, name, style, concepts) for name, style, _ in chosen]
-        sets.append(Pictures(latents.cpu(), prompts, anchors))
+        chosen = [pairs[order[i % len(pairs)]] for i in range(count)]
+        instead = [_instead(*pair, concepts) for pair in chosen]
+        seen = instead if plan.shows_anchor else chosen
+        if not all(all(pair) for pair in seen):
+            raise SettingError(
+                "anchor must be named, since the anchor's pictures are learned from; got none."
+            )
+        places = [(*pair, i // len(pairs)) for i, pair in enumerate(seen)]
+        prompts = [catalogue.prompt(*pair) for pair in chosen]
+        anchors = [catalogue.prompt(*pair) if all(pair) else "" for pair in instead]
+        images = [image(*place) for place in shown(places, "reading images")]
+        sets.append(Pictures(_encoded(model, images), prompts, anchors))
     return sets[0], sets[1]
 
 
-def _encoded(model: DiffusionModel, images: Tensor) -> Tensor:
-    """Latents (n, c, h, w) of images (n, 3, h, w), as many at once as the model's size allows."""
-    parts = images.split(model.images_at_once)
-    return torch.cat([model.to_latents(part) for part in shown(parts, "encoding images")])
-
-
-def _anchor_prompt(catalogue: Catalogue, name: str, style: str, concepts: list[Concept]) -> str:
-    """The pair's prompt with every concept replaced by its anchor; "" where an anchor is none."""
+def _instead(name: str, style: str, concepts: list[Concept]) -> tuple[str, str]:
+    """The pair with every concept replaced by its anchor; "" where an anchor is none."""
     anchors = {concept.name: concept.anchor for concept in concepts}
-    words = anchors.get(name, name), anchors.get(style, style)
-    return catalogue.prompt(*words) if all(words) else ""
+    return anchors.get(name, name), anchors.get(style, style)
+
+
+def _encoded(model: DiffusionModel, images: list[Tensor]) -> Tensor:
+    """Latents (n, c, h, w) on the CPU of images (3, h, w), as many at once as their size allows."""
+    if not images:
+        return torch.zeros(0, *model.latent_shape)
+    parts = torch.stack(images).split(model.images_at_once)
+    return torch.cat([model.to_latents(part) for part in shown(parts, "encoding images")]).cpu()
 
 
 def _canvas_image(name: str, style: str, number: int) -> Tensor:
@@ -150,23 +162,32 @@ def _image_from(folder: Path, size: int) -> ImageOf:
 def _from_two_folders(
     model: DiffusionModel, concepts: list[Concept], folder: Path, plan: Plan
 ) -> tuple[Pictures, Pictures]:
-    """`forget/` and `retain/`, with prompts from captions where there are any, else templates."""
+    """`forget/` (`anchor/`) and `retain/`, by captions where there are any, else by templates."""
     pairs, all_gone = forget_prompts(concepts), [*concepts, *model.taken]
     kept = retain_prompts(all_gone, model.catalogue, plan.retain_file)
-    parts = [folder / "forget", folder / "retain"]
+    gone = "anchor" if plan.shows_anchor else "forget"
+    parts = [folder / "forget", folder / gone, folder / "retain"]
     others = [entry for entry in unread(folder, parts) if entry.stem.lower() != "metadata"]
     warn_of_unread(folder, others)
     sets = []
     for name, default, count in (
-        ("forget", pairs, plan.forget_count),
+        (gone, pairs, plan.forget_count),
         ("retain", [(p, p) for p in kept], plan.retain_count),
     ):
+        if not count:
+            sets.append(Pictures(_encoded(model, []), [], []))
+            continue
         files = find_images(folder / name)
         if not files:
             raise SettingError(
                 f"images: {folder} must hold images in {name}/ (*.jpg or *.png); found none."
             )
         captions = find_captions(folder, name, files)
+        if name == "anchor" and captions:
+            raise SettingError(
+                f"images: pictures of the anchor go by the concept's templates; {folder} has "
+                "captions for anchor/. Take them out."
+            )
         files = files[:count]
         chosen = [default[i % len(default)] for i in range(len(files))]
         prompts = [captions[f] if captions else p for f, (p, _) in zip(files, chosen, strict=True)]
@@ -176,8 +197,7 @@ def _from_two_folders(
             warn_of_unnamed({file: captions[file] for file in files}, concepts)
         model.warn_beyond(prompts, f"captions of {folder / name}")
         read = [read_image(file, model.resolution) for file in shown(files, "reading images")]
-        latents = _encoded(model, torch.stack(read))
-        sets.append(Pictures(latents.cpu(), prompts, [anchor for _, anchor in chosen]))
+        sets.append(Pictures(_encoded(model, read), prompts, [anchor for _, anchor in chosen]))
     return sets[0], sets[1]
 
 
@@ -193,19 +213,22 @@ def _generated(
     ):
         order = torch.randperm(len(pairs), generator=run.generator_for(f"{name} order")).tolist()
         chosen = [pairs[order[i % len(order)]] for i in range(count)]
+        column = 1 if plan.shows_anchor else 0
         parts = sampled(
-            model, [prompt for prompt, _ in chosen], lambda path: path.finished.cpu(),
+            model, [pair[column] for pair in chosen], lambda path: path.finished.cpu(),
             name=f"drawing images to {name}", steps=plan.sampling_steps, guidance=plan.guidance,
             generator=run.generator_for(name), run=run,
             grows_with=(f"{name}_images", "sampling_steps"),
         )  # fmt: skip
-        sets.append(Pictures(torch.cat(parts), [p for p, _ in chosen], [a for _, a in chosen]))
+        latents = torch.cat(parts) if parts else _encoded(model, [])
+        sets.append(Pictures(latents, [p for p, _ in chosen], [a for _, a in chosen]))
     return sets[0], sets[1]
 
 
-def draw(
-    pictures: Pictures, batch: int, model: DiffusionModel, run: Run
-) -> tuple[Tensor, list[str], list[str], Tensor, Tensor]:
+Drawn = tuple[Tensor, list[str], list[str], Tensor, Tensor]
+
+
+def draw(pictures: Pictures, batch: int, model: DiffusionModel, run: Run) -> Drawn:
     """This process's part of a random batch: latents, prompts, anchors, timesteps, noise."""
     picked = torch.randint(len(pictures.prompts), (batch,), generator=run.generator)
     t = model.random_times(batch, run.generator)
@@ -218,3 +241,10 @@ def draw(
         run.shard(t),
         run.shard(noise),
     )
+
+
+def noise_loss(model: DiffusionModel, drawn: Drawn) -> Tensor:
+    """What a model is trained by, of pictures that were drawn: mean (predict - target)^2."""
+    z0, prompts, _, t, noise = drawn
+    said = model.predict(model.add_noise(z0, noise, t), t, model.encode(prompts))
+    return F.mse_loss(said, model.target(z0, noise, t))

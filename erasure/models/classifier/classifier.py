@@ -16,6 +16,7 @@ from erasure.models.classifier.labels import Labels
 from erasure.models.classifier.transform import Transform
 from erasure.models.editable import Editable
 from erasure.training.progress import shown
+from erasure_datasets.labelled import Images
 
 Library = Literal["timm", "transformers", "torchvision"]
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -39,7 +40,8 @@ class Classifier(Editable):
     ) -> None:  # fmt: skip
         super().__init__()
         self.network, self.name, self.folder = network.requires_grad_(False).eval(), name, folder
-        self.labels, self.transform, self.library = tuple(labels), transform, library
+        self.labels, self.transform = tuple(labels), transform
+        self.library: Library = library
         self._named = Labels(self.labels, name)
         linears = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear)}
         heads = [n for n, m in linears.items() if m.out_features == len(self.labels)]
@@ -103,26 +105,23 @@ class Classifier(Editable):
         return seen[0], getattr(out, "logits", out)
 
     @torch.no_grad()
-    def predict(
-        self, images: UInt8[Tensor, "n 3 h w"], batch_size: int = 128
-    ) -> Float[Tensor, "n classes"]:
+    def predict(self, images: Images, batch_size: int = 128) -> Float[Tensor, "n classes"]:
         """Probabilities of images in [0, 255], prepared by `prepare`, on the CPU."""
         batches = shown(images.split(batch_size), "looking at images")
         parts = [self.forward(self.prepare(part))[1] for part in batches]
         return torch.cat([part.float().softmax(1).cpu() for part in parts])
 
     @torch.no_grad()
-    def features(
-        self, images: UInt8[Tensor, "n 3 h w"], batch_size: int = 128
-    ) -> Float[Tensor, "n d"]:
+    def features(self, images: Images, batch_size: int = 128) -> Float[Tensor, "n d"]:
         """What the head reads of images in [0, 255], prepared by `prepare`, on the CPU."""
         batches = shown(images.split(batch_size), "looking at images")
         parts = [self.forward(self.prepare(part))[0] for part in batches]
         return torch.cat([part.float().cpu() for part in parts])
 
-    def prepare(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
+    def prepare(self, images: Images) -> Float[Tensor, "b 3 s s"]:
         """Images as the network takes them; those of its own side count as `cut` already."""
-        return self.transform.of_cut(images.to(self.device))
+        held = images if isinstance(images, Tensor) else images.held()
+        return self.transform.of_cut(held.to(self.device))
 
     def cut(self, images: UInt8[Tensor, "n 3 h w"]) -> UInt8[Tensor, "n 3 s s"]:
         """Whole pictures, scaled and cut as the classifier's own library does it, on the CPU."""

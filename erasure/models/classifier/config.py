@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from erasure.errors import ModelError
 from erasure.files.records import read_record
+from erasure.models.classifier.stem import Stem
 from erasure.models.classifier.transform import Transform
 
 # what a timm or torchvision network may be told: its sizes and parts, and nothing to load
@@ -61,6 +62,7 @@ class ClassifierShape(PretrainedShape):
     architecture: str
     labels: NotRequired[list[str] | dict[str, str] | None]
     model_args: NotRequired[dict[str, Any] | None]
+    stem: NotRequired[Stem]
     pretrained_cfg: NotRequired[PretrainedShape | None]
 
 
@@ -72,6 +74,7 @@ class ClassifierConfig:
     arguments: dict[str, Any]
     labels: tuple[str, ...]
     transform: Transform
+    stem: Stem = "own"
 
     @property
     def is_of_torchvision(self) -> bool:
@@ -81,7 +84,11 @@ class ClassifierConfig:
 def read_config(folder: Path) -> ClassifierConfig:
     """A timm or torchvision folder's config.json; ModelError names what is wrong or not allowed."""
     file = folder / "config.json"
-    record = read_record(file, ClassifierShape, error=ModelError)
+    return parse_config(read_record(file, ClassifierShape, error=ModelError), file)
+
+
+def parse_config(record: ClassifierShape, file: Path | str) -> ClassifierConfig:
+    """As `read_config`, of a record that has the shape and comes from `file`."""
     given = dict(record.get("pretrained_cfg") or record)
     arguments = dict(record.get("model_args") or {})
     _refuse_word(record["architecture"], file)
@@ -97,7 +104,7 @@ def read_config(folder: Path) -> ClassifierConfig:
     names = record.get("label_names") or record.get("labels") or given.get("label_names")
     return ClassifierConfig(
         record["architecture"], arguments, _labels(names, count, file),
-        _transform(given, arguments, file),
+        _transform(given, arguments, file), record.get("stem", "own"),
     )  # fmt: skip
 
 
@@ -117,7 +124,7 @@ def transform_of(given: dict[str, Any]) -> Transform:
     )  # fmt: skip
 
 
-def _transform(given: dict[str, Any], arguments: dict[str, Any], file: Path) -> Transform:
+def _transform(given: dict[str, Any], arguments: dict[str, Any], file: Path | str) -> Transform:
     given = {key: value for key, value in given.items() if value is not None}
     channels, side = arguments.get("in_chans", 3), arguments.get("img_size")
     if side is not None and (given.get("fixed_input_size") or "input_size" not in given):
@@ -130,7 +137,7 @@ def _transform(given: dict[str, Any], arguments: dict[str, Any], file: Path) -> 
         raise ModelError(f"{file}: {error}") from error
 
 
-def _labels(names: Any, count: int, file: Path) -> tuple[str, ...]:
+def _labels(names: Any, count: int, file: Path | str) -> tuple[str, ...]:
     """One name per class: as listed, by number where a dict has gaps, else the numbers."""
     if not names:
         return tuple(str(number) for number in range(count))
@@ -150,7 +157,7 @@ def _labels(names: Any, count: int, file: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _refuse_word(word: str, file: Path) -> None:
+def _refuse_word(word: str, file: Path | str) -> None:
     """ModelError unless the architecture is one of timm's or torchvision's own names."""
     own = word.removeprefix("torchvision:")
     if own != word:
@@ -165,7 +172,7 @@ def _refuse_word(word: str, file: Path) -> None:
         raise ModelError(f"{file}: timm has no model {word!r}.")
 
 
-def _refuse_arguments(arguments: dict[str, Any], file: Path) -> None:
+def _refuse_arguments(arguments: dict[str, Any], file: Path | str) -> None:
     """ModelError for a name that is not known to be harmless, or a value that is not plain."""
     for name, value in arguments.items():
         if name not in ARGUMENTS:

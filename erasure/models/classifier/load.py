@@ -1,6 +1,6 @@
 """Open an image classifier: the built-in one, timm's by name, a folder, or a Hub id."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ from erasure.errors import ModelError
 from erasure.files.naming import checked_path
 from erasure.files.records import read_record
 from erasure.files.storage import read_tensors
-from erasure.models.classifier.classifier import Classifier, Library
+from erasure.models.built_in import CLASSIFIERS
+from erasure.models.classifier.classifier import Classifier, Library, reinitialise
 from erasure.models.classifier.config import ClassifierConfig, read_config, transform_of
 from erasure.models.classifier.filling import fill, line_of, try_once
+from erasure.models.classifier.stem import put_small_stem
 from erasure.models.classifier.transform import Transform
 from erasure.models.classifier.transformers_folder import open_transformers
-from erasure.models.diffusion.load import POCKET
 
-BUILT_IN = {"pocket-vit": POCKET / "vit", "pocket-style-vit": POCKET / "style-judge"}
 FILES = ["config.json", "model.safetensors", "preprocessor_config.json"]
 
 
@@ -32,17 +32,18 @@ def load_classifier(
     `name`: "pocket-vit", "timm:NAME" (with timm's pretrained weights), or a folder or Hub id (also
     id@revision) whose config.json is timm's, transformers' (of a kind that transformers_folder.py
     lists), or torchvision's, written
-    {"architecture": "torchvision:vit_b_16", "label_names": [...], "pretrained_cfg": {...}}.
+    {"architecture": "torchvision:vit_b_16", "label_names": [...], "pretrained_cfg": {...}}; with
+    "stem": "cifar" a ResNet begins as stem.py says.
     A config.json says sizes and labels alone; one that names code, files or addresses is refused.
     ModelError names what is wrong.
     """
     if name.startswith("timm:"):
         return _timm_by_name(name, device)
-    folder = BUILT_IN.get(name) or checked_path(name, "model")
+    folder = CLASSIFIERS.get(name) or checked_path(name, "model")
     if not folder.is_dir():
         if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
             raise ModelError(
-                f"model must be {', '.join(BUILT_IN)}, timm:NAME, a classifier's folder or a "
+                f"model must be {', '.join(CLASSIFIERS)}, timm:NAME, a classifier's folder or a "
                 f"Hub id; got {name}."
             )
         if revision is None:
@@ -79,12 +80,42 @@ def empty_network(config: ClassifierConfig) -> nn.Module:
     try:
         if config.is_of_torchvision:
             kind = getattr(torchvision.models, word.removeprefix("torchvision:"))
-            return kind(num_classes=count, **config.arguments)
-        return timm.create_model(word, pretrained=False, num_classes=count, **config.arguments)
+            network = kind(num_classes=count, **config.arguments)
+        else:
+            network = timm.create_model(
+                word, pretrained=False, num_classes=count, **config.arguments
+            )
+        if config.stem == "cifar":
+            put_small_stem(network, word)
+        return network
+    except ModelError:
+        raise
     except Exception as error:  # whatever a library makes of arguments that do not fit
         raise ModelError(
             f"{word} cannot be built as config.json says: {line_of(error)}."
         ) from error
+
+
+def random_weights(model: Classifier, generator: torch.Generator) -> None:
+    """Its library's own random weights in place, and BatchNorm's statistics anew.
+
+    Where the library's folder does not say how the network is built, as `reinitialise`.
+    """
+    if model.library == "transformers" or model.folder is None:
+        reinitialise(model.network, generator)
+        return
+    fresh = seeded(lambda: empty_network(read_config(model.folder or Path())), generator)
+    tensors = fresh.state_dict()
+    with torch.no_grad():
+        for name, tensor in model.network.state_dict().items():
+            tensor.copy_(tensors[name])
+
+
+def seeded(build: Callable[[], nn.Module], generator: torch.Generator) -> nn.Module:
+    """What `build` makes, its random weights fixed by the generator."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.set_state(generator.get_state())
+        return build()
 
 
 def _timm_by_name(name: str, device: torch.device | str) -> Classifier:

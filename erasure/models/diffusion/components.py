@@ -99,7 +99,9 @@ def read_configs(
 def read_index(folder: Path) -> dict[str, Any]:
     """A diffusers folder's model_index.json; ModelError if it is none."""
     if not (folder / "model_index.json").is_file():
-        raise ModelError(f"{folder} is not a diffusers folder: it has no model_index.json.")
+        inside = sorted(folder.glob("*.safetensors"))
+        named = f" Of the files in it name one: {', '.join(map(str, inside))}." if inside else ""
+        raise ModelError(f"{folder} is not a diffusers folder: it has no model_index.json.{named}")
     return _record(folder / "model_index.json")
 
 

@@ -17,6 +17,7 @@ from huggingface_hub import constants
 from erasure.errors import ErasureError, ModelError, SettingError
 from erasure.files.naming import checked_path
 from erasure.files.storage import read_tensors
+from erasure.models.built_in import DIFFUSION, FLOW, GOLD, ONE_STEP, POCKET
 from erasure.models.diffusion.beside import (
     read_catalogue,
     read_presets,
@@ -44,11 +45,6 @@ from erasure.models.diffusion.stable_diffusion_xl import StableDiffusionXL
 from erasure.models.digest import digest_of
 
 __all__ = ["read_presets"]  # beside what is defined here
-POCKET = Path(__file__).parents[1] / "pocket"
-ONE_STEP = "pocket-one-step"
-GOLD = "pocket-gold"  # never saw some of the concepts, see gold/training.json
-FLOW = "pocket-flow"
-BUILT_IN = {"pocket": POCKET, ONE_STEP: POCKET, GOLD: POCKET, FLOW: POCKET / "flow"}
 Family = tuple[type[LatentDiffusion], Any, dict[str, Any]]
 # the model of each pipeline, and what is left out of it
 FAMILIES: dict[str, Family] = {
@@ -81,8 +77,14 @@ def load_model(
     if isinstance(name, DiffusionPipeline):
         if config is not None or revision is not None:
             raise SettingError("config and revision go with a name; a pipeline has all it needs.")
-        return _from_memory(name, dtype, device)
-    path = BUILT_IN.get(name) or checked_path(name, "model")
+        with quiet():
+            return _from_memory(name, dtype, device)
+    if not isinstance(name, str | Path):
+        raise ModelError(
+            f"model must be a name, a folder, a Hub id or a pipeline of diffusers; got a "
+            f"{type(name).__name__}."
+        )
+    path = DIFFUSION.get(name) or checked_path(name, "model")
     if path.suffix in PICKLES:
         raise ModelError(
             f"{name} is a pickled checkpoint, which can run code; convert it to .safetensors first."
@@ -96,7 +98,7 @@ def load_model(
             kind, pipeline = _from_folder(path, dtype)
         elif path.exists() or name.count("/") != 1 or name.startswith((".", "/")):
             raise ModelError(
-                f"model must be {', '.join(BUILT_IN)}, a diffusers folder, a .safetensors file "
+                f"model must be {', '.join(DIFFUSION)}, a diffusers folder, a .safetensors file "
                 f"or a Hub id; got {name}."
             )
         else:

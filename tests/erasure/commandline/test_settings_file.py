@@ -86,6 +86,7 @@ BAD = [
     ("model = ' '", "model in FILE must not be empty."),
     ("stay = nan", "UCE.stay must be a number; got nan."),
     ("erase-weight = 1\nerase_weight = 2", "FILE has erase-weight twice"),
+    ("kind = []", "kind in FILE must name at least one; leave it out for none."),
     ("stay =", "FILE is not readable as TOML: "),
     (b"stay = \xff", "FILE is not readable as TOML: "),
     (None, "settings must be a TOML file; FILE: No such file"),

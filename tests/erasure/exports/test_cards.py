@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from erasure.edit import Edit
 from erasure.errors import RunError
 from erasure.exports.cards import model_card
-from erasure.models.diffusion.load import POCKET
+from erasure.models.built_in import POCKET
 from erasure.registry import EXPORTS
 from erasure_datasets.concept import Concept
 

@@ -58,6 +58,17 @@ def test_what_the_disk_refuses_leaves_what_was_there(
     assert (tmp_path / "a.json").read_text() == "1\n"
 
 
+def test_an_error_of_the_disk_that_has_no_class_of_its_own(tmp_path: Path) -> None:
+    """As tokenizers raises it; any other error is no storage's."""
+    for message, kind in (("File too large (os error 27)", StorageError), ("odd", Exception)):
+        with (
+            pytest.raises(kind, match=message.partition(" (")[0]) as raised,
+            atomic(tmp_path / "a"),
+        ):
+            raise Exception(message)
+        assert type(raised.value) is kind
+
+
 @pytest.mark.parametrize("large", [2**30, 0])
 def test_a_folders_digest_is_of_what_it_holds(
     large: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -164,3 +164,27 @@ def test_a_clip_bounds_one_learner_alone(tmp_path: Path) -> None:
     fit(learners, steps=1, run=new_run(tmp_path / "run"))
     assert torch.allclose(a, torch.tensor([2.5, 0.0]))
     assert torch.allclose(b, torch.zeros(2))
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_two_learners_of_the_same_weight(tmp_path: Path, is_held: bool) -> None:
+    """By hand: 1 - 0.1 = 0.9, then 0.9 (1 - 0.1) = 0.81; held, the last one stays; also resumed."""
+    found = []
+    for out, count in (("whole", 2), ("cut", 1), ("cut", 2)):
+        weight = nn.Parameter(torch.ones(3))
+        sgd = Optimiser("sgd", momentum=0.0, weight_decay=0.0)
+        learners = {
+            "first": Learner(lambda _, w=weight: {"sum": w.sum()}, {"w": weight}, 0.1, sgd),
+            "second": Learner(
+                lambda _, w=weight: {"half": w.square().sum() / 2}, {"w": weight}, 0.1, sgd
+            ),
+        }
+        run = new_run(tmp_path / out)
+        held = {weight: torch.tensor([True, True, False])} if is_held else {}
+        with run.holding(held):
+            fit(learners, steps=count, run=run)
+        found.append(weight.detach().clone())
+    last = 1.0 if is_held else 0.639
+    assert torch.allclose(found[0], torch.tensor([0.639, 0.639, last]))
+    assert torch.allclose(found[1][:2], torch.tensor(0.81))
+    assert torch.equal(found[2], found[0])

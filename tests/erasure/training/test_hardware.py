@@ -168,6 +168,7 @@ def test_channels_last_changes_no_result(method: str, sd1: Path, tmp_path: Path)
         ("gs-lora", "sdxl"),
         ("salun", "sd2"),
         ("uproot", "sd1"),
+        ("doco", "sd1"),
         ("sfd", "sd1"),
         ("advunlearn", "sdxl"),
     ],

@@ -27,6 +27,7 @@ from erasure.files.storage import (
 from erasure.training.fit import fit
 from erasure.training.learner import Learner
 from erasure.training.run import Run
+from erasure.training.run_folder import clear
 
 DATA = {"source": "x", "images": 1, "test_images": 1, "shots": 0, "missing": []}
 RECORD = {"command": "test", "method": "toy"}
@@ -190,7 +191,9 @@ with alone_in(Path({str(tmp_path)!r})), atomic(Path({str(tmp_path / "deep" / "a.
     with atomic(tmp_path / "folder") as folder:
         folder.mkdir()
     assert (tmp_path / "folder").is_dir()
+    (tmp_path / ".tmpA1b2C3").write_text("safetensors' own, in a folder that is held alone")
     sweep(tmp_path)
+    assert not (tmp_path / ".tmpA1b2C3").exists()
     assert not (tmp_path / ".lock").exists()
 
 
@@ -233,3 +236,22 @@ def test_a_module_of_a_method_is_fixed_by_seed_and_name(tmp_path: Path) -> None:
     assert not torch.equal(first, built("other"))
     assert not torch.equal(first, built("critic", seed=1))
     assert not first.requires_grad
+
+
+def test_a_stage_of_one_line_is_said_once(tmp_path: Path) -> None:
+    for _ in range(2):  # the second time a resumed run comes past it
+        Run(tmp_path).log_end("groups 0", 5, {"block 0": 0.5})
+        Run(tmp_path).log("later", 0, {"loss": 1.0})
+    stages = [line["stage"] for line in read_lines(tmp_path / "log.jsonl")]
+    assert stages == ["groups 0", "later", "later"]
+
+
+def test_a_run_with_measured_requests_stays_one(tmp_path: Path) -> None:
+    """It had learned and failed to write the edit: the same command finishes it."""
+    for name in ("config.json", "log.jsonl", "requests.json"):
+        (tmp_path / name).write_text("{}")
+    clear(tmp_path)
+    assert (tmp_path / "config.json").is_file()
+    (tmp_path / "requests.json").unlink()
+    clear(tmp_path)
+    assert not tmp_path.exists()

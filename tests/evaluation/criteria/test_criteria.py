@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from erasure.errors import ErasureError, SettingError
-from erasure.models.diffusion.load import POCKET
+from erasure.models.built_in import POCKET
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure_datasets.concept import Concept
 from evaluation.criteria import find_criterion

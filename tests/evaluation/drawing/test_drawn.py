@@ -39,7 +39,7 @@ def test_what_is_drawn_is_noted_and_read_again(run: Path) -> None:
     assert noted.keys() == {"scheduler", "steps", "guidance", "resolution", "weights", "edit"}
     assert noted["scheduler"] == "PNDMScheduler"
     assert torch.equal(drawn(run), first)
-    with pytest.raises(RunError, match=r"holds images of another steps \(1, not 2\); remove"):
+    with pytest.raises(RunError, match=r"holds images of other steps \(1, not 2\); remove"):
         drawn(run, steps=2)
     model = open_run(run)
     with model.without_edit(), pytest.raises(RunError, match="another edit"):

@@ -11,7 +11,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from erasure.errors import ModelError
-from erasure.models.diffusion.load import POCKET
+from erasure.models.built_in import POCKET
 from evaluation.metrics import clip_score
 from evaluation.metrics.clip_score import NamedClip, PocketClip, clip_scores
 

@@ -6,8 +6,8 @@ import torch
 from scipy.linalg import sqrtm
 
 from erasure.errors import ModelError, SettingError
+from erasure.models.built_in import POCKET
 from erasure.models.classifier.load import load_classifier
-from erasure.models.diffusion.load import POCKET
 from evaluation.metrics.clip_score import PocketClip
 from evaluation.metrics.fid import (
     ClipFeatures,

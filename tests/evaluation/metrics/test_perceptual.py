@@ -9,7 +9,7 @@ from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.models import squeezenet1_1
 
 from erasure.errors import ModelError
-from erasure.models.diffusion.load import POCKET
+from erasure.models.built_in import POCKET
 from erasure_datasets.canvas import PocketCanvas
 from evaluation.metrics.clip_score import PocketClip
 from evaluation.metrics.perceptual import lpips, perceptual_distance, sketch, unit_features

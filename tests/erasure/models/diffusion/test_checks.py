@@ -19,7 +19,8 @@ from diffusers import (
 )
 
 from erasure.errors import ModelError, SettingError
-from erasure.models.diffusion.load import POCKET, load_model
+from erasure.models.built_in import POCKET
+from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.one_step import OneStep, one_step_scheduler
 
 
@@ -222,7 +223,8 @@ def test_a_schedule_that_ends_without_signal_is_sampled_as_diffusers_does(
 
 @pytest.mark.parametrize("kind", [DDIMScheduler, EulerDiscreteScheduler])
 @pytest.mark.parametrize(
-    "method", ["esd", "salun", "gs-lora", "advunlearn", "sfd", "uce", "uproot"]
+    "method",
+    ["esd", "salun", "gs-lora", "advunlearn", "sfd", "uce", "uproot", "doco", "bounded"],
 )
 def test_methods_work_where_the_schedule_ends_without_signal(
     method: str, kind: type, sd2: Path, tmp_path: Path

@@ -120,6 +120,11 @@ def test_refuses_pickles_and_strangers(tmp_path: Path) -> None:
         load_model(str(tmp_path / "model.ckpt"))
     with pytest.raises(ModelError, match=r"no model_index\.json"):
         load_model(str(tmp_path))
+    (tmp_path / "one.safetensors").touch()
+    with pytest.raises(ModelError, match=r"Of the files in it name one: .*one\.safetensors\."):
+        load_model(str(tmp_path))
+    with pytest.raises(ModelError, match=r"or a pipeline of diffusers; got a Linear\.$"):
+        load_model(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="must be pocket"):
         load_model("no-such-model")
     with pytest.raises(ModelError, match="there is no file"):

@@ -1,0 +1,114 @@
+"""How far an erasure reaches beyond the prompts that it was made by, method by method.
+
+    python scripts/generalisation_table.py --out runs/generalisation          # an hour on a CPU
+    python scripts/generalisation_table.py --concepts horse --methods uce,npo --seeds 188
+
+Each concept is erased by prompts that name it beside every fourth style (of a style: every fourth
+object) of the pocket suite, and judged beside all of them: UA_in on those four, UA_out on the
+other twelve. Finished erasures and evaluations are kept, so it can be stopped and started again.
+Prints the table in Markdown: percent, with the number of images, and 95 % intervals (Wilson).
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import markdown_file
+
+from erasure.config import Value
+from erasure.erasing import erase
+from erasure.files.storage import write_json
+from evaluation.drawing.pocket_plan import catalogue
+from evaluation.evaluating import evaluate
+from evaluation.score import wilson
+
+METHODS: dict[str, tuple[str, dict[str, Value]]] = {
+    "doco": ("doco", {}),
+    "npo": ("bounded", {"loss": "npo"}),
+    "flat": ("bounded", {"loss": "flat"}),
+    "ihl": ("bounded", {"loss": "ihl"}),
+    "ascent": ("bounded", {"loss": "ascent"}),
+    "esd": ("esd", {}),
+    "salun": ("salun", {}),
+    "uce": ("uce", {}),
+    "uproot": ("uproot", {}),
+}
+EVERY = 4
+RATES = ("UA_in", "UA_out", "IRA", "CRA")
+
+
+def contexts_of(concept: str) -> str:
+    """Every fourth name of those that go with the concept, with commas."""
+    found = catalogue().concept(concept)
+    return ",".join(catalogue().others(found)[::EVERY])
+
+
+def measured(method: str, concept: str, asked: argparse.Namespace) -> dict[str, Any]:
+    """The scores of one erasure by seed, and its seconds; made where they are not there yet."""
+    folder: Path = asked.out / method / concept.replace(" ", "_")
+    if not (folder / "edit.json").is_file():
+        word, settings = METHODS[method]
+        if word != "uce":  # which solves and has no steps to hasten
+            settings = {**settings, "channels_last": True}
+        erase("pocket", word, concept, contexts=contexts_of(concept), out=folder, **settings)
+    records = []
+    for seed in map(int, asked.seeds.split(",")):
+        kept = folder / f"seed-{seed}.json"
+        if not kept.is_file():
+            write_json(kept, evaluate(folder, seeds=[seed], subset=asked.subset))
+        records.append(json.loads(kept.read_text()))
+    seconds = json.loads((folder / "config.json").read_text())["seconds"]
+    return {"records": records, "seconds": seconds}
+
+
+def pooled(records: list[dict[str, Any]], part: str, key: str) -> tuple[float, int]:
+    """A rate over the images of all seeds, and their number."""
+    scores = [record[part][key] for record in records]
+    count = sum(score["n"] for score in scores)
+    return sum(score["value"] * score["n"] for score in scores) / count, count
+
+
+def cell(share: float, count: int) -> str:
+    low, high = wilson(share, count)
+    return f"{100 * share:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
+def table(found: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
+    """Markdown: a line per concept and method, after the un-erased model's."""
+    lines: list[str] = []
+    for concept, methods in found.items():
+        first = next(iter(methods.values()))["records"]
+        counts = {key: pooled(first, "scores", key)[1] for key in RATES}
+        heads = [f"{key} (n {counts[key]})" for key in RATES]
+        lines += [f"### {concept}", "", f"| method | {' | '.join(heads)} | seconds |"]
+        lines.append("|" + "---|" * (len(RATES) + 2))
+        cells = [cell(*pooled(first, "baseline", key)) for key in RATES]
+        lines.append(f"| un-erased | {' | '.join(cells)} | - |")
+        for method, one in methods.items():
+            cells = [cell(*pooled(one["records"], "scores", key)) for key in RATES]
+            lines.append(f"| {method} | {' | '.join(cells)} | {one['seconds']:.0f} |")
+        lines.append("")
+    return lines
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/generalisation"))
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--concepts", default="fish,Crayon")
+    parser.add_argument("--seeds", default="188,288")
+    parser.add_argument("--subset", type=int, default=60, help="images judged per seed")
+    markdown_file.add_option(parser)
+    options = parser.parse_args()
+    results: dict[str, dict[str, dict[str, Any]]] = {}
+    for concept_name in options.concepts.split(","):
+        results[concept_name] = {
+            method_name: measured(method_name, concept_name, options)
+            for method_name in options.methods.split(",")
+        }
+    text = "\n".join(table(results))
+    print(text)
+    markdown_file.write(options.markdown, text)

@@ -1,0 +1,44 @@
+"""The contract of forgetting methods on every kind of classifier: it works, or refuses in a line.
+
+A method of a new file is in it by itself.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+
+from classifier_matrix import lines, tried
+from classifier_networks import MINIATURES
+
+from erasure.registry import METHODS
+
+NAMES = METHODS.names("classifier")
+KINDS = [kind for kind in MINIATURES if kind != "torchvision ShuffleNet"]  # many small layers
+ALWAYS = ("fine-tune", "gradient-ascent", "random-label", "salun", "ssd", "retrain")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_method_works_or_says_why_not(kind: str, tmp_path: Path) -> None:
+    MINIATURES[kind](tmp_path / "model")
+    told = {name: tried(name, tmp_path / "model", "class", tmp_path / name) for name in NAMES}
+    assert {name: told[name] for name in ALWAYS} == dict.fromkeys(ALWAYS, "")
+    is_transformer = "ViT" in kind or "Swin" in kind
+    assert bool(told["gs-lora"]) is not is_transformer, told["gs-lora"]
+
+
+def test_single_images_too(tmp_path: Path) -> None:
+    MINIATURES["timm ResNet-18, CIFAR stem"](tmp_path / "model")
+    told = {name: tried(name, tmp_path / "model", "samples", tmp_path / name) for name in NAMES}
+    assert {name: told[name] for name in ALWAYS} == dict.fromkeys(ALWAYS, "")
+    assert "forgets whole classes" in told["gs-lora"]
+
+
+def test_the_table_numbers_each_refusal_once() -> None:
+    cells = {("a", "X", "class"): "", ("a", "X", "samples"): "Why.",
+             ("b", "X", "class"): "Why.", ("b", "X", "samples"): "Why."}  # fmt: skip
+    table = lines(cells)
+    assert table[2] == "| X | yes / no (1) | no (1) |"
+    assert table[-1] == "1. Why."

@@ -1,0 +1,39 @@
+"""A short torture, and that it notices what is wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WHOLE = {"part": "kills", "name": "erase esd", "number": 0, "kills": 2}
+
+
+def test_a_short_torture_knocks_nothing_over(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "torture.py", "--out", tmp_path / "torture",
+         "--parts", "kills,inputs,writes,together", "--only", "erase esd", "--kills", "1",
+         "--inputs", "10", "--writes", "2"],
+        capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    lines = (tmp_path / "torture" / "tried.jsonl").read_text().splitlines()
+    assert {json.loads(line)["part"] for line in lines} == {"kills", "inputs", "writes", "together"}
+    assert len(lines) >= 1 + 10 + 4 + 2
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"lost": True}, {"tracebacks": 1}, {"stray": ["x"]}, {"half": ["x"]}, {"leaks": 1}]
+)
+def test_what_is_wrong_counts(wrong: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from torture import is_bad, table
+
+    assert not is_bad(WHOLE)
+    assert is_bad({**WHOLE, **wrong})
+    row = table([WHOLE, {**WHOLE, "number": 1, **wrong}]).splitlines()[-1]
+    assert row.startswith("| SIGKILL at random moments | 4 | ")
+    assert row != table([WHOLE, {**WHOLE, "number": 1}]).splitlines()[-1]
