@@ -14,8 +14,8 @@ Choices
 - The losses are centred and divided by their spread, so that r means the same for any of them; P
   takes a shift away as it is. The authors' rate is in the losses' unit: 0.01 for the images' of a
   classifier, 100 for prompts.
-- The weights are not set to the k largest now and then, as the authors' every 20 epochs: in a few
-  rounds they get there by themselves.
+- The weights are not set to the k largest now and then, as the authors' every 20 epochs; at the end
+  the k largest are chosen, whether or not they have come to 1.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -15,8 +15,8 @@ Choices
 - h is the plain mean over batches. The authors' code lets it follow the batches, with 0.95 of the
   old in each, so that their order counts.
 - h is `LEAST_CURVATURE` at least: where nothing is learned at all, g_r / h would be huge.
-- g_r / h has no unit in common with theta and outgrows it by far where gradients are small, as in
-  diffusion: there the score ranks |g_f g_r| / h, and what theta says is lost.
+- g_r / h has no unit in common with theta, and a loss ten times as small makes it ten times as
+  large. Where it outgrows theta, the score ranks |g_f g_r| / h.
 """
 
 from collections.abc import Mapping
