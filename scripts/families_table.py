@@ -22,7 +22,7 @@ from erasure.models.diffusion.components import quiet
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-import conftest  # noqa: E402
+import miniatures  # noqa: E402
 from contract import FAMILIES, REFUSED, Case, every_method  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference" / "families.md"
@@ -114,11 +114,11 @@ def cell(method: str, family: str, ran: Sequence[tuple[str, str]]) -> str:
 def refusals() -> list[str]:
     """What the methods say of miniatures of the families that they refuse."""
     build = {
-        "sd1": lambda folder: conftest.build_miniature(folder, "1"),
-        "sd2": lambda folder: conftest.build_miniature(folder, "2"),
-        "sdxl": lambda folder: conftest.build_miniature(folder, "xl"),
-        "sd3": conftest.build_sd3,
-        "flux": lambda folder: conftest.build_flux(folder, is_dev=True),
+        "sd1": lambda folder: miniatures.build_miniature(folder, "1"),
+        "sd2": lambda folder: miniatures.build_miniature(folder, "2"),
+        "sdxl": lambda folder: miniatures.build_miniature(folder, "xl"),
+        "sd3": miniatures.build_sd3,
+        "flux": lambda folder: miniatures.build_flux(folder, is_dev=True),
     }
     lines = []
     with quiet(), tempfile.TemporaryDirectory() as place:
