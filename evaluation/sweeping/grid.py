@@ -6,20 +6,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any, TypedDict
 
-import erasure
 from erasure.config import nearest
 from erasure.errors import SettingError
 from erasure.files.naming import checked_path
 from erasure.files.records import Value, checked_record
 from erasure.files.toml import read_toml
+from erasure.models.built_in import DIFFUSION, POCKET
 from erasure.registry import ATTACKS, METHODS, Kind
 from erasure_datasets.canvas import OBJECTS
 from erasure_datasets.concept import Catalogue, UnknownConceptError
 from evaluation.sweeping.options import checked_options
 
 Options = dict[str, Value | list[Any]]
-POCKET = Path(erasure.__file__).parent / "models" / "pocket"
-DRAWS_POCKET = ("pocket", "pocket-one-step", "pocket-gold", "pocket-flow")
 QUICK_SUBSET = 96  # images of the protocol `pocket` in a quick sweep, as in `erasure quickstart`
 
 
@@ -117,7 +115,7 @@ def make_grid(given: Mapping[str, Any], where: str = "the grid") -> Grid:
     if any(seed < 0 for seed in seeds):
         raise SettingError(f"seeds must be whole numbers from 0 on; got {min(seeds)}.")
     evaluation = checked_options("evaluation", "", given.get("evaluation", {}), quick=quick)
-    if quick and not of_classes and model in DRAWS_POCKET:
+    if quick and not of_classes and model in DIFFUSION:
         is_pocket = evaluation.get("protocol", "pocket") == "pocket"
         evaluation |= {"subset": QUICK_SUBSET} if is_pocket and "subset" not in evaluation else {}
     return Grid(
@@ -136,7 +134,7 @@ def _known(model: str, names: Sequence[str], of_classes: bool) -> tuple[str, ...
         if wrong is not None:
             raise SettingError(f"{model} knows no class {wrong!r}. {nearest(wrong, OBJECTS)}")
         return tuple(names)
-    folder = POCKET if model in DRAWS_POCKET else Path(model).expanduser()
+    folder = POCKET if model in DIFFUSION else Path(model).expanduser()
     if not (folder / "concepts.json").is_file():
         return tuple(names)
     catalogue = Catalogue.load(folder / "concepts.json")

@@ -140,16 +140,10 @@ def _run(state: _Progress, where: Where, cluster: Cluster | None) -> None:
                     retries=where.retries,
                 )  # fmt: skip
             elif names:
-                jobs = where.jobs or usual_jobs()
                 run_locally(
-                    names,
-                    jobs,
-                    partial(launch, state.out),
-                    ended,
-                    tick,
-                    devices=cards(),
-                    cpus=where.cpus,
-                )
+                    names, where.jobs or usual_jobs(), partial(launch, state.out), ended, tick,
+                    devices=cards(), cpus=where.cpus,
+                )  # fmt: skip
         except KeyboardInterrupt:
             for name in names:
                 state.look(name)

@@ -69,8 +69,9 @@ FAMILIES: dict[str, Family] = {
 
 
 def load_model(
-    name: str | DiffusionPipeline, *, config: Path | None = None, revision: str | None = None,
-    dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
+    name: str | Path | DiffusionPipeline, *, config: Path | None = None,
+    revision: str | None = None, dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
 ) -> LatentDiffusion:  # fmt: skip
     """Load Stable Diffusion 1.x, 2.x, XL, 3 or FLUX.1 from safetensors, as model_index.json says.
 
@@ -89,25 +90,10 @@ def load_model(
             f"model must be a name, a folder, a Hub id or a pipeline of diffusers; got a "
             f"{type(name).__name__}."
         )
+    name = str(name)
     path = DIFFUSION.get(name) or checked_path(name, "model")
-    if path.suffix in PICKLES:
-        raise ModelError(
-            f"{name} is a pickled checkpoint, which can run code; convert it to .safetensors first."
-        )
     with quiet():
-        if name == FLOW:
-            kind, pipeline = StableDiffusion3, open_pocket_flow(POCKET, dtype)
-        elif path.suffix == ".safetensors":
-            kind, pipeline = _from_single_file(path, config, dtype)
-        elif path.is_dir():
-            kind, pipeline = _from_folder(path, dtype)
-        elif path.exists() or name.count("/") != 1 or name.startswith((".", "/")):
-            raise ModelError(
-                f"model must be {', '.join(DIFFUSION)}, a diffusers folder, a .safetensors file "
-                f"or a Hub id; got {name}."
-            )
-        else:
-            kind, pipeline = _from_hub(name, revision, dtype)
+        kind, pipeline = _named(name, path, config, revision, dtype)
     parts: Any = pipeline
     networks = (kind.backbone_name, *kind.towers, *kind.readers, "vae")
     found = {part: getattr(parts, part) for part in networks}
@@ -132,6 +118,28 @@ def load_model(
         unet: Any = UNet2DConditionModel.from_pretrained(POCKET / "one-step" / "unet", dtype=dtype)
         return OneStep.on(model, unet.to(device), name=name)
     return model
+
+
+def _named(
+    name: str, path: Path, config: Path | None, revision: str | None, dtype: torch.dtype
+) -> tuple[type[LatentDiffusion], DiffusionPipeline]:
+    """The pipeline of a name, which is at this path if it is on the disk, and its family."""
+    if path.suffix in PICKLES:
+        raise ModelError(
+            f"{name} is a pickled checkpoint, which can run code; convert it to .safetensors first."
+        )
+    if name == FLOW:
+        return StableDiffusion3, open_pocket_flow(POCKET, dtype)
+    if path.suffix == ".safetensors":
+        return _from_single_file(path, config, dtype)
+    if path.is_dir():
+        return _from_folder(path, dtype)
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/")):
+        raise ModelError(
+            f"model must be {', '.join(DIFFUSION)}, a diffusers folder, a .safetensors file "
+            f"or a Hub id; got {name}."
+        )
+    return _from_hub(name, revision, dtype)
 
 
 def _from_memory(
