@@ -158,7 +158,7 @@ def planned(
     return Plan(run, loaded, chosen, record, classes, asked, data, workers, concepts, watch_every)
 
 
-def refuse_of_samples(method: type, word: str, samples: Samples) -> None:
+def refuse_of_samples(method: type, word: str, samples: Samples | bool) -> None:
     """SettingError if single images are asked for of a method that says it forgets classes alone.
 
     It says so by `of_classes_alone`.

@@ -96,7 +96,8 @@ def _named(source: str) -> tuple[str, ...]:
     except ValueError as error:
         raise SettingError(str(error)) from error
     if len(labels) < 2:
-        raise SettingError(f"data must have at least two classes; {source} has {labels[0]!r}.")
+        found = repr(labels[0]) if labels else "none"
+        raise SettingError(f"data must have at least two classes; {source} has {found}.")
     return labels
 
 

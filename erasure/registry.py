@@ -72,14 +72,20 @@ class Registry(Generic[FormT]):
         load_installed()
         return sorted({*self._own(), *self._classes})
 
-    def get(self, name: str) -> type[FormT]:
-        """Import and return one class; SettingError lists near names if there is none."""
+    def known(self, name: str) -> str:
+        """The name with hyphens, once it is known; SettingError lists near ones if it is not."""
         if not isinstance(name, str):
             raise SettingError(f"{self.noun} must be a name; got {name!r}.")
-        word = name.replace("_", "-")
-        if word not in self.names():
-            known = [*self.names(), *self._more]
-            raise SettingError(f"there is no {self.noun} {name!r}. {nearest(word, known)}")
+        word, names = name.replace("_", "-"), [*self.names(), *self._more]
+        if word not in names:
+            raise SettingError(f"there is no {self.noun} {name!r}. {nearest(word, names)}")
+        return word
+
+    def get(self, name: str) -> type[FormT]:
+        """Import and return one class; SettingError lists near names if there is none."""
+        word = self.known(name)
+        if word in self._more:
+            raise SettingError(f"{word} is no single {self.noun}.")
         if word not in self._classes:
             module = importlib.import_module(f"{self.package}.{word.replace('-', '_')}")
             if word not in self._classes:
@@ -157,6 +163,11 @@ def load_plugin(file: Path) -> None:
     if _count() == before:
         raise SettingError(f"{file} registers nothing; decorate its class (@ATTACKS.register).")
     _files[str(file)] = digest
+
+
+def plugin_files() -> list[str]:
+    """The files that the user named."""
+    return list(_files)
 
 
 def module_of(file: Path, name: str) -> ModuleType:

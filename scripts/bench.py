@@ -8,7 +8,8 @@ Every measurement is a process of its own, so that its peak memory is its own. T
 `--repeats` times; figures are medians, ratios medians of each turn's ratio. `--clock cpu` counts
 the process's own CPU seconds, for a machine that others use too. Methods run with a model's presets
 (AdvUnlearn with its published settings) on the CPU in float32, on a GPU in bfloat16 autocast; the
-naive side (bench_naive.py) is float32. `whole` is the full schedule, with what it sets up. Writes
+naive side (bench_naive.py) is float32. FLUX is in bfloat16, with gradient checkpointing and without
+a naive side, for ESD and GS-LoRA alone. `whole` is the full schedule, with what it sets up. Writes
 bench.json and bench.md.
 """
 
@@ -74,6 +75,8 @@ def in_child(function: Callable[..., Answer], *given: object, until: float | Non
 
 
 def sides(row: Row) -> tuple[Side, ...]:
+    if row.family in bench_models.LARGE:
+        return ("toolkit",)
     return ("toolkit", "naive", "batched") if row.method == "generate" else ("toolkit", "naive")
 
 
@@ -120,13 +123,17 @@ def line(entry: dict[str, Any], rate: float) -> list[str]:
     names = [entry["family"], entry["method"]]
     if "error" in entry:
         return [*names, entry["error"], *[""] * (len(HEAD) - 3)]
-    own, naive = entry["toolkit"], entry["naive"]
-    share = entry["flops"] / own["seconds"] / rate if entry["flops"] else None
+    pair = entry["toolkit"], entry.get("naive")
+    share = entry["flops"] / pair[0]["seconds"] / rate if entry["flops"] else None
+
+    def ratio(name: str) -> str:
+        return f"{entry[name]:.2f}" if name in entry else ""
+
     return [
-        *names, f"{own['seconds']:.3f}", f"{naive['seconds']:.3f}",
-        f"{entry['faster_than_naive']:.2f}", f"{own['peak'] / 1e9:.2f}",
-        f"{naive['peak'] / 1e9:.2f}", f"{entry['memory_of_naive']:.2f}",
-        *(f"{side['whole']:.0f} s" if side["schedule"] > 1 else "" for side in (own, naive)),
+        *names,
+        *(f"{side['seconds']:.3f}" if side else "" for side in pair), ratio("faster_than_naive"),
+        *(f"{side['peak'] / 1e9:.2f}" if side else "" for side in pair), ratio("memory_of_naive"),
+        *(f"{side['whole']:.0f} s" if side and side["schedule"] > 1 else "" for side in pair),
         f"{share:.0%}" if share else "",
     ]  # fmt: skip
 
@@ -192,7 +199,7 @@ def parsed(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Ro
     families = words(every if asked.family is None else asked.family, FAMILIES, "family")
     for family in families:
         bench_models.check_resolution(family, asked.resolution)
-    return asked, [
+    rows = [
         Row(
             family,
             method,
@@ -204,7 +211,14 @@ def parsed(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[Ro
         )
         for family in families
         for method in words(asked.method, ROWS, "method")
+        if bench_models.measured(family, method)
     ]
+    if not rows:
+        family, known = next(iter(bench_models.LARGE.items()))
+        raise SettingError(
+            f"method must be among {', '.join(known)} for {family}; got {asked.method}."
+        )
+    return asked, rows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -57,16 +57,11 @@ def doco(model: DiffusionModel, concept: Concept, s: Settings) -> Parts:
     optimiser = optimiser_of(weights, s.learning_rate)
     critic = Discriminator(model.latent_shape[0], s.depth, knows_noise=False).to(model.device)
     own = torch.optim.Adam(critic.parameters(), lr=s.critic_rate)
-    shape = (s.batch_size, 3, model.resolution, model.resolution)
-    images = torch.randint(256, shape, dtype=torch.uint8)
+    noisy = noisy_images(model, s)
 
     def answer(who: DiffusionModel, z_t: Tensor, t: Tensor, prompt: str) -> Tensor:
         said = who.predict(z_t, t, who.encode([prompt] * s.batch_size))
         return critic(who.denoised(z_t, said, t), who.levels(t)[1])
-
-    def noisy() -> tuple[Tensor, Tensor, Tensor]:
-        noise, t = random_point(model, s.batch_size)
-        return model.add_noise(model.to_latents(images), noise, t), t, noise
 
     def step() -> None:
         z_t, t, _ = noisy()

@@ -172,8 +172,9 @@ def trained(row: Row, model: Any, folder: Path) -> Measured:
     model.sample_path(model.encode([""] * PATHS), steps=2, guidance=2.0, noise=noise)
     precision = "bf16" if row.device == "cuda" else "no"
     hardware = Hardware(
-        device=row.device, mixed_precision=precision, gradient_accumulation=row.parts
-    )
+        device=row.device, mixed_precision=precision, gradient_accumulation=row.parts,
+        gradient_checkpointing=row.family in bench_models.LARGE,
+    )  # fmt: skip
     run = Run(folder, hardware=hardware)
     run.watcher = watch = Watch(row, steps)
     with run.hardware.at_work(model), patch.object(shown_pictures, "gains", stand_in):

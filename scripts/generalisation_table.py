@@ -5,8 +5,9 @@
 
 Each concept is erased by prompts that name it beside every fourth style (of a style: every fourth
 object) of the pocket suite, and judged beside all of them: UA_in on those four, UA_out on the
-other twelve. Finished erasures and evaluations are kept, so it can be stopped and started again.
-Prints the table in Markdown: percent, with the number of images, and 95 % intervals (Wilson).
+other twelve. Finished erasures and evaluations are kept, so it can be stopped and started again;
+--finished shows them and measures nothing. Prints the table in Markdown: percent, with the number
+of images, and 95 % intervals (Wilson).
 """
 
 import argparse
@@ -44,16 +45,30 @@ def contexts_of(concept: str) -> str:
     return ",".join(catalogue().others(found)[::EVERY])
 
 
+def folder_of(method: str, concept: str, asked: argparse.Namespace) -> Path:
+    return asked.out / method / concept.replace(" ", "_")
+
+
+def seeds_of(asked: argparse.Namespace) -> list[int]:
+    return [int(seed) for seed in asked.seeds.split(",")]
+
+
+def is_finished(method: str, concept: str, asked: argparse.Namespace) -> bool:
+    """Whether nothing of a row is still to be measured."""
+    folder = folder_of(method, concept, asked)
+    return all((folder / f"seed-{seed}.json").is_file() for seed in seeds_of(asked))
+
+
 def measured(method: str, concept: str, asked: argparse.Namespace) -> dict[str, Any]:
     """The scores of one erasure by seed, and its seconds; made where they are not there yet."""
-    folder: Path = asked.out / method / concept.replace(" ", "_")
+    folder = folder_of(method, concept, asked)
     if not (folder / "edit.json").is_file():
         word, settings = METHODS[method]
         if word != "uce":  # which solves and has no steps to hasten
             settings = {**settings, "channels_last": True}
         erase("pocket", word, concept, contexts=contexts_of(concept), out=folder, **settings)
     records = []
-    for seed in map(int, asked.seeds.split(",")):
+    for seed in seeds_of(asked):
         kept = folder / f"seed-{seed}.json"
         if not kept.is_file():
             write_json(kept, evaluate(folder, seeds=[seed], subset=asked.subset))
@@ -78,6 +93,8 @@ def table(found: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
     """Markdown: a line per concept and method, after the un-erased model's."""
     lines: list[str] = []
     for concept, methods in found.items():
+        if not methods:
+            continue
         first = next(iter(methods.values()))["records"]
         counts = {key: pooled(first, "scores", key)[1] for key in RATES}
         heads = [f"{key} (n {counts[key]})" for key in RATES]
@@ -101,6 +118,7 @@ if __name__ == "__main__":
     parser.add_argument("--concepts", default="fish,Crayon")
     parser.add_argument("--seeds", default="188,288")
     parser.add_argument("--subset", type=int, default=60, help="images judged per seed")
+    parser.add_argument("--finished", action="store_true", help="only rows measured before")
     markdown_file.add_option(parser)
     options = parser.parse_args()
     results: dict[str, dict[str, dict[str, Any]]] = {}
@@ -108,6 +126,7 @@ if __name__ == "__main__":
         results[concept_name] = {
             method_name: measured(method_name, concept_name, options)
             for method_name in options.methods.split(",")
+            if not options.finished or is_finished(method_name, concept_name, options)
         }
     text = "\n".join(table(results))
     print(text)

@@ -2,6 +2,7 @@
 
     python scripts/gpu_check.py                                # eight minutes, one card, no network
     python scripts/gpu_check.py --stage bench --minutes 12 --out runs/gpu-bench
+    python scripts/gpu_check.py --stage bench --row flux/esd,flux/gs-lora   # FLUX alone; 80 GB
     python scripts/gpu_check.py --device cpu --stage bench --row pocket/esd       # to try it
 
 Each stage may take its share of --minutes (what one leaves goes to those after it); what there is
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import bench
+import bench_models
 import bench_rows
 import torch
 from bench_rows import Row
@@ -37,7 +39,8 @@ from erasure.files.storage import atomic, write_json
 
 ROOT = Path(__file__).parents[1]
 SHARES = {"classifiers": 0.1, "hardware": 0.2, "methods": 0.3, "bench": 0.4}
-FAMILIES = {"sd14": 1.0, "sd21": 1.5, "sdxl": 6.0}  # guesses at what a step costs, for the order
+# guesses at what a step costs, for the order
+FAMILIES = {"sd14": 1.0, "sd21": 1.5, "sdxl": 6.0, "flux": 20.0}
 METHODS = {
     "esd": 1.0, "bounded": 1.1, "uce": 1.2, "gs-lora": 1.4, "salun": 1.6, "doco": 2.0, "sfd": 2.5,
     "adapt-unlearn": 2.5, "uce-100": 4.0, "advunlearn": 8.0, "generate": 20.0,
@@ -192,7 +195,12 @@ def run_rows(record: Record, asked: argparse.Namespace, until: float) -> None:
 def rows_of(device: str) -> list[str]:
     """What can be measured, shortest first."""
     families = FAMILIES if device == "cuda" else {"pocket": 1.0}
-    cost = {f"{f}/{m}": a * b for f, a in families.items() for m, b in METHODS.items()}
+    cost = {
+        f"{f}/{m}": a * b
+        for f, a in families.items()
+        for m, b in METHODS.items()
+        if bench_models.measured(f, m)
+    }
     cost.pop(REFUSED, None)
     return sorted(cost, key=lambda row: cost[row])
 

@@ -9,6 +9,7 @@ anything was lost, showed a traceback, or wrote where it should not.
 
 import argparse
 import json
+import os
 import random
 import shutil
 import sys
@@ -40,7 +41,8 @@ class Notes:
 
     def __init__(self, out: Path, seed: int) -> None:
         self.place, self.seed, self.file = out.resolve(), seed, out.resolve() / "tried.jsonl"
-        self.place.mkdir(parents=True, exist_ok=True)
+        self.here = self.place / "here" / "deep"  # from which ".." is still in the place
+        self.here.mkdir(parents=True, exist_ok=True)
         lines = self.file.read_text().splitlines() if self.file.is_file() else []
         self.lines: list[dict[str, Any]] = [json.loads(line) for line in lines]
         self._known = {(line["part"], line["name"], line["number"]) for line in self.lines}
@@ -86,6 +88,9 @@ def main() -> None:
     if torch.get_num_threads() != 1:
         parser.error("OMP_NUM_THREADS must be 1: what is forked must have one thread")
     notes = Notes(asked.out, asked.seed)
+    file = asked.markdown and asked.markdown.resolve()
+    os.chdir(notes.here)  # where an argument that is a bare name ends up, or ~
+    os.environ["HOME"] = str(notes.here)
     works = {
         "kills": _kills,
         "inputs": _inputs,
@@ -97,7 +102,7 @@ def main() -> None:
         works[part](notes, asked)
     text = table(notes.lines)
     print(text)
-    markdown_file.write(asked.markdown, text)
+    markdown_file.write(file, text)
     sys.exit(int(any(map(is_bad, notes.lines))))
 
 

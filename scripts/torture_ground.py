@@ -17,10 +17,9 @@ from typing import Any, NoReturn
 import torch
 
 from erasure.commandline.main import main
-from erasure.files.storage import TEMPORARY, read_tensors
+from erasure.files.storage import TEMPORARY
 
-# of one run or another; `digest` is of a file's bytes, in which a header's order is left to chance
-VOLATILE = {"seconds", "peak_memory_gb", "command", "versions", "digest"}
+VOLATILE = {"seconds", "peak_memory_gb", "command", "versions"}  # of one run or another
 TRACEBACK = "Traceback (most recent call last)"
 PATIENCE = 300.0  # seconds after which a child hangs
 
@@ -166,14 +165,6 @@ def _digest(file: Path) -> str:
         lines = file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]
         text = json.dumps([_lasting(json.loads(line)) for line in lines], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
-    if file.suffix == ".safetensors":
-        tensors, told = read_tensors(file)
-        parts = [f"{name} {tensors[name].dtype} {tensors[name].shape}" for name in sorted(tensors)]
-        held = b"".join(tensors[name].contiguous().view(torch.uint8).numpy().tobytes()
-                        if tensors[name].dim() else str(tensors[name]).encode()
-                        for name in sorted(tensors))  # fmt: skip
-        about = json.dumps([parts, _lasting(told)], sort_keys=True).encode()
-        return hashlib.sha256(about + held).hexdigest()
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 

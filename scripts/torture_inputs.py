@@ -160,7 +160,7 @@ def try_one(
         for name in before.keys() | after.keys()
         if before.get(name) != after.get(name)
         and place / name != file
-        and not _is_below(place / name, (out, place / "out"))
+        and not _is_below(place / name, (out, place / "out", place / "here"))
     ]
     return {
         "code": ended.code, "traceback": not ended.is_clean, "stray": stray,

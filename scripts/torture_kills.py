@@ -38,9 +38,9 @@ class Case:
 
 def cases(place: Path) -> dict[str, Case]:
     """Every method at the size of a miniature, and every command on one of their runs."""
-    from conftest import build_miniature
     from contract import TINY, every_method
     from contract import Case as Contract
+    from miniatures import build_miniature
     from networks import image_folder, timm_folder
 
     forgetting = _module("test_forgetting", TESTS / "erasure" / "test_forgetting.py")

@@ -61,14 +61,6 @@ TINY: dict[str, dict[str, Value]] = {
     },
     "esd": {"steps": 6, "batch_size": 2, "learning_rate": 1e-3, "paths": 2, "sampling_steps": 3},
     "uce": {},
-    "ssd": {
-        "selection": 1.0,
-        "batches": 2,
-        "batch_size": 2,
-        "forget_images": 4,
-        "retain_images": 4,
-        "sampling_steps": 2,
-    },
     "adapt-unlearn": {
         "adapt_steps": 2,
         "steps": 6,
@@ -117,10 +109,15 @@ SELECTED = {
     "sfd": "full",
     "gs-lora": "*transformer_blocks.*.ff*.net.*",
 }
-SELECTED_OF_SD3 = {**SELECTED, "uce": "text.in,pooled.in"}
-NO_ANCHOR = {"ssd", "adapt-unlearn"}  # nothing is drawn instead
+OF_TRANSFORMERS = {**SELECTED, "uce": "text.in,pooled.in"}
+SELECTED_OF = {
+    "sd3": OF_TRANSFORMERS,
+    "flux": {**OF_TRANSFORMERS, "gs-lora": f"{SELECTED['gs-lora']},*single_*.proj_*"},
+}
+FAMILIES = ("sd1", "sd2", "sdxl", "sd3", "flux")
+NO_ANCHOR = {"adapt-unlearn"}  # nothing is drawn instead
 # methods that say in one line that they do not work on a family
-REFUSED = {("sfd", "sdxl"), ("sfd", "sd3")}
+REFUSED = {("sfd", "sdxl"), ("sfd", "sd3"), ("sfd", "flux"), ("advunlearn", "flux")}
 # on top of pocket's presets, for those methods that have these settings
 POCKET_FEW: dict[str, Value] = {
     "steps": 6,
@@ -130,7 +127,6 @@ POCKET_FEW: dict[str, Value] = {
     "sampling_steps": 8,
     "warmup": 2,
     "group_warmup": 2,
-    "batches": 6,
     "word_steps": 20,
     "looks": 2,
 }

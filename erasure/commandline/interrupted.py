@@ -10,6 +10,7 @@ AFTER = {
     "evaluate": GO_ON,
     "train": GO_ON,
     "quickstart": GO_ON,
+    "sweep": GO_ON,
     # they write at their end, whole or not at all
     "undo": NOTHING,
     "export": NOTHING,

@@ -4,6 +4,7 @@ Everything heavy is named by a string and imported when its command runs.
 """
 
 import inspect
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from erasure.commandline.printing import print_scores, say
 from erasure.errors import SettingError
 from erasure.registry import ATTACKS
 
+SHARED = ("on", "address", "shards", "cpus", "gpus")
 GOLD = "a model that never knew the concept, to compare with: pocket, a folder, a run of erase gold"
 
 
@@ -110,11 +112,20 @@ def evaluate_command() -> Any:
         ),
         ("base", str | None, None, BASE),
         ("gold", str | None, None, GOLD),
+        ("on", str, "local", "local: this process; ray: processes on a Ray cluster share the work"),
+        ("address", str | None, None, "ray: the cluster's, or auto for the one of this machine"),
+        ("shards", int | None, None, "ray: how many processes; one per GPU, or else per node"),
+        ("cpus", int | None, None, "ray: cores for each; one if not given"),
+        ("gpus", float | None, None, "ray: GPUs for each; one if there are any"),
     ]  # fmt: skip
     common = [run, *(option(*line) for line in texts)]
 
     def command(_origins: Any, **values: Any) -> None:
-        seeds, own = values["seeds"], ("run", "concept", "seeds")
+        how = load("evaluation.sweeping.sharded:Shards")(*(values[name] for name in SHARED))
+        if how.on == "ray":
+            typer.echo(load("evaluation.sweeping.sharded:evaluate_on_ray")(sys.argv[1:], how))
+            return
+        seeds, own = values["seeds"], ("run", "concept", "seeds", *SHARED)
         record = load("evaluation.evaluating:evaluate")(
             values["run"], concepts=values["concept"],
             seeds=None if seeds is None else numbers(seeds),

@@ -30,7 +30,8 @@ def _list(
         lines = [
             *DIFFUSION,
             *CLASSIFIERS,
-            "(any Stable Diffusion 1.x, 2.x, XL, 3: a diffusers folder, a Hub id, a .safetensors)",
+            "(any Stable Diffusion 1.x, 2.x, XL, 3, FLUX.1: a diffusers folder, a Hub id, or up to "
+            "XL a .safetensors)",
         ]
     elif what in PLUGINS:
         lines = PLUGINS[what].names()

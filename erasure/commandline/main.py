@@ -15,7 +15,15 @@ from typing import Annotated, Any
 
 import typer
 
-from erasure.commandline import environment, formats, listing, results, stacks, training
+from erasure.commandline import (
+    environment,
+    formats,
+    listing,
+    results,
+    stacks,
+    sweeping,
+    training,
+)
 from erasure.commandline.interrupted import after_interrupt
 from erasure.commandline.judging import AttackGroup, evaluate_command
 from erasure.commandline.methods import ForgetGroup, MethodGroup
@@ -83,6 +91,7 @@ stacks.add_to(app)
 formats.add_to(app)
 listing.add_to(app)
 environment.add_to(app)
+sweeping.add_to(app)
 training.add_to(app)
 
 

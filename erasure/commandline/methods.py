@@ -145,9 +145,8 @@ def _repeated(run: Path | None, values: dict[str, Any], origins: dict[str, Any])
     return run
 
 
-def _forget_command(name: str) -> Any:
-    """A command with the options of every request and one per field of the method's dataclass."""
-    method = METHODS.get("classifier", name)
+def _request_options() -> list[inspect.Parameter]:
+    """The options of `forget` that every method has."""
     texts: list[tuple[str, Any, Any, str]] = [
         ("class_", list[str] | None, None, "what to forget, in one request; several with commas"),
         ("task", list[str] | None, None, "one request of several, in turn: cat,dog"),
@@ -185,7 +184,13 @@ def _forget_command(name: str) -> Any:
         ("quick", bool, False, "the method's smoke-run values"),
         ("dry_run", bool, False, DRY_RUN),
     ]
-    common = [option(*line) for line in texts]
+    return [option(*line) for line in texts]
+
+
+def _forget_command(name: str) -> Any:
+    """A command with the options of every request and one per field of the method's dataclass."""
+    method = METHODS.get("classifier", name)
+    common = _request_options()
 
     def command(origins: Any, **values: Any) -> None:
         # a label may hold commas, so that only the model can tell where one ends
@@ -206,16 +211,20 @@ def _forget_command(name: str) -> Any:
         if begin:
             print_forecast(result)
             return
-        records = importlib.import_module("erasure.files.records")
-        file = result.folder / "requests.json"
-        for request in records.read_record(file, records.RequestsShape):
-            what = ", ".join(request["classes"]) or f"{len(request['samples'])} training images"
-            shown = [f"{k} {v:.3f}" for k, v in request.items() if k.startswith("Acc")]
-            shown += [] if "Acc_f" in request else ["no test image of it, and so no Acc_f"]
-            say(f"{what}: {', '.join(shown)}, {_time(request)}")
+        _say_requests(result.folder)
 
     text = inspect.getdoc(inspect.getmodule(method))
     return built(name, command, [*common, *setting_options(method)], text)
+
+
+def _say_requests(run: Path) -> None:
+    """A line for each request: what went, the accuracies after it, and the time."""
+    records = importlib.import_module("erasure.files.records")
+    for request in records.read_record(run / "requests.json", records.RequestsShape):
+        what = ", ".join(request["classes"]) or f"{len(request['samples'])} training images"
+        shown = [f"{k} {v:.3f}" for k, v in request.items() if k.startswith("Acc")]
+        shown += [] if "Acc_f" in request else ["no test image of it, and so no Acc_f"]
+        say(f"{what}: {', '.join(shown)}, {_time(request)}")
 
 
 def _samples(file: Path | None, share: float, keep: Path | None) -> Any:

@@ -36,9 +36,12 @@ def print_scores(record: dict[str, Any]) -> None:
             typer.echo(f"{name} is left out: {reason}")
 
 
-def print_table(rows: Sequence[Mapping[str, str]]) -> None:
-    """Rows of the same columns, on the terminal; narrow ones stand one below the other."""
-    if Console().width < 12 * len(rows[0]):
+def print_table(rows: Sequence[Mapping[str, str]], *, least: int = 12) -> None:
+    """Rows of the same columns, on the terminal.
+
+    Where a column has less room than `least` letters, they stand one below the other.
+    """
+    if Console().width < least * len(rows[0]):
         for row in rows:
             typer.echo("\n".join(f"{key:>20}: {value}" for key, value in row.items()) + "\n")
         return

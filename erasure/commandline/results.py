@@ -58,7 +58,7 @@ def _push(
 
 
 def _report(
-    runs: Annotated[list[Path], typer.Argument(help="the runs' folders")],
+    runs: Annotated[list[Path], typer.Argument(help="the runs' folders, or a sweep's")],
     out: Annotated[Path, typer.Option(help="the page, ending in .html")] = Path("report.html"),
 ) -> None:
     """Write one page about runs, with scores, pictures, attacks and cost, side by side.

@@ -6,7 +6,6 @@ presets and defaults.
 
 import importlib
 import inspect
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typer.models import OptionInfo
 
 from erasure.config import EARLIER, FILE, Origin, nearest
 from erasure.errors import SettingError
+from erasure.files.toml import read_toml
 
 MAY_BE_EMPTY = ("anchor",)
 ORIGINS = "erasure.origins"
@@ -128,7 +128,7 @@ def origins_of(context: typer.Context) -> dict[str, Origin]:
 def _given(file: Path, known: Mapping[str, Known], command: str) -> dict[str, Any]:
     """A file's values by flag; SettingError for a key that the command does not take."""
     given = dict[str, Any]()
-    for key, value in _read(file).items():
+    for key, value in read_toml(file).items():
         flag = key.replace("_", "-")
         if flag not in known:
             raise SettingError(
@@ -138,18 +138,6 @@ def _given(file: Path, known: Mapping[str, Known], command: str) -> dict[str, An
             raise SettingError(f"{file} has {flag} twice, once with - and once with _.")
         given[flag] = value
     return given
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """SettingError, in one line, for what is no TOML file."""
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise SettingError(
-            f"settings must be a TOML file; {file}: {error.strerror or error}."
-        ) from error
-    except (ValueError, RecursionError) as error:  # TOML's and Unicode's are ValueErrors
-        raise SettingError(f"{file} is not readable as TOML: {error}.") from error
 
 
 def _checked(flag: str, option: Known, value: Any, where: str) -> Any:

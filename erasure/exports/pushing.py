@@ -12,7 +12,7 @@ from erasure.errors import SettingError, StorageError
 TAG = "erasure-toolkit"  # of every export's card
 WRITTEN = (  # what the forms of an export consist of; "*" stands for one name
     "README.md", "edit.json", "edit.safetensors",
-    "model_index.json", "concepts.json", "presets.json", "sampling.json", "text.json",
+    "model_index.json", "concepts.json", "presets.json", "sampling.json", "text.json", "size.json",
     "scheduler/scheduler_config.json",
     *(f"{part}/{file}"
       for part in ("unet", "transformer", "vae", *(f"text_encoder{n}" for n in ("", "_2", "_3")))

@@ -212,6 +212,37 @@ class ForgettingShape(ConfigShape):
     data: Required[DataShape]
 
 
+class StepShape(TypedDict):
+    """One command of a sweep's cell: its words as typed in the sweep's folder, and how it went.
+
+    `line` is the last that it said, `file` what it left in the cell's run, and `host` where it ran.
+    """
+
+    command: list[str]
+    state: Literal["missing", "running", "done", "failed"]
+    seconds: NotRequired[NotNegative]
+    line: NotRequired[str]
+    file: NotRequired[str]
+    host: NotRequired[str]
+
+
+class CellShape(TypedDict):
+    """One run of a sweep and what is done with it; `name` is its folder, from the sweep's."""
+
+    name: Annotated[str, Meta(pattern=r"^[^/\\.][^/\\]*/[^/\\.][^/\\]*/seed-\d+$")]
+    method: str
+    concepts: list[str]
+    seed: Count
+    steps: list[StepShape]
+
+
+class SweepShape(TypedDict):
+    """sweep.json; `grid` is what was asked for."""
+
+    grid: dict[str, Any]
+    cells: list[CellShape]
+
+
 RequestsShape = list[RequestShape]
 PresetsShape = dict[str, dict[str, Value]]
 

@@ -200,10 +200,26 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 def write_tensors(
     file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write safetensors; tensors are detached, brought to the CPU and made contiguous."""
+    """Write safetensors; tensors are detached, brought to the CPU and made contiguous.
+
+    The same tensors and metadata give the same bytes.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic(file) as temporary:
         save_file(plain, temporary, {"format": "pt", **(metadata or {})})
+        _order_metadata(temporary)
+
+
+def _order_metadata(file: Path) -> None:
+    """Sort a safetensors header's metadata, whose order the library leaves to chance."""
+    with file.open("r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:  # spaces may follow; no header grows by being sorted
+            stream.seek(8)
+            stream.write(text.ljust(size))
 
 
 def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -16,7 +16,7 @@ SELECTIONS: dict[str, str] = {
     "text.layers": r"^text_encoder(?:_2)?\..*\b(layers\.\d+|final_layer_norm)\.",
     "text.mlp": r"^text_encoder(?:_2)?\..*\bmlp\.",
 }
-# of the transformers of Stable Diffusion 3 and its kin, in which image and text attend jointly
+# of the transformers of Stable Diffusion 3, in which image and text attend jointly
 TRANSFORMER_SELECTIONS: dict[str, str] = {
     "full": r"^transformer\.",
     "text.in": r"^transformer\.context_embedder\.",
@@ -26,6 +26,11 @@ TRANSFORMER_SELECTIONS: dict[str, str] = {
     "noxattn": r"^transformer\.(?!time_text_embed)(?!.*\battn\.(?:add_[qkv]_proj|to_add_out)\.)",
     "selfattn": r"^transformer\..*\battn2?\.to_(?:q|k|v|out)\.",
     **{word: rule for word, rule in SELECTIONS.items() if word.startswith("text")},
+}
+# FLUX's has blocks besides in which both pass the same weights
+FLUX_SELECTIONS: dict[str, str] = {
+    **TRANSFORMER_SELECTIONS,
+    "single": r"^transformer\.single_transformer_blocks\.",
 }
 TEXT_LAYER = re.compile(r"^text\.layer\.(\d+)$")
 

@@ -22,8 +22,7 @@ class Learner:
     `loss(step)` gives named scalar terms, means over `run.part` of the batch, and is asked for each
     of the run's `pieces`. `rate` is the learning rate. `clip` bounds every element of the
     gradients. `masks` (bool, one per weight) say what may move, within what the run is holding.
-    `start` has the float32 values of
-    weights that are in less; in the end they are float32 again.
+    `start` has the float32 values of weights that are in less; in the end they are float32 again.
     """
 
     loss: Callable[[int], dict[str, Tensor]]

@@ -107,36 +107,30 @@ class Run:
             torch.default_generator.set_state(self.generator_for(name).get_state())
             return build().to(self.device).requires_grad_(False)
 
-    @contextmanager
-    def holding(self, masks: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
+    def holding(self, masks: Mapping[nn.Parameter, Tensor]) -> AbstractContextManager[None]:
         """Within it no learner moves what these masks (bool) take away of a weight."""
-        before, self.held = self.held, masks
-        try:
-            yield
-        finally:
-            self.held = before
+        return self._meanwhile(held=masks)
 
-    @contextmanager
-    def unwatched(self) -> Iterator[None]:
+    def unwatched(self) -> AbstractContextManager[None]:
         """Within it nobody looks at the model after a step."""
-        before, self.watcher = self.watcher, None
-        try:
-            yield
-        finally:
-            self.watcher = before
+        return self._meanwhile(watcher=None)
 
-    @contextmanager
-    def preparing(self) -> Iterator[None]:
+    def preparing(self) -> AbstractContextManager[None]:
         """Within it something is learned that the run's own training needs, unwatched.
 
         A rehearsal goes on, once it has seen enough of it.
         """
-        self._is_preparing = True
+        return self._meanwhile(watcher=None, _is_preparing=True)
+
+    @contextmanager
+    def _meanwhile(self, **values: object) -> Iterator[None]:
+        """Within it attributes have these values, and then their own again."""
+        before = {name: getattr(self, name) for name in values}
+        vars(self).update(values)
         try:
-            with self.unwatched():
-                yield
+            yield
         finally:
-            self._is_preparing = False
+            vars(self).update(before)
 
     @property
     def is_only_tried(self) -> bool:

@@ -9,6 +9,7 @@ import torch
 from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.files.storage import write_json
+from erasure.models.diffusion.slots import NoSlotsError
 from erasure.registry import ATTACKS
 from erasure.training.processes import launched
 from evaluation.attacking.asked import check_numbers
@@ -32,7 +33,7 @@ def attack_all(run: Path, **options: Any) -> dict[str, Any]:
     for name in names:
         try:
             records[name] = attack(run, name, **options)
-        except OutOfTimeError as error:
+        except (OutOfTimeError, NoSlotsError) as error:
             left_out[name] = str(error)
     worst = _worst(records)
     if not worst:

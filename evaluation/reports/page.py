@@ -56,6 +56,11 @@ WIDEST = 192  # pixels of an embedded picture; larger ones are shrunk
 
 def render(found: Sequence[Mapping[str, Any]], groups: Mapping[str, Any]) -> str:
     """HTML of runs (`facts`) and their `rankings` by scores and by attacks."""
+    return filled("report.html.jinja", runs=found, groups=groups, meaning=MEANING)
+
+
+def filled(template: str, **values: object) -> str:
+    """A template of this folder with values, the style and the drawings' frame."""
     here = Path(__file__).parent
     environment = Environment(
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined,
@@ -65,10 +70,8 @@ def render(found: Sequence[Mapping[str, Any]], groups: Mapping[str, Any]) -> str
         "embedded": embedded, "shown": shown, "percent": lambda share: f"{100 * share:.1f}",
         "curve": plots.curve, "trade_off": plots.trade_off,
     }  # fmt: skip
-    return environment.get_template("report.html.jinja").render(
-        runs=found,
-        groups=groups,
-        meaning=MEANING,
+    return environment.get_template(template).render(
+        **values,
         made_by=MADE_BY,
         style=(here / "report.css").read_text(),
         frame={"width": plots.WIDTH, "height": plots.HEIGHT, "edge": plots.EDGE},

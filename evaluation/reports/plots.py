@@ -8,14 +8,19 @@ NEAR = 16  # points closer than this share one label
 LINES = ("Acc_r", "Acc_o", "Acc_f")
 
 
-def trade_off(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def trade_off(
+    rows: Sequence[Mapping[str, Any]], cells: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any] | None:
     """Each run in the plane of erased (across) and kept (up), with intervals; rows are a ranking's.
 
-    None where a run has no such pair of scores. `untouched` is the height of the un-erased model.
+    None where a run has no such pair of scores. `untouched` is the height of the un-erased model,
+    `cells` are runs that are shown without a label and an interval.
     """
-    if not all(row.get("kept") for row in rows):
+    every = [*rows, *cells]
+    if not all(row.get("kept") for row in every):
         return None
     least = min(row[key]["low"] for row in rows for key in ("erased", "kept"))
+    least = min([least, *(row[key]["value"] for row in cells for key in ("erased", "kept"))])
     least, ticks = _ticks(min(least, 0.9))
     points: list[dict[str, Any]] = []
     for number, row in enumerate(rows, 1):
@@ -28,8 +33,10 @@ def trade_off(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         points.append({"x": x, "y": y, "left": left, "right": right, "low": low, "high": high,
                        "label": label})  # fmt: skip
     known = [row["untouched"]["value"] for row in rows if row.get("untouched")]
+    dots = [(_across(c["erased"]["value"], least), _up(c["kept"]["value"], least)) for c in cells]
     return {
         "points": points,
+        "cells": dots,
         "across": [(_across(tick, least), f"{100 * tick:.0f}") for tick in ticks],
         "up": [(_up(tick, least), f"{100 * tick:.0f}") for tick in ticks],
         "untouched": _up(max(sum(known) / len(known), least), least) if known else None,

@@ -16,6 +16,8 @@ from evaluation.reports.facts import facts
 from evaluation.reports.page import MADE_BY, render, shown
 from evaluation.reports.public import published, without_folder
 from evaluation.reports.ranking import rankings
+from evaluation.reports.sweeps import sweep_facts, sweep_page, sweep_record, sweep_tables
+from evaluation.sweeping.cells import RECORD
 
 SUFFIXES = (".html", ".json", ".csv", ".md")
 KINDS = {"scores", "attacks"}
@@ -29,7 +31,8 @@ NO_SCORES, EVERY = "No scores yet.\n", "## Every figure"
 def report(runs: Sequence[Path | str], out: Path | str) -> list[Path]:
     """Write `out` (a self-contained .html) and, beside it, .json, .csv and .md of the same figures.
 
-    Each run needs a finished erasure; scores and attacks are taken as they are there. EditError
+    Each run needs a finished erasure; scores and attacks are taken as they are there. A sweep's
+    folder, alone, stands for its cells, and its page compares methods over them. EditError
     for a folder without an edit, SettingError for no run, one twice, an `out` that is no .html, or
     files in those places that no report wrote. All four are written, or none.
     """
@@ -44,6 +47,19 @@ def report(runs: Sequence[Path | str], out: Path | str) -> list[Path]:
         raise SettingError(f"{twice} is named twice.")
     for suffix in SUFFIXES:
         _refuse_foreign(out.with_suffix(suffix))
+    sweep = next((run for run in runs if (run / RECORD).is_file()), None)
+    if sweep is not None and len(runs) > 1:
+        raise SettingError(f"{sweep} is a sweep, and has a report of its own; name it alone.")
+    texts = _of_sweep(sweep) if sweep else _of_runs(runs, places)
+    files = {out.with_suffix(suffix): text for suffix, text in texts.items()}
+    with ExitStack() as stack:  # the places are taken once every text is on the disk
+        for file, text in files.items():
+            stack.enter_context(atomic(file)).write_text(text, encoding="utf-8")
+    return list(files)
+
+
+def _of_runs(runs: Sequence[Path], places: Sequence[Path]) -> dict[str, str]:
+    """The files' texts by their suffixes."""
     found = [facts(run) for run in runs]
     for entry, name, label in zip(found, _names(places, 1), _names(places, 2), strict=True):
         entry["name"], entry["run"] = name, label
@@ -51,16 +67,29 @@ def report(runs: Sequence[Path | str], out: Path | str) -> list[Path]:
     groups = {"scores": rankings(public), "attacks": rankings(public, "attacks")}
     table = rows(public)
     record = {"runs": [without_folder(entry) for entry in public], "groups": groups}
-    files = {
-        out: render(public, groups),
-        out.with_suffix(".json"): json.dumps(record, indent=2) + "\n",
-        out.with_suffix(".csv"): _csv(table),
-        out.with_suffix(".md"): _markdown(groups, table),
-    }
-    with ExitStack() as stack:  # the places are taken once every text is on the disk
-        for file, text in files.items():
-            stack.enter_context(atomic(file)).write_text(text, encoding="utf-8")
-    return list(files)
+    texts = (render(public, groups), _json(record), _csv(table), _markdown(groups, table))
+    return dict(zip(SUFFIXES, texts, strict=True))
+
+
+def _of_sweep(folder: Path) -> dict[str, str]:
+    """The same of a sweep; a row's `seed` stands behind what other reports have."""
+    told = sweep_facts(folder)
+    seeds = {cell["name"]: cell["seed"] for cell in told["cells"]}
+    table = [{**row, "seed": seeds[row["run"]]} for row in rows(told["runs"])]
+    parts = [[f"## {title}", "", *_table(lines), ""] for title, lines in sweep_tables(told)]
+    lines = [
+        *(line for part in parts for line in part),
+        EVERY,
+        "",
+        *(_table(table) if table else []),
+    ]
+    page = sweep_page(told, folder.resolve().name)
+    marked = "\n".join(lines) + "\n" if table else NO_SCORES
+    return dict(zip(SUFFIXES, (page, _json(sweep_record(told)), _csv(table), marked), strict=True))
+
+
+def _json(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, indent=2) + "\n"
 
 
 def _refuse_foreign(file: Path) -> None:
@@ -85,7 +114,7 @@ def _refuse_foreign(file: Path) -> None:
 
 
 def _is_ours(record: Any) -> bool:
-    is_shaped = isinstance(record, dict) and set(record) == {"runs", "groups"}
+    is_shaped = isinstance(record, dict) and set(record) - {"sweep"} == {"runs", "groups"}
     return is_shaped and isinstance(record["groups"], dict) and set(record["groups"]) == KINDS
 
 

@@ -70,12 +70,18 @@ PUBLISHED = {  # millions of weights, as counted in the published files
     "sd14": {"unet": 859.52, "vae": 83.65, "text_encoder": 123.06},
     "sd21": {"unet": 865.91, "vae": 83.65, "text_encoder": 340.39},
     "sdxl": {"unet": 2567.46, "vae": 83.65, "text_encoder": 123.06, "text_encoder_2": 694.66},
+    "flux": {
+        "transformer": 11901.41,
+        "vae": 83.82,
+        "text_encoder": 123.06,
+        "text_encoder_2": 4762.31,
+    },
 }
 
 
 @pytest.mark.parametrize("family", PUBLISHED)
 def test_shapes_are_the_published_ones(family: str) -> None:
-    parts = bench_models.components(bench_models.SHAPES[family], "meta")
+    parts = bench_models.build(family, "meta").pipeline.components
     for name, millions in PUBLISHED[family].items():
         count = sum(weight.numel() for weight in parts[name].parameters()) / 1e6
         assert count == pytest.approx(millions, abs=0.01), name
@@ -115,7 +121,8 @@ def test_the_record_and_the_table(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--family", "sd3"], "family must be among pocket, sd14, sd21, sdxl; got 'sd3'."),
+        (["--family", "sd3"], "family must be among pocket, sd14, sd21, sdxl, flux; got 'sd3'."),
+        (["--family", "flux", "--method", "uce"], "method must be among esd, gs-lora for flux"),
         (["--method", "esd,lora"], "method must be among .*; got 'lora'."),
         (["--device", "tpu"], "device must be cpu or cuda; got 'tpu'."),
         (["--device", "cuda"], "device is cuda, but torch sees no GPU; use --device cpu."),

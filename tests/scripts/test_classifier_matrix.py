@@ -17,10 +17,13 @@ from erasure.registry import METHODS
 
 NAMES = METHODS.names("classifier")
 KINDS = [kind for kind in MINIATURES if kind != "torchvision ShuffleNet"]  # many small layers
+QUICK = ("timm ResNet-18, CIFAR stem", "timm Swin", "transformers ConvNeXt")  # of each sort one
 ALWAYS = ("fine-tune", "gradient-ascent", "random-label", "salun", "ssd", "retrain")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[] if k in QUICK else [pytest.mark.slow]) for k in KINDS]
+)
 def test_every_method_works_or_says_why_not(kind: str, tmp_path: Path) -> None:
     MINIATURES[kind](tmp_path / "model")
     told = {name: tried(name, tmp_path / "model", "class", tmp_path / name) for name in NAMES}

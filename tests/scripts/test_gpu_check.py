@@ -120,7 +120,7 @@ def test_rows_come_shortest_first() -> None:
     rows = gpu_check.rows_of("cuda")
     assert rows[0] == "sd14/esd"
     assert rows[-1] == "sdxl/generate"
-    assert len(rows) == 3 * len(bench_rows.ROWS) - 1
+    assert len(rows) == 3 * len(bench_rows.ROWS) - 1 + len(bench_models.LARGE["flux"])
     assert set(gpu_check.METHODS) == set(bench_rows.ROWS)
 
 

@@ -33,8 +33,12 @@ class Diffusers(WholeModel):
         text = f"from diffusers import {kind}\n\n"
         text += f'pipeline = {kind}.from_pretrained("{HERE}"{without})'
         if model.sampling:
+            side = model.resolution
+            sized = (
+                "" if "sample_size" in model.backbone.config else f"height={side}, width={side}, "
+            )
             text += (
-                f'\npipeline("...", num_inference_steps={model.sampling.steps}, '
+                f'\npipeline("...", {sized}num_inference_steps={model.sampling.steps}, '
                 f"guidance_scale={model.sampling.guidance})  # it draws in so many calls"
             )
         missing = "The base's safety checker is not in this folder; take it from the base."

@@ -40,6 +40,8 @@ def save_model(model: LatentDiffusion, folder: Path, dtype: torch.dtype | None =
     for name in ("concepts.json", "presets.json", "text.json"):
         if model.folder and (model.folder / name).is_file():
             shutil.copy(model.folder / name, folder / name)
+    if "sample_size" not in model.backbone.config:
+        write_json(folder / "size.json", {"resolution": model.resolution})
     if model.sampling:
         write_json(folder / "sampling.json", asdict(model.sampling))
 

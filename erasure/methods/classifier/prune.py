@@ -25,20 +25,20 @@ Choices
 
 from dataclasses import dataclass
 from math import ceil, log
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from erasure.config import check, resolve, setting, typed
+from erasure.config import check, setting
 from erasure.errors import SettingError
-from erasure.forgetting import Request
+from erasure.forgetting import Request, refuse_of_samples
+from erasure.methods.shared.following import QUICK, following
 from erasure.methods.shared.pruning import largest_stay, put_zeros, sparsity_of, staying
 from erasure.methods.shared.synflow import synflow
 from erasure.models.classifier.blocks import Place, block_names, groups
 from erasure.models.classifier.classifier import Classifier
-from erasure.models.diffusion.load import read_presets
 from erasure.registry import METHODS
 from erasure.training.batches import labelled
 from erasure.training.fit import fit
@@ -47,7 +47,7 @@ from erasure.training.optimisers import Optimiser
 from erasure.training.run import Run
 from erasure_datasets.labelled import Labelled
 
-ROUND, QUICK = 0.2, "quick"
+ROUND = 0.2
 REFUSED = {
     "prune": "it is prune itself",
     "gs-lora": "its adapters fill the zeros",
@@ -84,11 +84,12 @@ class Prune:
         why = REFUSED.get(self.then.replace("_", "-"))
         if why is not None:
             raise SettingError(f"Prune.then must be another method; of {self.then}, {why}.")
-        self._following({})
+        following(self.then, self.then_settings, None, "Prune.then_settings")
 
     def forget(self, model: Classifier, request: Request, run: Run) -> None:
         names = prunable(model, self.place)
-        follower = self._following(read_presets(model.folder, self.then.replace("_", "-")))
+        follower = following(self.then, self.then_settings, model.folder, "Prune.then_settings")
+        refuse_of_samples(type(follower), self.then, not request.classes)
         every = model.parameters()
         weights = {name: every[name] for name in names}
         if request.number == 0:
@@ -101,16 +102,6 @@ class Prune:
         if found is not None:
             raise SettingError(f"Prune.then must change weights; {self.then} gives adapters.")
         put_zeros(weights, masks)
-
-    def _following(self, presets: dict[str, Any]) -> Any:
-        """The method that follows, with its settings; SettingError for what is none."""
-        kind: Any = METHODS.get("classifier", self.then)
-        words = [word.strip() for word in self.then_settings.split(",")]
-        given = ",".join(word for word in words if word != QUICK)
-        return resolve(
-            kind, given=typed(kind, given, "Prune.then_settings"), quick=QUICK in words,
-            presets=presets,
-        )[0]  # fmt: skip
 
     def _pruned(
         self, model: Classifier, weights: dict[str, nn.Parameter], request: Request, run: Run
@@ -126,7 +117,7 @@ class Prune:
                     self._recover(model, part, request, number, run)
         right = model.predict(part.images).argmax(1) == part.labels
         told = {"sparsity": sparsity_of(masks), "accuracy": float(right.float().mean())}
-        run.log(f"{request.stage} pruned", 0, told)
+        run.log_end(f"{request.stage} pruned", 0, told)
         return masks
 
     def shares(self) -> list[float]:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.errors import SettingError
-from erasure.forgetting import Request
+from erasure.forgetting import Request, refuse_of_samples
 from erasure.methods.shared.following import QUICK, following
 from erasure.methods.shared.other_classes import hinge
 from erasure.models.classifier.classifier import Classifier
@@ -69,8 +69,7 @@ class Repair:
 
     def forget(self, model: Classifier, request: Request, run: Run) -> None:
         method = following(self.after, self.after_settings, model.folder, "Repair.after_settings")
-        if not request.classes and getattr(method, "of_classes_alone", False):
-            raise SettingError(f"{self.after} forgets whole classes, no samples.")
+        refuse_of_samples(type(method), self.after, not request.classes)
         every = model.parameters()
         before = {name: weight.detach().clone() for name, weight in every.items()}
         method.forget(model, request, run)

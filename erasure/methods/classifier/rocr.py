@@ -36,7 +36,7 @@ from erasure.models.classifier.classifier import Classifier
 from erasure.registry import METHODS
 from erasure.training.progress import Bar
 from erasure.training.run import Run
-from erasure_datasets.labelled import Labelled
+from erasure_datasets.labelled import Images, Labelled
 
 
 @METHODS.register
@@ -106,16 +106,13 @@ def instead(model: Classifier, request: Request) -> dict[int, int]:
     }
 
 
-def layer_inputs(model: Classifier, layer: str, images: Tensor) -> Float[Tensor, "b t i"]:
+def layer_inputs(model: Classifier, layer: str, images: Images) -> Float[Tensor, "b t i"]:
     """What a linear is given for images, by token."""
     found: list[Tensor] = []
-    hook = model.module(layer).register_forward_hook(
+    with model.module(layer).register_forward_hook(
         lambda _layer, given, _said: found.append(given[0].detach())
-    )
-    try:
+    ):
         model.forward(model.prepare(images))
-    finally:
-        hook.remove()
     return found[0].flatten(1, -2)
 
 
@@ -127,13 +124,9 @@ def token_shares(model: Classifier, layer: str, images: Tensor) -> Float[Tensor,
         found.append(said.detach().requires_grad_())
         return found[0]
 
-    hook = model.module(layer).register_forward_hook(follow)
-    try:
-        with torch.enable_grad():
-            logits = model.forward(model.prepare(images))[1]
-            (gradient,) = torch.autograd.grad(logits.amax(1).sum(), found)
-    finally:
-        hook.remove()
+    with model.module(layer).register_forward_hook(follow), torch.enable_grad():
+        logits = model.forward(model.prepare(images))[1]
+        (gradient,) = torch.autograd.grad(logits.amax(1).sum(), found)
     sizes = gradient.flatten(1, -2).double().norm(dim=2).mean(0)
     return sizes / sizes.sum()
 

@@ -108,7 +108,7 @@ class S3T:
         serve(model, self.scale, [learned.of(shard, p) for shard, p in enumerate(served)])
         learned.keep(run.folder / FOLDER, dead, is_main=run.is_main)
         told = {f"shard {shard}": len(prefix) for shard, prefix in enumerate(served)}
-        run.log(f"{request.stage} slices left", 0, told)
+        run.log_end(f"{request.stage} slices left", 0, told)
 
     @property
     def scale(self) -> float:

@@ -26,9 +26,9 @@ from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.forgetting import Request
-from erasure.methods.shared.dampening import dampen, importances
 from erasure.models.classifier.classifier import Classifier
 from erasure.registry import METHODS
+from erasure.training.learner import trainable
 from erasure.training.run import Run
 from erasure_datasets.labelled import Labelled
 
@@ -55,23 +55,42 @@ class SSD:
         forget, retain = request.forget, request.retain
         everything = forget.and_then(retain)
         mattering, to_forgotten = (
-            self._importances(model, weights, shuffled(part, run.generator_for(name)), run)
+            self._importance(model, weights, shuffled(part, run.generator_for(name)), run)
             for part, name in ((everything, request.stage), (forget, f"{request.stage} forget"))
         )
-        dampen(weights, mattering, to_forgotten, selection=self.selection, strength=self.dampening)
+        with torch.no_grad():
+            for name, weight in weights.items():
+                weight.mul_(
+                    dampening(mattering[name], to_forgotten[name], self.selection, self.dampening)
+                )
 
-    def _importances(
+    def _importance(
         self, model: Classifier, weights: dict[str, nn.Parameter], part: Labelled, run: Run
     ) -> dict[str, Tensor]:
-        def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
-            logits = model.forward(model.prepare(batch[0]))[1]
-            if self.label_free:
-                return logits.square().sum(1).mean()
-            return F.cross_entropy(logits, batch[1].to(model.device))
+        """The mean importance of every weight over batches, by name."""
+        sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        batches = list(
+            zip(part.images.split(self.batch_size), part.labels.split(self.batch_size), strict=True)
+        )
+        with trainable(weights), run.progress("importance", len(batches)) as bar:
+            for images, labels in batches:
+                logits = model.forward(model.prepare(images))[1]
+                loss = (
+                    logits.square().sum(1).mean()
+                    if self.label_free
+                    else F.cross_entropy(logits, labels.to(model.device))
+                )
+                gradients = torch.autograd.grad(loss, list(weights.values()))
+                for name, gradient in zip(weights, gradients, strict=True):
+                    sums[name] += gradient.abs() if self.label_free else gradient.square()
+                bar.advance()
+        return {name: total / len(batches) for name, total in sums.items()}
 
-        size = self.batch_size
-        batches = list(zip(part.images.split(size), part.labels.split(size), strict=True))
-        return importances(weights, batches, loss, run, is_squared=not self.label_free)
+
+def dampening(everything: Tensor, forgotten: Tensor, selection: float, strength: float) -> Tensor:
+    """The factor on each weight: 1 outside the selection, at most 1 in it."""
+    factor = (strength * everything / forgotten).clamp(max=1)  # 0 / 0 is not selected
+    return torch.where(forgotten > selection * everything, factor, torch.ones_like(factor))
 
 
 def shuffled(part: Labelled, generator: torch.Generator) -> Labelled:

@@ -113,6 +113,11 @@ class AdvUnlearn:
             raise SettingError("AdvUnlearn.accumulate needs an attack of more than one step.")
 
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
+        if model.slots_refusal:
+            raise SettingError(
+                f"advunlearn trains against vectors among a prompt's words, and {model.name} takes "
+                f"none: {model.slots_refusal}. Choose another method."
+            )
         weights = model.weights(self.select)
         model.remember(list(weights))
         if run.low is torch.float16:

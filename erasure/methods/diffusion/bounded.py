@@ -183,4 +183,5 @@ def _original(
     """What the original model answers to the concept's and to the anchor's prompts."""
     with model.original():
         said = model.predict(z_t.repeat(2, 1, 1, 1), t.repeat(2), model.encode(prompts + anchors))
-    return said.chunk(2)
+    named, instead = said.chunk(2)
+    return named, instead

@@ -159,7 +159,7 @@ class DoCo:
         )  # fmt: skip
         if self.surgery != "none":
             share = float(conflicts) / (self.steps * run.hardware.gradient_accumulation)
-            run.log("surgery", self.steps, {"against": share})
+            run.log_end("surgery", self.steps, {"against": share})
 
     def _critic_loss(
         self, model: DiffusionModel, critic: nn.Module, anchors: Pictures, run: Run

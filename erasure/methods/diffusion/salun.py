@@ -14,6 +14,8 @@ Saliency in Both Image Classification and Generation" (ICLR 2024), https://arxiv
 Choices
 - Signed gradients are summed, then made absolute, as the authors' code does. Every image weighs
   alike; theirs sums the batches' means, so that each image of a short last batch weighs more.
+- `score=wagle` and `random` rank otherwise, for comparison: see shared/saliency.py. WAGLE's g_f is
+  the same sum; g_r is of the retain term, without guidance.
 - Ties in the ranking go to the weight that comes first, so a mask is the same on every machine.
 - Both branches of the forget term see the same x_f and t; the authors' script encodes twice.
 - The target is the current model under stop-gradient, as the authors' code has it;
@@ -33,18 +35,23 @@ from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.edit import Edit
+from erasure.errors import SettingError
 from erasure.files.storage import write_tensors
-from erasure.methods.shared.saliency import largest, read_masks
+from erasure.methods.shared.noise_gradients import gradient_moments, guided_gradients
+from erasure.methods.shared.saliency import (
+    MaskScore,
+    attributions,
+    largest,
+    random_scores,
+    read_masks,
+)
 from erasure.methods.shared.training_data import Pictures, Plan, draw, gather
-from erasure.models.diffusion.model import DiffusionModel, guided
+from erasure.models.diffusion.model import DiffusionModel
 from erasure.registry import METHODS
 from erasure.training.fit import fit
-from erasure.training.learner import Learner, trainable
-from erasure.training.processes import average, own_range
+from erasure.training.learner import Learner
 from erasure.training.run import Run
 from erasure_datasets.concept import Concept
-
-MASK_SCALE = 1024.0
 
 
 @METHODS.register
@@ -65,8 +72,11 @@ class SalUn:
         "full", help="which weights: full, xattn, xattn.kv, noxattn, selfattn, or a pattern"
     )
     target: Literal["current", "original"] = setting("current", help="which model draws the anchor")
+    score: MaskScore = setting(
+        "magnitude", help="what the mask ranks: the gradient, WAGLE's attribution, or chance"
+    )
     mask: str = setting(
-        "", help="reuse the mask in this .safetensors file, without keep and mask_guidance"
+        "", help="reuse the mask in this .safetensors file, without keep, score and mask_guidance"
     )
     mask_guidance: float = setting(
         7.5, help="w in the mask's prediction (1 + w) eps(c) - w eps('')", at_least=0
@@ -86,6 +96,11 @@ class SalUn:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.mask and self.score != "magnitude":
+            raise SettingError(
+                f"SalUn.score is how a mask is made, and mask is one that is made; "
+                f"got {self.score!r} with {self.mask}."
+            )
 
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
         weights = model.weights(self.select)
@@ -105,7 +120,7 @@ class SalUn:
         self, model: DiffusionModel, weights: dict[str, nn.Parameter], forget: Pictures,
         retain: Pictures, run: Run,
     ) -> None:  # fmt: skip
-        masks = self.saliency(model, forget, run)
+        masks = self.saliency(model, forget, retain, run)
 
         def loss(_step: int) -> dict[str, Tensor]:
             z0, prompts, anchors, t, noise = draw(forget, self.batch_size, model, run)
@@ -130,7 +145,9 @@ class SalUn:
             steps=self.steps, run=run,
         )  # fmt: skip
 
-    def saliency(self, model: DiffusionModel, forget: Pictures, run: Run) -> dict[str, Tensor]:
+    def saliency(
+        self, model: DiffusionModel, forget: Pictures, retain: Pictures, run: Run
+    ) -> dict[str, Tensor]:
         """The mask, one bool tensor per selected weight.
 
         It is read from `mask`, from this run's folder, or computed.
@@ -139,44 +156,22 @@ class SalUn:
         source = Path(self.mask) if self.mask else stored
         if source.is_file() or self.mask:
             return read_masks("SalUn", source, weights, run.device)
-        gradients = self._summed_gradients(model, forget, run)
-        masks = largest(gradients, self.keep)
+        masks = largest(self._scores(model, weights, forget, retain, run), self.keep)
         if run.is_main:
             write_tensors(stored, masks)
         return masks
 
-    def _summed_gradients(
-        self, model: DiffusionModel, forget: Pictures, run: Run
-    ) -> dict[str, Tensor]:
-        weights, generator = model.weights(self.select), run.generator_for("mask")
-        with torch.no_grad():
-            empty = model.encode([""])
-        summed = {n: torch.zeros(w.shape, device=w.device) for n, w in weights.items()}
-        count = len(forget.prompts)
-        t = model.random_times(count, generator)
-        noise = torch.randn(forget.latents.shape, generator=generator)
-        own, some = own_range(count), -(-self.batch_size // run.hardware.gradient_accumulation)
-        starts = own[::some]
-        with (
-            trainable(weights),
-            run.progress("mask", len(starts), grows_with=("forget_images",)) as bar,
-        ):
-            for start in starts:
-                batch = slice(start, min(start + some, own.stop))
-                z0, at, added = (run.send(x[batch]) for x in (forget.latents, t, noise))
-                condition = model.encode(forget.prompts[batch])
-                predicted = guided(
-                    model, model.add_noise(z0, added, at), at, condition,
-                    empty.expand_as(condition), 1 + self.mask_guidance,
-                )  # fmt: skip
-                # a ranking needs every image to weigh alike; small gradients would be 0 in fp16
-                scale = MASK_SCALE * len(z0) / self.batch_size
-                wanted = model.target(z0, added, at)
-                (scale * F.mse_loss(predicted, wanted)).backward()
-                for name, weight in weights.items():
-                    if weight.grad is not None:
-                        summed[name] += weight.grad
-                        weight.grad = None
-                bar.advance()
-        average(list(summed.values()))
-        return summed
+    def _scores(
+        self, model: DiffusionModel, weights: dict[str, nn.Parameter], forget: Pictures,
+        retain: Pictures, run: Run,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        if self.score == "random":
+            return random_scores(weights, run.generator_for("mask"))
+        gradients = guided_gradients(
+            model, weights, forget, run, guidance=1 + self.mask_guidance,
+            batch_size=self.batch_size,
+        )  # fmt: skip
+        if self.score == "magnitude":
+            return gradients
+        means, squares = gradient_moments(model, weights, retain, run, batch_size=self.batch_size)
+        return attributions(weights, gradients, means, squares)

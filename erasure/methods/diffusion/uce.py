@@ -1,7 +1,7 @@
 """UCE: rewrite cross-attention in closed form, so that a concept's words mean its anchor.
 
-Changes: keys and values of the UNet's cross-attention; in Stable Diffusion 3 the two maps through
-which the transformer reads a text's rows and its pooled embedding.
+Changes: keys and values of the UNet's cross-attention; in Stable Diffusion 3 and FLUX the two maps
+through which the transformer reads a text's rows and its pooled embedding.
 
 Gandikota, Orgad, Belinkov, Materzynska, Bau, "Unified Concept Editing in Diffusion Models"
 (WACV 2024), https://arxiv.org/abs/2308.14761, eq. 7: for every cross-attention W in {to_k, to_v}
@@ -34,6 +34,9 @@ Choices
   is edited as to_k and to_v are. The first layer of the pooled embedding's is edited too, with one
   vector per prompt: without that pocket-flow draws the concept as before (seen in 94 % of images),
   with it never. Where T5 is there, its rows stand beside the towers' among the vectors.
+- FLUX is edited by the same two maps, as in the authors' code: T5's rows pass the one, CLIP's
+  pooled embedding the other. T5 reads both ways, so that tokens before the concept tell of it too,
+  and those after it do not repeat it as a causal encoder's do.
 """
 
 import re

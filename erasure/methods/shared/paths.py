@@ -22,13 +22,13 @@ class Paths:
     """`n` paths of `s` timesteps: (s, n, c, h, w), finished (n, c, h, w); and their prompts.
 
     `asked` and `none` are what the original model predicts under each path's first prompt, and
-    under the empty one where its paths ask for that.
+    under the empty one, where its paths ask for that.
     """
 
     latents: Tensor
     finished: Tensor
     timesteps: Tensor
-    asked: Tensor
+    asked: Tensor | None
     none: Tensor | None
     prompts: list[tuple[str, ...]]
 
@@ -105,13 +105,16 @@ def draw_paths(
         model, [row[0] for row in chosen], SampledPath.cpu, name=f"paths to {name}", steps=steps,
         guidance=guidance, generator=generator, run=run, grows_with=grows_with,
     )  # fmt: skip
-    latents, asked = (
-        torch.cat([getattr(part, name) for part in parts], dim=1) for name in ("latents", "asked")
-    )
-    empties = [part.none for part in parts if part.none is not None]
-    none = torch.cat(empties, dim=1) if empties else None
+    latents = torch.cat([part.latents for part in parts], dim=1)
     finished = torch.cat([part.finished for part in parts])
+    asked, none = (_joined([getattr(part, said) for part in parts]) for said in ("asked", "none"))
     return Paths(latents, finished, parts[0].timesteps, asked, none, chosen)
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """What was predicted on all paths, if it was."""
+    found = [part for part in parts if part is not None]
+    return torch.cat(found, dim=1) if found else None
 
 
 @torch.no_grad()
@@ -144,10 +147,11 @@ def points(paths: Paths, batch: int, run: Run) -> Points:
     path = run.part(torch.randint(len(paths.prompts), (batch,), generator=run.generator))
     rows = [paths.prompts[i] for i in path.tolist()]
     columns = [tuple(column) for column in zip(*rows, strict=True)]
-    z_t, asked = (run.send(part[step, path]) for part in (paths.latents, paths.asked))
-    said = {columns[0]: asked}
-    if paths.none is not None:
-        said = {("",) * len(rows): run.send(paths.none[step, path])} | said
+    said: dict[tuple[str, ...], Tensor] = {}
+    for texts, known in ((("",) * len(rows), paths.none), (columns[0], paths.asked)):
+        if known is not None:
+            said[texts] = run.send(known[step, path])
+    z_t = run.send(paths.latents[step, path])
     return Points(z_t, run.send(paths.timesteps[step]), columns, said)
 
 

@@ -24,6 +24,12 @@ class TextShape(TypedDict):
     max_sequence_length: int
 
 
+class SizeShape(TypedDict):
+    """size.json."""
+
+    resolution: int
+
+
 def read_presets(folder: Path | None, word: str) -> dict[str, Value]:
     """The model folder's own settings for a method or attack; empty if it has none."""
     file = folder / "presets.json" if folder else None
@@ -57,6 +63,14 @@ def read_rows(folder: Path) -> int | None:
     if not file.is_file():
         return None
     return read_record(file, TextShape, error=ModelError)["max_sequence_length"]
+
+
+def read_resolution(folder: Path) -> int | None:
+    """The side in pixels that the model is best drawn at, where its own configs do not say it."""
+    file = folder / "size.json"
+    if not file.is_file():
+        return None
+    return read_record(file, SizeShape, error=ModelError)["resolution"]
 
 
 def read_sampling(folder: Path) -> Sampling | None:

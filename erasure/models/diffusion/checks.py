@@ -46,8 +46,11 @@ def check_noise_prediction(pipeline: Any, towers: Sequence[str], name: str) -> N
     _check_unet(pipeline, [getattr(pipeline, tower) for tower in towers], name)
 
 
-def check_flow_matching(pipeline: Any, name: str) -> None:
-    """ModelError for a transformer or a scheduler that would be asked wrongly."""
+def check_flow_matching(pipeline: Any, name: str, packed: int = 1) -> None:
+    """ModelError for a transformer or a scheduler that would be asked wrongly.
+
+    `packed` latents along each side are laid into the channels of one.
+    """
     kind = type(pipeline.scheduler).__name__
     if not kind.startswith("FlowMatch") or pipeline.scheduler.config.get("invert_sigmas"):
         raise ModelError(
@@ -55,10 +58,11 @@ def check_flow_matching(pipeline: Any, name: str) -> None:
             f"FlowMatchEulerDiscreteScheduler, from noise to image; got {kind}."
         )
     config, latents = pipeline.transformer.config, pipeline.vae.config.latent_channels
+    latents *= packed**2
     if config.in_channels != latents or (config.out_channels or latents) != latents:
         raise ModelError(
             f"in_channels and out_channels of the transformer of {name} must be {latents}, as its "
-            f"autoencoder's latents; got {config.in_channels} and {config.out_channels}."
+            f"autoencoder's latents give; got {config.in_channels} and {config.out_channels}."
         )
 
 

@@ -30,6 +30,14 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "text_encoder_2": ("CLIPTextModelWithProjection",),
     "text_encoder_3": ("T5EncoderModel",),
 }
+# where a pipeline's differ
+OWN_CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
+    "FluxPipeline": {
+        "transformer": ("FluxTransformer2DModel",),
+        "text_encoder": ("CLIPTextModel",),
+        "text_encoder_2": ("T5EncoderModel",),
+    },
+}
 # older files of text encoders hold these, and files of the whole CLIP its other half
 HARMLESS = re.compile(
     r"(?:^|\.)(?:position_ids|logit_scale|text_projection\.weight)$|^(?:vision_model|visual_proj)"
@@ -130,15 +138,21 @@ def _refuse_pickles(part: Path) -> None:
         raise ModelError(f"{part} holds {why}; .safetensors is needed.")
 
 
+def classes_of(part: str, pipeline: object) -> tuple[str, ...]:
+    """What a part of the pipeline of this class name may be."""
+    return OWN_CLASSES.get(str(pipeline), {}).get(part, CLASSES[part])
+
+
 def _class_of(part: str, index: dict[str, Any], folder: Path) -> Any:
     """The class that model_index.json names for a part, if it is one of those that are known."""
     entry = index.get(part)
     name = entry[1] if isinstance(entry, (list, tuple)) and len(entry) == 2 else None
     if name is None and part == "text_encoder" and "text_encoder_2" in index:
         raise ModelError(f"{folder} has one text encoder only: a refiner draws no image itself.")
-    if name not in CLASSES[part]:
+    known = classes_of(part, index.get("_class_name"))
+    if name not in known:
         raise ModelError(
-            f"{part} of {folder} must be {' or '.join(CLASSES[part])}; its model_index.json has "
+            f"{part} of {folder} must be {' or '.join(known)}; its model_index.json has "
             f"{name or 'none'}."
         )
     library = transformers if part.startswith("text_encoder") else diffusers

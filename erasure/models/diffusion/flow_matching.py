@@ -42,11 +42,13 @@ class FlowMatching(LatentDiffusion):
     sampling = Sampling(steps=28, guidance=7.0, scheduler=EULER)  # as Stability AI draws
 
     def _take_schedule(self) -> None:
-        check_flow_matching(self.pipeline, self.name)
+        check_flow_matching(self.pipeline, self.name, self.packed)
         self.timesteps = self.pipeline.scheduler.config.num_train_timesteps
 
     def _schedule(self) -> tuple[Tensor, object]:
-        return torch.tensor([self.timesteps]), ("flow", self.pipeline.vae.config.shift_factor)
+        axes = self.backbone.config.get("axes_dims_rope", ())  # how places turn FLUX's vectors
+        shift = self.pipeline.vae.config.shift_factor
+        return torch.tensor([self.timesteps]), ("flow", shift, *axes)
 
     def levels(self, t: Times) -> tuple[Level, Level]:
         """(1 - sigma, sigma) at t."""
@@ -78,7 +80,7 @@ class FlowMatching(LatentDiffusion):
 
     def descent(self, steps: int) -> tuple[Real[Tensor, " s"], Float[Tensor, "2 s"]]:
         scheduler = self._euler()
-        scheduler.set_timesteps(steps, device=self.device, mu=self._mu)
+        scheduler.set_timesteps(device=self.device, mu=self._mu, **self._spacing(steps))
         after = scheduler.sigmas[1:]
         return scheduler.timesteps, torch.stack([1 - after, after])
 
@@ -99,6 +101,10 @@ class FlowMatching(LatentDiffusion):
             z = z + (after - t / self.timesteps) * (none + guidance * (some - none))
         return SampledPath(torch.stack(path), z, times, torch.stack(asked), torch.stack(empties))
 
+    def _spacing(self, steps: int) -> dict[str, Any]:
+        """What the pipeline asks its scheduler for."""
+        return {"num_inference_steps": steps}
+
     def _euler(self) -> Any:
         return FlowMatchEulerDiscreteScheduler.from_config(self.pipeline.scheduler.config)
 
@@ -108,6 +114,6 @@ class FlowMatching(LatentDiffusion):
         config = self.pipeline.scheduler.config
         if not config.get("use_dynamic_shifting", False):
             return None
-        patches = (self.latent_shape[1] // self.backbone.config.patch_size) ** 2
+        patches = (self.latent_shape[1] // self._patch) ** 2
         known = {name: config.get(*where) for name, where in SHIFTS.items()}
         return calculate_shift(patches, **known)

@@ -11,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from erasure.errors import ModelError
-from erasure.models.diffusion.components import CLASSES
+from erasure.models.diffusion.components import classes_of
 
 IN_MEMORY = "a pipeline in memory"  # the name of a model that no folder or Hub id holds
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -29,10 +29,9 @@ def check_networks(pipeline: Any, parts: Sequence[str]) -> dict[str, nn.Module]:
         if network is None:
             continue
         kind = type(network).__name__
-        if kind not in CLASSES[part]:
-            raise ModelError(
-                f"{part} of the pipeline must be {' or '.join(CLASSES[part])}; got {kind}."
-            )
+        known = classes_of(part, type(pipeline).__name__)
+        if kind not in known:
+            raise ModelError(f"{part} of the pipeline must be {' or '.join(known)}; got {kind}.")
         _refuse_adapters(part, network)
         _refuse_hooks(part, network)
         _refuse_quantised(part, network)

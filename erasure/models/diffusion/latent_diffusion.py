@@ -1,4 +1,4 @@
-"""What Stable Diffusion 1.x, 2.x, XL and 3 share, through diffusers' own pipelines."""
+"""What Stable Diffusion 1.x, 2.x, XL and 3 and FLUX share, through diffusers' own pipelines."""
 
 import re
 from abc import abstractmethod
@@ -20,7 +20,7 @@ from erasure.models.diffusion.checks import check_pipeline
 from erasure.models.diffusion.decoding import decoded, encoded
 from erasure.models.diffusion.gradient_checkpointing import checkpointing
 from erasure.models.diffusion.model import Condition, DiffusionModel
-from erasure.models.diffusion.slots import Slotted, fill, repadded
+from erasure.models.diffusion.slots import NoSlotsError, Slotted, fill, repadded
 from erasure.models.diffusion.tokens import beyond, refuse_beyond, tokens_of, with_slots, words_of
 from erasure.training.progress import shown
 from erasure_datasets.concept import Catalogue
@@ -34,13 +34,15 @@ class LatentDiffusion(DiffusionModel):
     `towers` names its text encoders and `tokenizers` the tokenizer of each, which share one
     vocabulary. Token embeddings of several towers stand side by side in one vector. `readers` are
     text encoders beside them, which a pipeline may lack and which are never edited.
-    `block_linear` finds the block and the place of a linear module by its name.
+    `block_linear` finds the block and the place of a linear module by its name. `packed` latents
+    along each side are laid into the channels of one before the backbone sees them.
     """
 
     towers: ClassVar[tuple[str, ...]]
     tokenizers: ClassVar[tuple[str, ...]]
     readers: ClassVar[tuple[str, ...]] = ()
     block_linear: ClassVar[re.Pattern[str]]
+    packed: ClassVar[int] = 1
     pipeline: Any
     source: Any = None  # a user's pipeline of which `pipeline` is a copy
 
@@ -149,7 +151,7 @@ class LatentDiffusion(DiffusionModel):
 
     def use_resolution(self, pixels: int) -> None:
         config = self.backbone.config
-        factor = self.pipeline.vae_scale_factor * config.get("patch_size", 1)
+        factor = self.pipeline.vae_scale_factor * self._patch
         if pixels < factor or pixels % factor:
             raise SettingError(f"resolution must be a multiple of {factor}; got {pixels}.")
         largest = factor * config.get("pos_embed_max_size", pixels)  # a transformer's places
@@ -157,16 +159,30 @@ class LatentDiffusion(DiffusionModel):
             raise SettingError(
                 f"resolution of {self.name} must be at most {largest}; got {pixels}."
             )
-        self.backbone.register_to_config(sample_size=pixels // self.pipeline.vae_scale_factor)
+        side = pixels // self.pipeline.vae_scale_factor
+        if "sample_size" in config:
+            self.backbone.register_to_config(sample_size=side)
+        else:
+            self.pipeline.default_sample_size = side
+
+    @property
+    def _patch(self) -> int:
+        """Latents along a side of what the backbone takes for one place of the image."""
+        return self.packed * self.backbone.config.get("patch_size", 1)
+
+    @property
+    def _sample_size(self) -> Any:
+        config = self.backbone.config  # FLUX's says nothing of images
+        return config.sample_size if "sample_size" in config else self.pipeline.default_sample_size
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         side = self.resolution // self.pipeline.vae_scale_factor
-        return self.backbone.config.in_channels, side, side
+        return self.backbone.config.in_channels // self.packed**2, side, side
 
     @property
     def resolution(self) -> int:
-        side = self.backbone.config.sample_size
+        side = self._sample_size
         return (side if isinstance(side, int) else side[0]) * self.pipeline.vae_scale_factor
 
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -188,7 +204,7 @@ class LatentDiffusion(DiffusionModel):
         said = [
             kind,
             parts.vae.config.scaling_factor,
-            config.sample_size,
+            self._sample_size,
             heads,
         ]
         said += [getattr(parts, tower).config.hidden_act for tower in self.towers]
@@ -207,7 +223,7 @@ class LatentDiffusion(DiffusionModel):
         found: dict[str, list[str]] = {}
         for name, module in self.backbone.named_modules():
             block = self.block_linear.match(name) if isinstance(module, nn.Linear) else None
-            if block and place in ("both", "ffn" if block[2].startswith("ff") else "attention"):
+            if block and place in ("both", "attention" if block[2].startswith("attn") else "ffn"):
                 found.setdefault(block[1], []).append(f"{self.backbone_name}.{name}")
         return list(found.values())
 
@@ -251,15 +267,22 @@ class LatentDiffusion(DiffusionModel):
 
         The start token is 0.
         """
-        return min(len(tokens_of(self.pipeline.tokenizer, text)), self._text_window - 2)
+        return min(len(tokens_of(self.pipeline.tokenizer, text)), self._longest_text[1])
+
+    @property
+    def _longest_text(self) -> tuple[Any, int]:
+        """(a tokenizer, how many of its tokens a text may have to be read whole)."""
+        return self.pipeline.tokenizer, self._text_window - 2  # start and end
 
     def check_window(self, prompts: Sequence[str]) -> None:
-        refuse_beyond(self._text_window, self.pipeline.tokenizer, prompts, self.name)
+        refuse_beyond(*self._longest_text, prompts, self.name)
 
     def beyond_window(self, prompts: Sequence[str]) -> list[str]:
-        return beyond(self._text_window, self.pipeline.tokenizer, prompts)
+        return beyond(*self._longest_text, prompts)
 
     def open_slots(self, parts: Sequence[tuple[str, str]], count: int) -> Slotted:
+        if self.slots_refusal:
+            raise NoSlotsError(f"{self.slots_refusal}; {self.name} has no slots for vectors.")
         slotted = with_slots(
             parts, count, tokenizer=self.pipeline.tokenizer, window=self._text_window
         )
@@ -333,4 +356,8 @@ class LatentDiffusion(DiffusionModel):
             width=self.resolution,
             output_type="latent",
         )
-        return self.to_images(drawn.images)
+        return self.to_images(self._drawn(drawn.images))
+
+    def _drawn(self, latents: Tensor) -> Float[Tensor, "b c h w"]:
+        """What the pipeline hands out as latents, as `to_images` takes them."""
+        return latents

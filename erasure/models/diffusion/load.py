@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from diffusers import (
     DiffusionPipeline,
+    FluxPipeline,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -21,6 +22,7 @@ from erasure.models.built_in import DIFFUSION, FLOW, GOLD, ONE_STEP, POCKET
 from erasure.models.diffusion.beside import (
     read_catalogue,
     read_presets,
+    read_resolution,
     read_rows,
     read_sampling,
 )
@@ -34,13 +36,15 @@ from erasure.models.diffusion.components import (
     read_index,
 )
 from erasure.models.diffusion.eight_bit import unpacked
+from erasure.models.diffusion.flow_matching import FlowMatching
+from erasure.models.diffusion.flux import Flux
 from erasure.models.diffusion.in_memory import IN_MEMORY, check_networks, copied, opened_from
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.one_step import OneStep
 from erasure.models.diffusion.pocket_flow import open_pocket_flow
 from erasure.models.diffusion.single_file import NEEDED, open_single_file
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
-from erasure.models.diffusion.stable_diffusion_3 import ROWS, StableDiffusion3
+from erasure.models.diffusion.stable_diffusion_3 import StableDiffusion3
 from erasure.models.diffusion.stable_diffusion_xl import StableDiffusionXL
 from erasure.models.digest import digest_of
 
@@ -60,14 +64,16 @@ FAMILIES: dict[str, Family] = {
         StableDiffusion3, StableDiffusion3Pipeline,
         {"image_encoder": None, "feature_extractor": None},
     ),
+    "FluxPipeline": (Flux, FluxPipeline, {"image_encoder": None, "feature_extractor": None}),
 }  # fmt: skip
 
 
 def load_model(
-    name: str | DiffusionPipeline, *, config: Path | None = None, revision: str | None = None,
-    dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu",
+    name: str | Path | DiffusionPipeline, *, config: Path | None = None,
+    revision: str | None = None, dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
 ) -> LatentDiffusion:  # fmt: skip
-    """Load Stable Diffusion 1.x, 2.x, XL or 3 from safetensors, as its model_index.json says.
+    """Load Stable Diffusion 1.x, 2.x, XL, 3 or FLUX.1 from safetensors, as model_index.json says.
 
     `name`: a built-in one, a diffusers folder, a Hub id, or a .safetensors file, for which `config`
     is a folder with the components' config.json files; or a pipeline of diffusers, which stays as
@@ -84,25 +90,10 @@ def load_model(
             f"model must be a name, a folder, a Hub id or a pipeline of diffusers; got a "
             f"{type(name).__name__}."
         )
+    name = str(name)
     path = DIFFUSION.get(name) or checked_path(name, "model")
-    if path.suffix in PICKLES:
-        raise ModelError(
-            f"{name} is a pickled checkpoint, which can run code; convert it to .safetensors first."
-        )
     with quiet():
-        if name == FLOW:
-            kind, pipeline = StableDiffusion3, open_pocket_flow(POCKET, dtype)
-        elif path.suffix == ".safetensors":
-            kind, pipeline = _from_single_file(path, config, dtype)
-        elif path.is_dir():
-            kind, pipeline = _from_folder(path, dtype)
-        elif path.exists() or name.count("/") != 1 or name.startswith((".", "/")):
-            raise ModelError(
-                f"model must be {', '.join(DIFFUSION)}, a diffusers folder, a .safetensors file "
-                f"or a Hub id; got {name}."
-            )
-        else:
-            kind, pipeline = _from_hub(name, revision, dtype)
+        kind, pipeline = _named(name, path, config, revision, dtype)
     parts: Any = pipeline
     networks = (kind.backbone_name, *kind.towers, *kind.readers, "vae")
     found = {part: getattr(parts, part) for part in networks}
@@ -113,8 +104,10 @@ def load_model(
     folder = path if path.is_dir() else None
     sampling = read_sampling(folder) if folder else None
     more: dict[str, Any] = {}
-    if kind is StableDiffusion3:
-        more = {"sampling": sampling, "rows": (read_rows(folder) if folder else None) or ROWS}
+    if issubclass(kind, FlowMatching):
+        more = {"sampling": sampling, "rows": read_rows(folder) if folder else None}
+        if kind is Flux:
+            more["resolution"] = read_resolution(folder) if folder else None
     elif sampling:
         kind = OneStep
     full_name = f"{name}@{revision}" if revision else name
@@ -125,6 +118,28 @@ def load_model(
         unet: Any = UNet2DConditionModel.from_pretrained(POCKET / "one-step" / "unet", dtype=dtype)
         return OneStep.on(model, unet.to(device), name=name)
     return model
+
+
+def _named(
+    name: str, path: Path, config: Path | None, revision: str | None, dtype: torch.dtype
+) -> tuple[type[LatentDiffusion], DiffusionPipeline]:
+    """The pipeline of a name, which is at this path if it is on the disk, and its family."""
+    if path.suffix in PICKLES:
+        raise ModelError(
+            f"{name} is a pickled checkpoint, which can run code; convert it to .safetensors first."
+        )
+    if name == FLOW:
+        return StableDiffusion3, open_pocket_flow(POCKET, dtype)
+    if path.suffix == ".safetensors":
+        return _from_single_file(path, config, dtype)
+    if path.is_dir():
+        return _from_folder(path, dtype)
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/")):
+        raise ModelError(
+            f"model must be {', '.join(DIFFUSION)}, a diffusers folder, a .safetensors file "
+            f"or a Hub id; got {name}."
+        )
+    return _from_hub(name, revision, dtype)
 
 
 def _from_memory(
@@ -265,10 +280,11 @@ def _from_single_file(
     if config is None or not (config / "model_index.json").is_file():
         raise ModelError(f"{file} is a single file: config must name {NEEDED}; got {config}.")
     kind, pipeline, without = _known(read_index(config).get("_class_name"), str(config))
-    if kind is StableDiffusion3:
+    if issubclass(kind, FlowMatching):
+        family = "FLUX" if kind is Flux else "Stable Diffusion 3"
         raise ModelError(
-            f"{file} is a single file of Stable Diffusion 3, which is not supported; name a "
-            "diffusers folder or a Hub id."
+            f"{file} is a single file of {family}, which is not supported; name a diffusers folder "
+            "or a Hub id."
         )
     read_configs(
         config, networks=(kind.backbone_name, *kind.towers, "vae"), tokenizers=kind.tokenizers

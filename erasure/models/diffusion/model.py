@@ -38,14 +38,14 @@ class Sampling:
 class SampledPath:
     """Latents before each timestep and the finished ones, and what is predicted at each.
 
-    `asked` is predicted under the condition, `none` under the empty prompt, by models that are
-    asked for it.
+    `asked` is predicted under the condition, `none` under the empty prompt, by models whose paths
+    take that anyway.
     """
 
     latents: Float[Tensor, "s b c h w"]
     finished: Float[Tensor, "b c h w"]
     timesteps: Real[Tensor, " s"]
-    asked: Float[Tensor, "s b c h w"]
+    asked: Float[Tensor, "s b c h w"] | None
     none: Float[Tensor, "s b c h w"] | None
 
     def cpu(self) -> "SampledPath":
@@ -81,6 +81,7 @@ class DiffusionModel(Editable):
     sampling: Sampling | None = None
     taken: Sequence[Concept] = ()  # what edits in its weights took before: it must stay gone
     text_maps: ClassVar[str] = "xattn.kv"  # the selection of linear maps that read `states`
+    slots_refusal: ClassVar[str] = ""  # why no slots can be opened, if none can
     pooled_maps: ClassVar[str] = ""  # of those that read `pooled` and nothing else, if any do
     backbone_name: ClassVar[str]  # what the names of the backbone's weights begin with
     timesteps: int  # how many there are in training
@@ -282,6 +283,13 @@ class DiffusionModel(Editable):
         signal, spread = self.levels(t)
         return signal * z0 + spread * noise
 
+    def predict_guided(
+        self, z_t: Float[Tensor, "b c h w"], t: Times, condition: Condition, empty: Condition,
+        guidance: float,
+    ) -> Float[Tensor, "b c h w"]:  # fmt: skip
+        """The prediction that a drawing's step goes by; guidance 1 is `predict`."""
+        return guided(self, z_t, t, condition, empty, guidance)
+
     def continue_path(
         self, z: Float[Tensor, "b c h w"], condition: Condition, *, steps: int, first: int = 0,
         until: int | None = None, guidance: float, eta: float = 0.0, churn: float = 1.0,
@@ -312,7 +320,7 @@ class DiffusionModel(Editable):
             signal, spread = self.levels(t)
             if known:
                 z = torch.where(known.is_kept, self.add_noise(known.z0, fixed, t), z)
-            z0 = self.denoised(z, guided(self, z, t, condition, empty, guidance), t)
+            z0 = self.denoised(z, self.predict_guided(z, t, condition, empty, guidance), t)
             if nudge:
                 z0 = nudge(z, t, z0)
             noise = (z - signal * z0) / spread

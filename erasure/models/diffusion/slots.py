@@ -14,6 +14,10 @@ from erasure.errors import SettingError
 Placement = Literal["prefix", "suffix", "middle", "replace"]
 
 
+class NoSlotsError(SettingError):
+    """A model whose text cannot be asked with other vectors than its words' own."""
+
+
 @dataclass(frozen=True)
 class Slotted:
     """Token ids of prompts, padded as the model's own, and the places of their free slots."""

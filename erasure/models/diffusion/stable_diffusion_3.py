@@ -37,12 +37,12 @@ class StableDiffusion3(FlowMatching):
     readers = ("text_encoder_3",)
 
     def __init__(
-        self, pipeline: StableDiffusion3Pipeline, *, name: str, rows: int = ROWS,
+        self, pipeline: StableDiffusion3Pipeline, *, name: str, rows: int | None = None,
         sampling: Sampling | None = None, **places: Any,
     ) -> None:  # fmt: skip
         super().__init__(pipeline, name=name, **places)
-        self.rows, self.sampling = rows, sampling or self.sampling
-        self.pipeline_options = {"max_sequence_length": rows}
+        self.rows, self.sampling = rows or ROWS, sampling or self.sampling
+        self.pipeline_options = {"max_sequence_length": self.rows}
         _check(pipeline, name)
 
     def states(self, condition: Condition) -> Float[Tensor, "b n d"]:

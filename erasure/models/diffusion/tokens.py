@@ -20,8 +20,8 @@ def tokens_of(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False, verbose=False).input_ids
 
 
-def refuse_beyond(window: int, tokenizer: Any, prompts: Sequence[str], name: str) -> None:
-    """SettingError for the first prompt that does not fit into the window of the named model.
+def refuse_beyond(tokenizer: Any, longest: int, prompts: Sequence[str], name: str) -> None:
+    """SettingError for the first prompt of more tokens than the named model reads.
 
     Nor may one hold the tokenizer's marks of start and end: the encoder reads on as if it ended.
     """
@@ -34,16 +34,16 @@ def refuse_beyond(window: int, tokenizer: Any, prompts: Sequence[str], name: str
                 "which its tokenizer takes for a mark."
             )
         count = len(tokens_of(tokenizer, prompt))
-        if count > window - 2:
+        if count > longest:
             raise SettingError(
-                f"prompts must have at most {window - 2} tokens for {name}, which reads no "
+                f"prompts must have at most {longest} tokens for {name}, which reads no "
                 f"further; got {count} in {shorten(prompt, 60)!r}."
             )
 
 
-def beyond(window: int, tokenizer: Any, prompts: Sequence[str]) -> list[str]:
-    """The prompts that do not fit into the window."""
-    return [text for text in dict.fromkeys(prompts) if len(tokens_of(tokenizer, text)) > window - 2]
+def beyond(tokenizer: Any, longest: int, prompts: Sequence[str]) -> list[str]:
+    """The prompts of more tokens than that."""
+    return [text for text in dict.fromkeys(prompts) if len(tokens_of(tokenizer, text)) > longest]
 
 
 def with_slots(

@@ -9,7 +9,7 @@ import torch
 
 from erasure.errors import StorageError
 from erasure.files import storage
-from erasure.files.storage import atomic, folder_digest, write_json, write_tensors
+from erasure.files.storage import atomic, folder_digest, read_tensors, write_json, write_tensors
 
 
 def test_results_are_on_the_disk_before_they_have_their_name(
@@ -56,6 +56,17 @@ def test_what_the_disk_refuses_leaves_what_was_there(
         write_json(tmp_path / "a.json", 2)
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
     assert (tmp_path / "a.json").read_text() == "1\n"
+
+
+def test_the_same_tensors_and_metadata_are_the_same_file(tmp_path: Path) -> None:
+    told = {f"key {number}": 'ü\n"' for number in range(20)}
+    files = [tmp_path / f"{number}.safetensors" for number in range(5)]
+    for file in files:
+        write_tensors(file, {"b": torch.ones(2), "a": torch.zeros(3, dtype=torch.int64)}, told)
+    assert len({file.read_bytes() for file in files}) == 1
+    tensors, metadata = read_tensors(files[0])
+    assert metadata == {"format": "pt", **told}
+    assert torch.equal(tensors["b"], torch.ones(2))
 
 
 def test_an_error_of_the_disk_that_has_no_class_of_its_own(tmp_path: Path) -> None:

@@ -4,13 +4,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from erasure.concepts import find_concepts
 from erasure.erasing import Result, erase
 from erasure.errors import DivergedError, SettingError
 from erasure.files.storage import read_lines, read_tensors, write_tensors
 from erasure.methods.diffusion import salun
-from erasure.methods.diffusion.salun import largest
+from erasure.methods.diffusion.salun import SalUn
+from erasure.methods.shared.saliency import attributions, largest
+from erasure.methods.shared.training_data import Pictures, Plan, gather
 from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
+from erasure.training.run import Run
 
 TINY = {
     "batch_size": 2,
@@ -92,41 +96,109 @@ def test_weights_outside_the_mask_keep_their_bits(run: Path, listed: Path) -> No
         assert not torch.equal(after, before), name
 
 
+def gathered(model: StableDiffusion, run: Run) -> tuple[Pictures, Pictures]:
+    return gather(model, find_concepts(model, ["cat"]), Plan("auto", 4, 4, None, 2, 7.5), run)
+
+
+def gradients(
+    model: StableDiffusion, pictures: Pictures, generator: torch.Generator, guidance: float
+) -> list[list[torch.Tensor]]:
+    """Each picture's gradient of its noise loss, alone, by the formula."""
+    weights, found = model.weights("xattn.kv"), []
+    t = torch.randint(1000, (4,), generator=generator)
+    noise = torch.randn(4, 4, 8, 8, generator=generator)
+    for i in range(4):
+        z_t = model.add_noise(pictures.latents[i][None], noise[i][None], t[i][None])
+        for w in weights.values():
+            w.requires_grad_(True)
+        some = model.predict(z_t, t[i][None], model.encode([pictures.prompts[i]]))
+        none = model.predict(z_t, t[i][None], model.encode([""]))
+        loss = (guidance * some - (guidance - 1) * none - noise[i][None]).square().mean()
+        found.append(list(torch.autograd.grad(loss, list(weights.values()))))
+    return found
+
+
+def check_ranking(got: dict[str, torch.Tensor], wanted: torch.Tensor, share: float) -> None:
+    """float32 sums in another order may swap weights that lie at the threshold, and no others."""
+    threshold = wanted.sort(descending=True).values[int(share * len(wanted)) - 1]
+    chosen = torch.cat([mask.flatten() for mask in got.values()])
+    assert int(chosen.sum()) == int(share * len(wanted))
+    wrong = chosen != (wanted >= threshold)
+    assert ((wanted[wrong] - threshold).abs() < 1e-3 * threshold).all()
+
+
+def flat(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
 def test_mask_signs_are_summed_before_the_magnitude(listed: Path, tmp_path: Path) -> None:
     """Computed again from single-image gradients with autograd, by the formula.
 
     The last of the two batches is short, and its image weighs as much as the others.
     """
-    from erasure.concepts import find_concepts
-    from erasure.methods.diffusion.salun import SalUn
-    from erasure.methods.shared.training_data import Plan, gather
-    from erasure.training.run import Run
-
     method = SalUn(select="xattn.kv", keep=0.3, **{**TINY, "batch_size": 3})
-    model = load_model(str(listed))
-    run = Run(tmp_path / "mask")
-    forget, _ = gather(model, find_concepts(model, ["cat"]), Plan("auto", 4, 4, None, 2, 7.5), run)
-    got = method.saliency(model, forget, run)
-    weights, generator = model.weights("xattn.kv"), run.generator_for("mask")
-    total = {name: torch.zeros_like(w) for name, w in weights.items()}
-    t = torch.randint(1000, (4,), generator=generator)
-    noise = torch.randn(4, 4, 8, 8, generator=generator)
-    for i in range(4):
-        z_t = model.add_noise(forget.latents[i][None], noise[i][None], t[i][None])
-        for w in weights.values():
-            w.requires_grad_(True)
-        some = model.predict(z_t, t[i][None], model.encode([forget.prompts[i]]))
-        none = model.predict(z_t, t[i][None], model.encode([""]))
-        loss = -(8.5 * some - 7.5 * none - noise[i][None]).square().mean()
-        for name, g in zip(weights, torch.autograd.grad(loss, list(weights.values())), strict=True):
-            total[name] += g
-    sizes = torch.cat([g.abs().flatten() for g in total.values()])
-    threshold = sizes.sort(descending=True).values[int(0.3 * len(sizes)) - 1]
-    chosen = torch.cat([got[name].flatten() for name in total])
-    assert int(chosen.sum()) == int(0.3 * len(sizes))
-    # float32 sums in another order may swap weights that lie at the threshold, and no others
-    wrong = chosen != (sizes >= threshold)
-    assert ((sizes[wrong] - threshold).abs() < 1e-3 * threshold).all()
+    model, run = load_model(str(listed)), Run(tmp_path / "mask")
+    forget, retain = gathered(model, run)
+    got = method.saliency(model, forget, retain, run)
+    parts = gradients(model, forget, run.generator_for("mask"), 8.5)
+    check_ranking(got, flat([sum(p) for p in zip(*parts, strict=True)]).abs(), 0.3)  # type: ignore[arg-type]
+
+
+def test_wagles_mask_squares_each_batchs_mean_gradient(listed: Path, tmp_path: Path) -> None:
+    """Of batches of three and one; what is kept is asked without guidance."""
+    method = SalUn(select="xattn.kv", keep=0.3, score="wagle", **{**TINY, "batch_size": 3})
+    model, run = load_model(str(listed)), Run(tmp_path / "mask")
+    forget, retain = gathered(model, run)
+    got = method.saliency(model, forget, retain, run)
+    gone = gradients(model, forget, run.generator_for("mask"), 8.5)
+    kept = [flat(part) for part in gradients(model, retain, run.generator_for("mask retain"), 1)]
+    batches = torch.stack([torch.stack(kept[:3]).mean(0), kept[3]]).double()
+    theta = flat([w.detach() for w in model.weights("xattn.kv").values()]).double()
+    step = batches.mean(0) / batches.square().mean(0).clamp(min=1e-12)
+    moved = 1.001 * (theta - 0.001 * step) - theta
+    check_ranking(got, (moved * flat([sum(p) for p in zip(*gone, strict=True)])).abs(), 0.3)  # type: ignore[arg-type]
+
+
+def test_wagles_score_is_what_a_mask_does_to_the_forget_loss() -> None:
+    """In float64: a mask entry of 1 + mu, the rest fitted anew by one diagonal Newton step.
+
+    Where the forget loss is a sum over weights and linear, that is its very change, weight for
+    weight, found here from losses alone.
+    """
+    generator = torch.Generator().manual_seed(0)
+    theta, slope = torch.randn(2, 50, generator=generator, dtype=torch.float64)
+    losses = torch.randn(6, 50, generator=generator, dtype=torch.float64)  # a retain gradient each
+    got = attributions(
+        {"a": theta}, {"a": slope}, {"a": losses.mean(0)}, {"a": losses.square().mean(0)}
+    )["a"]
+    entry = 1 + 1e-3
+    fitted = theta - (entry - 1) * losses.mean(0) / losses.square().mean(0)
+    change = slope * (entry * fitted) - slope * theta
+    assert torch.allclose(got, change.abs(), rtol=1e-9, atol=1e-15)
+    still = torch.zeros(50, dtype=torch.float64)  # nothing learned: only theta speaks
+    dead = attributions({"a": theta}, {"a": slope}, {"a": still}, {"a": still})["a"]
+    assert torch.allclose(dead, (1e-3 * theta * slope).abs(), rtol=1e-9)
+
+
+def test_a_random_mask_has_exactly_its_share(listed: Path, tmp_path: Path) -> None:
+    found = []
+    for seed in (0, 1):
+        out = tmp_path / str(seed)
+        erase(
+            str(listed), "salun", ["cat"], out=out, steps=1, keep=0.05, score="random", seed=seed,
+            **TINY,
+        )  # fmt: skip
+        found.append(read_tensors(out / "mask.safetensors")[0])
+    sizes = [sum(int(mask.sum()) for mask in masks.values()) for masks in found]
+    count = sum(mask.numel() for mask in found[0].values())
+    assert sizes == [int(0.05 * count)] * 2
+    both = sum(int((found[0][name] & found[1][name]).sum()) for name in found[0])
+    assert both < 0.1 * sizes[0]  # 0.05 by chance
+
+
+def test_a_score_beside_a_finished_mask_is_refused() -> None:
+    with pytest.raises(SettingError, match=r"SalUn\.score is how a mask is made.*got 'wagle'"):
+        SalUn(score="wagle", mask="mask.safetensors")
 
 
 @pytest.mark.parametrize("target", ["current", "original"])

@@ -125,8 +125,9 @@ def test_refuses_pickles_and_strangers(tmp_path: Path) -> None:
         load_model(str(tmp_path))
     with pytest.raises(ModelError, match=r"or a pipeline of diffusers; got a Linear\.$"):
         load_model(torch.nn.Linear(1, 1))  # type: ignore[arg-type]
-    with pytest.raises(ModelError, match="must be pocket"):
-        load_model("no-such-model")
+    for name in ("no-such-model", Path("no-such-model")):
+        with pytest.raises(ModelError, match="must be pocket"):
+            load_model(name)
     with pytest.raises(ModelError, match="there is no file"):
         load_model(str(tmp_path / "gone.safetensors"))
 
