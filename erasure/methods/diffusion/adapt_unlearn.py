@@ -50,6 +50,7 @@ from erasure.models.diffusion.model import Condition, DiffusionModel
 from erasure.registry import METHODS
 from erasure.training.fit import fit
 from erasure.training.learner import Learner
+from erasure.training.optimisers import Optimiser
 from erasure.training.run import Run
 from erasure_datasets.concept import Concept
 
@@ -82,6 +83,7 @@ class AdaptUnlearn:
     select: str = setting(
         "full", help="which weights: full, xattn, xattn.kv, noxattn, selfattn, or a pattern"
     )
+    decay: bool = setting(True, help="let the learning rate fall to 0 along a cosine")
     looks: int = setting(4, rehearsal=1, help="times at which prompts are compared", at_least=1)
     retain_images: int = setting(800, rehearsal=16, help="how many images to keep", at_least=1)
     sampling_steps: int = setting(
@@ -204,7 +206,8 @@ class AdaptUnlearn:
             kept = noise_loss(model, draw(keep, self.retain_batch_size, model, run))
             return terms | {"retain": self.retain_weight * kept}
 
-        learner = Learner(both, weights, self.learning_rate, start=model.originals)
+        by = Optimiser(cosine=self.decay)
+        learner = Learner(both, weights, self.learning_rate, by, start=model.originals)
         fit(learner, steps=steps or self.steps, run=run, stage=stage, carried=carried)
 
 

@@ -1,6 +1,8 @@
 """Pictures that show what to erase, and which others a word that was learned for them fits."""
 
+import itertools
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -51,8 +53,9 @@ def told_apart(
     """What to forget and what to keep, by a word (1, n, d) that was learned for some pictures.
 
     Prompts of `every` go, with their pictures, if the word tells the model more of these than no
-    word does; they stay if it tells less by as much as it tells more of the given ones, and those
-    between are neither. All pictures to forget get prompts that go in turn, and the empty one if
+    word does, or if it knows one of the given pictures by them (`known_by`); they stay if the word
+    tells less by as much as it tells more of the given ones, and those between are neither. A given
+    picture's prompt is that by which it is known, else any of those that go, and the empty one if
     there is none, of which a warning tells; the run's recognised.json has them. SettingError if the
     word tells nothing of the pictures it is for, and if nothing is left to keep. A rehearsal tells
     nothing apart.
@@ -70,8 +73,10 @@ def told_apart(
     for prompt, told in zip(every.prompts, others, strict=True):
         of_prompt.setdefault(prompt, []).append(told)
     means = {prompt: fmean(told) for prompt, told in of_prompt.items()}
-    words = [prompt for prompt, told in means.items() if told > 0]
-    known = every.only([means[prompt] > 0 for prompt in every.prompts])
+    doubted = [prompt for prompt, told in means.items() if told >= -own]
+    names = known_by(model, latents, doubted, word, run, looks=looks)
+    words = [prompt for prompt, told in means.items() if told > 0 or prompt in names]
+    known = every.only([prompt in words for prompt in every.prompts])
     kept = every.only([means[prompt] < -own for prompt in every.prompts])
     if not kept.prompts:
         raise SettingError(
@@ -88,9 +93,9 @@ def told_apart(
             DataWarning,
             stacklevel=2,
         )
-    found = torch.cat([latents, known.latents])
-    prompts = [(words or [""])[i % max(len(words), 1)] for i in range(len(found))]
-    return Pictures(found, prompts, [""] * len(found)), kept
+    in_turn = itertools.cycle(words or [""])
+    prompts = [name or next(in_turn) for name in names] + known.prompts
+    return Pictures(torch.cat([latents, known.latents]), prompts, [""] * len(prompts)), kept
 
 
 @torch.no_grad()
@@ -103,15 +108,13 @@ def gains(
     The mean over `looks` times of the noisier half of a path, where it is decided what is drawn;
     all pictures share the noise.
     """
-    times = model.descent(2 * looks)[0][:looks]
-    generator = run.generator_for("looks")
-    noises = torch.randn((looks, *latents.shape[1:]), generator=generator)
+    seen = _looks(model, latents, run, looks)
     parts, found = latents.split(model.images_at_once), []
     with run.progress("recognising", len(parts), grows_with=("retain_images", "looks")) as bar:
         for part in parts:
             z0, told = run.send(part), torch.zeros(len(part))
             asked = torch.cat([model.encode([""]), word]).repeat_interleave(len(z0), dim=0)
-            for time, noise in zip(times, noises, strict=True):
+            for time, noise in seen:
                 t, added = run.send(time.expand(len(z0))), run.send(noise.expand(z0.shape))
                 z_t, wanted = model.add_noise(z0, added, t), model.target(z0, added, t)
                 said = model.predict(z_t.repeat(2, 1, 1, 1), t.repeat(2), asked)
@@ -120,3 +123,42 @@ def gains(
             found.append(told / looks)
             bar.advance()
     return torch.cat(found)
+
+
+@torch.no_grad()
+def known_by(
+    model: DiffusionModel, latents: Float[Tensor, "p c h w"], prompts: Sequence[str],
+    word: Condition, run: Run, *, looks: int,
+) -> list[str]:  # fmt: skip
+    """The prompt under which each picture's noise loss is lowest; "" where the word's is lower.
+
+    Looked at as for `gains`; with each look the worse half of a picture's prompts drops out.
+    """
+    if not prompts:
+        return [""] * len(latents)
+    asked, names = torch.cat([word, model.encode(list(prompts))]), ["", *prompts]
+    seen, found = _looks(model, latents, run, looks), list[str]()
+    with run.progress("naming", len(latents), grows_with=("looks",)) as bar:
+        for z0 in run.send(latents).split(1):
+            left, told = torch.arange(len(asked)), torch.zeros(len(asked))
+            for time, noise in seen:
+                t, added = run.send(time[None]), run.send(noise[None])
+                z_t, wanted = model.add_noise(z0, added, t), model.target(z0, added, t)
+                for rows in left.split(model.images_at_once):
+                    many = len(rows)
+                    said = model.predict(
+                        z_t.expand(many, -1, -1, -1), t.expand(many), asked[rows.to(asked.device)]
+                    )
+                    told[rows] += (said - wanted).float().square().mean((1, 2, 3)).cpu()
+                left = left[told[left].argsort()[: -(-len(left) // 2)]]
+            found.append(names[int(left[0])])
+            bar.advance()
+    return found
+
+
+def _looks(
+    model: DiffusionModel, latents: Float[Tensor, "p c h w"], run: Run, count: int
+) -> list[tuple[Tensor, Tensor]]:
+    """So many (time, noise), of the noisier half of a path."""
+    noises = torch.randn((count, *latents.shape[1:]), generator=run.generator_for("looks"))
+    return list(zip(model.descent(2 * count)[0][:count], noises, strict=True))

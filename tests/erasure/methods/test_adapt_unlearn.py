@@ -17,7 +17,7 @@ from erasure.errors import SettingError
 from erasure.files.storage import read_lines
 from erasure.methods.diffusion import adapt_unlearn
 from erasure.methods.shared import shown_pictures
-from erasure.methods.shared.shown_pictures import gains, read_shown, told_apart
+from erasure.methods.shared.shown_pictures import gains, known_by, read_shown, told_apart
 from erasure.methods.shared.state_search import StateSearch
 from erasure.methods.shared.training_data import Pictures
 from erasure.models.diffusion.load import load_model
@@ -179,22 +179,59 @@ def test_no_prompt_that_fits_is_told(
     assert (forget.prompts, keep.prompts) == (["", ""], ["a", "b"])
 
 
+def test_a_picture_is_known_by_the_prompt_that_tells_most(listed: Path, tmp_path: Path) -> None:
+    """Once more in float64, by one look; where the learned word tells more, by none."""
+    model, twin = (load_model(str(listed), dtype=kind) for kind in (torch.float32, torch.float64))
+    texts, run = ["a cat", "a dog in the snow", "a small red house", "Sketch"], Run(tmp_path)
+    latents = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    (time,), noise = (
+        model.descent(2)[0][:1],
+        torch.randn(4, 8, 8, generator=run.generator_for("looks")),
+    )
+    abar = twin.alphas_cumprod.double()[time]
+    z_t = abar.sqrt() * latents.double() + (1 - abar).sqrt() * noise.double()
+    with torch.no_grad():
+        said = [
+            twin.predict(z_t, time.expand(6), twin.encode([text] * 6))
+            for text in ("a bird at night", *texts)
+        ]
+    errors = torch.stack([(one - noise.double()).square().mean((1, 2, 3)) for one in said])
+    names = ["", *texts]
+    found = known_by(model, latents, texts, model.encode(["a bird at night"]), run, looks=1)
+    assert found == [names[row] for row in errors.argmin(0).tolist()]
+    assert len({*found}) > 1
+    assert known_by(model, latents, [], model.encode([""]), run, looks=1) == [""] * 6
+
+
 def test_words_are_the_prompts_that_the_word_fits(
     listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the mean over a prompt's pictures; what is in doubt is neither forgotten nor kept."""
+    """By the mean over a prompt's pictures; what is in doubt is neither forgotten nor kept.
+
+    A prompt by which a given picture is known goes as well.
+    """
     model, shown, texts = load_model(str(listed)), torch.zeros(3, 4, 8, 8), list("abcabc")
     numbers = torch.arange(6.0).view(6, 1, 1, 1).repeat(1, 4, 8, 8)
-    every, run = Pictures(numbers, texts, [""] * 6), Run(tmp_path)
+    every, run, asked = Pictures(numbers, texts, [""] * 6), Run(tmp_path), []
 
-    def told(*values: float) -> tuple[Pictures, Pictures]:
+    def told(*values: float, names: str = "") -> tuple[Pictures, Pictures]:
+        def known(_model: object, _latents: object, among: list[str], *_: object, **__: object):
+            asked.append(among)
+            return [*names] or [""] * 3
+
         monkeypatch.setattr(shown_pictures, "gains", lambda *_, **__: torch.tensor(values))
+        monkeypatch.setattr(shown_pictures, "known_by", known)
         return told_apart(model, shown, every, torch.zeros(1, 77, 32), run, looks=1)
 
-    forget, keep = told(0.0, 0.1, 0.2, 0.3, 0.1, -0.3, -0.2, -0.5, 0.2)
+    doubtful = 0.0, 0.1, 0.2, 0.3, 0.1, -0.3, -0.2, -0.5, 0.2
+    forget, keep = told(*doubtful)
     assert forget.prompts == ["a"] * 5
     assert forget.latents[3:, 0, 0, 0].tolist() == [0, 3]
     assert (keep.prompts, keep.latents[:, 0, 0, 0].tolist()) == (["b", "b"], [1, 4])
+    forget, keep = told(*doubtful, names="cac")
+    assert asked == [["a", "c"]] * 2
+    assert forget.prompts == [*"cacacac"]
+    assert (forget.latents[3:, 0, 0, 0].tolist(), keep.prompts) == ([0, 2, 3, 5], ["b", "b"])
     for values, message in (([-1.0] * 9, "what .* can draw"), ([1.0] * 9, "something to keep")):
         with pytest.raises(SettingError, match=message):
             told(*values)
