@@ -10,14 +10,17 @@ is about GANs. The model is adapted to the pictures x, and then leaves what it b
     weights  theta_N: sum_k mean (predict_N(x_t, t, k) - target)^2 + keep, then
              theta:   gamma exp(-alpha |theta - theta_N|^2 / |theta_0 - theta_N|^2) + keep
     answers  sum_k w_k mean (predict(x_t, t, k) - e*)^2 + keep
+             e* = sg[predict(x_t, t, anchor)], or with `target=away`
              e* = predict_0(x_t, t, '') - push (predict_0(x_t, t, s_0) - predict_0(x_t, t, ''))
     keep     beta mean (predict(y_t, t, y's prompt) - target)^2
 
 k is a prompt that draws what x shows, w_k = 1; '', empty_weight; and s, word_weight, which goes on
 against the model as it changes; s_0 is the word learned of the original model, which predict_0 is.
 y are pictures of all that the model draws, each with its prompt. Where s_0 tells the original model
-more of them than '' does, the prompt draws what x shows, and its pictures join x; where s_0 tells
-less, by as much as it tells more of x, they are kept; what lies between is neither.
+more of them than '' does, the prompt draws what x shows, and its pictures join x; so does a prompt
+by which the model knows one of x best. Where s_0 tells less, by as much as it tells more of x, they
+are kept; what lies between is neither. The anchor is the kept prompt by which the model knows a
+picture best.
 
 Choices
 - The paper's first stage holds the GAN by elastic weights, its second trains with a discriminator
@@ -26,8 +29,9 @@ Choices
 - `weights` is the paper's exponential form (EL2). The distance is a share of how far adapting went,
   so that gamma and alpha mean the same for every model; the authors' mean over tensors lets a bias
   count like a convolution.
-- `answers` is this project's: what is adapted is a word, and ESD's target has it for the name. Few
-  numbers learn what the pictures share; weights learn the pictures.
+- `answers` is this project's. What is adapted is a word: few numbers learn what the pictures share,
+  weights learn the pictures. `kept` relabels as SalUn does, by an anchor that nobody need name;
+  `away` has ESD's target for the word, whose drawings keep what the concept is told by.
 - Nobody names the concept: a concept that is given is for the records and for judging alone.
 """
 
@@ -43,7 +47,7 @@ from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.methods.shared.conditions import distances
-from erasure.methods.shared.shown_pictures import read_shown, told_apart
+from erasure.methods.shared.shown_pictures import read_shown, told_apart, with_anchors
 from erasure.methods.shared.state_search import Search, StateSearch
 from erasure.methods.shared.training_data import Pictures, Plan, draw, gather_kept, noise_loss
 from erasure.models.diffusion.model import Condition, DiffusionModel
@@ -71,7 +75,8 @@ class AdaptUnlearn:
     word_rate: float = setting(0.05, help="the search's learning rate", above=0)
     word_weight: float = setting(0.5, help="weight of the loss under the word", at_least=0)
     empty_weight: float = setting(0.5, help="weight of that under the empty prompt", at_least=0)
-    push: float = setting(1.0, help="of answers: how far from the word's", at_least=0)
+    target: Literal["kept", "away"] = setting("kept", help="of answers: what is learned instead")
+    push: float = setting(1.0, help="of away: how far from the word's answer", at_least=0)
     adapt_steps: int = setting(200, quick=20, help="of weights: steps to adapt", at_least=1)
     repulsion: float = setting(1.0, help="of weights: weight of the repulsion (gamma)", above=0)
     sharpness: float = setting(1.0, help="of weights: how soon it fades (alpha)", above=0)
@@ -155,19 +160,30 @@ class AdaptUnlearn:
         keep: Pictures, search: StateSearch, run: Run,
     ) -> None:  # fmt: skip
         word = search.conditions(torch.zeros(1, dtype=torch.long)).clone()
+        if self.target == "kept":
+            forget = with_anchors(model, forget, keep, run, looks=self.looks)
 
         def loss(step: int) -> dict[str, Tensor]:
             if self.word_weight:
                 search.follow(self.word_steps + step)
-            z0, prompts, _, t, noise = draw(forget, self.batch_size, model, run)
+            z0, prompts, anchors, t, noise = draw(forget, self.batch_size, model, run)
             z_t = model.add_noise(z0, noise, t)
-            with model.original():
-                none = model.predict(z_t, t, model.encode([""] * len(t)))
-                known = model.predict(z_t, t, word.expand(len(t), -1, -1))
-            asked = self._conditions(model, prompts, search)
-            return distances(model, z_t, t, none - self.push * (known - none), asked)
+            with torch.no_grad():
+                wanted = (
+                    model.predict(z_t, t, model.encode(anchors))
+                    if self.target == "kept"
+                    else self._away(model, z_t, t, word)
+                )
+            return distances(model, z_t, t, wanted, self._conditions(model, prompts, search))
 
         self._fit(model, weights, loss, keep, run, carried=search.carried)
+
+    def _away(self, model: DiffusionModel, z_t: Tensor, t: Tensor, word: Condition) -> Tensor:
+        """The original model's answer to no word, and past it away from that to the word."""
+        with model.original():
+            none = model.predict(z_t, t, model.encode([""] * len(t)))
+            known = model.predict(z_t, t, word.expand(len(t), -1, -1))
+        return none - self.push * (known - none)
 
     def _leave_weights(
         self, model: DiffusionModel, weights: dict[str, nn.Parameter], forget: Pictures,

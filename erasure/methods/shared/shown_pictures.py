@@ -21,6 +21,7 @@ from erasure_datasets.errors import DataWarning
 from erasure_datasets.images import ENDINGS, find_images, read_image, unread, warn_of_unread
 
 FEWEST = 2  # what one picture shows cannot be told from the picture
+ANCHORS = 48  # of what is kept, tried for each that goes
 
 
 def read_shown(folder: str, model: DiffusionModel) -> Float[Tensor, "p c h w"]:
@@ -53,12 +54,12 @@ def told_apart(
     """What to forget and what to keep, by a word (1, n, d) that was learned for some pictures.
 
     Prompts of `every` go, with their pictures, if the word tells the model more of these than no
-    word does, or if it knows one of the given pictures by them (`known_by`); they stay if the word
-    tells less by as much as it tells more of the given ones, and those between are neither. A given
-    picture's prompt is that by which it is known, else any of those that go, and the empty one if
-    there is none, of which a warning tells; the run's recognised.json has them. SettingError if the
-    word tells nothing of the pictures it is for, and if nothing is left to keep. A rehearsal tells
-    nothing apart.
+    word does, or if it knows one of the given pictures by them (`known_by`, of the half that the
+    word fits best). They stay if the word tells less by as much as it tells more of the given ones;
+    those between are neither. A given picture's prompt is that by which it is known, else any of
+    those that go, and the empty one if there is none, of which a warning tells; the run's
+    recognised.json has them. SettingError if the word tells nothing of the pictures it is for, and
+    if nothing is left to keep. A rehearsal tells nothing apart.
     """
     gain = gains(model, torch.cat([latents, every.latents]), word, run, looks=looks)
     if run.rehearsal is not None:  # its few steps and pictures tell nothing
@@ -69,15 +70,15 @@ def told_apart(
             f"images must show what {model.name} can draw; no word is found by which it knows "
             "these better than by none. More word_steps may find one."
         )
-    of_prompt: dict[str, list[float]] = {}
-    for prompt, told in zip(every.prompts, others, strict=True):
-        of_prompt.setdefault(prompt, []).append(told)
-    means = {prompt: fmean(told) for prompt, told in of_prompt.items()}
-    doubted = [prompt for prompt, told in means.items() if told >= -own]
+    means = _means(every.prompts, others)
+    doubted = [
+        prompt for rank, prompt in enumerate(sorted(means, key=means.__getitem__, reverse=True))
+        if 2 * rank < len(means) or means[prompt] >= -own
+    ]  # fmt: skip
     names = known_by(model, latents, doubted, word, run, looks=looks)
     words = [prompt for prompt, told in means.items() if told > 0 or prompt in names]
     known = every.only([prompt in words for prompt in every.prompts])
-    kept = every.only([means[prompt] < -own for prompt in every.prompts])
+    kept = every.only([means[text] < -own and text not in words for text in every.prompts])
     if not kept.prompts:
         raise SettingError(
             f"images must leave something to keep; each of {len(means)} prompts may draw what they "
@@ -96,6 +97,14 @@ def told_apart(
     in_turn = itertools.cycle(words or [""])
     prompts = [name or next(in_turn) for name in names] + known.prompts
     return Pictures(torch.cat([latents, known.latents]), prompts, [""] * len(prompts)), kept
+
+
+def _means(prompts: Sequence[str], told: Sequence[float]) -> dict[str, float]:
+    """Each prompt's mean over its pictures, in the order in which they first come."""
+    of_prompt: dict[str, list[float]] = {}
+    for prompt, one in zip(prompts, told, strict=True):
+        of_prompt.setdefault(prompt, []).append(one)
+    return {prompt: fmean(all_told) for prompt, all_told in of_prompt.items()}
 
 
 @torch.no_grad()
@@ -125,20 +134,46 @@ def gains(
     return torch.cat(found)
 
 
-@torch.no_grad()
 def known_by(
     model: DiffusionModel, latents: Float[Tensor, "p c h w"], prompts: Sequence[str],
     word: Condition, run: Run, *, looks: int,
 ) -> list[str]:  # fmt: skip
-    """The prompt under which each picture's noise loss is lowest; "" where the word's is lower.
-
-    Looked at as for `gains`; with each look the worse half of a picture's prompts drops out.
-    """
+    """The prompt under which each picture's noise loss is lowest; "" where the word's is lower."""
     if not prompts:
         return [""] * len(latents)
-    asked, names = torch.cat([word, model.encode(list(prompts))]), ["", *prompts]
-    seen, found = _looks(model, latents, run, looks), list[str]()
-    with run.progress("naming", len(latents), grows_with=("looks",)) as bar:
+    asked = torch.cat([word, model.encode(list(prompts))])
+    names = ["", *prompts]
+    return [names[row] for row in _nearest(model, latents, asked, run, looks, stage="naming")]
+
+
+def with_anchors(
+    model: DiffusionModel, forget: Pictures, keep: Pictures, run: Run, *, looks: int
+) -> Pictures:
+    """The same, each with the prompt of what is kept that the model knows it by best.
+
+    Of pictures of one prompt the first decides for all. At most `ANCHORS` are tried, drawn once.
+    """
+    texts = sorted({*keep.prompts})
+    order = torch.randperm(len(texts), generator=run.generator_for("anchors")).tolist()
+    tried = [texts[row] for row in order[:ANCHORS]]
+    alike = [prompt or number for number, prompt in enumerate(forget.prompts)]
+    firsts = [alike.index(one) for one in dict.fromkeys(alike)]
+    rows = _nearest(model, forget.latents[firsts], model.encode(tried), run, looks, stage="anchors")
+    anchor_of = {alike[first]: tried[row] for first, row in zip(firsts, rows, strict=True)}
+    return Pictures(forget.latents, forget.prompts, [anchor_of[one] for one in alike])
+
+
+@torch.no_grad()
+def _nearest(
+    model: DiffusionModel, latents: Float[Tensor, "p c h w"], asked: Condition, run: Run,
+    looks: int, *, stage: str,
+) -> list[int]:  # fmt: skip
+    """The condition under which each picture's noise loss is lowest, looked at as for `gains`.
+
+    With each look the worse half of a picture's conditions drops out.
+    """
+    seen, found = _looks(model, latents, run, looks), list[int]()
+    with run.progress(stage, len(latents), grows_with=("looks",)) as bar:
         for z0 in run.send(latents).split(1):
             left, told = torch.arange(len(asked)), torch.zeros(len(asked))
             for time, noise in seen:
@@ -151,7 +186,7 @@ def known_by(
                     )
                     told[rows] += (said - wanted).float().square().mean((1, 2, 3)).cpu()
                 left = left[told[left].argsort()[: -(-len(left) // 2)]]
-            found.append(names[int(left[0])])
+            found.append(int(left[0]))
             bar.advance()
     return found
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from contract import known_again
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -17,7 +18,13 @@ from erasure.errors import SettingError
 from erasure.files.storage import read_lines
 from erasure.methods.diffusion import adapt_unlearn
 from erasure.methods.shared import shown_pictures
-from erasure.methods.shared.shown_pictures import gains, known_by, read_shown, told_apart
+from erasure.methods.shared.shown_pictures import (
+    gains,
+    known_by,
+    read_shown,
+    told_apart,
+    with_anchors,
+)
 from erasure.methods.shared.state_search import StateSearch
 from erasure.methods.shared.training_data import Pictures
 from erasure.models.diffusion.load import load_model
@@ -53,9 +60,9 @@ def half_known() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("half_known")
-@pytest.mark.parametrize("space", ["answers", "weights"])
+@pytest.mark.parametrize("towards", ["kept", "away", "weights"])
 def test_the_terms_are_the_formulas(
-    listed: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, space: str
+    listed: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, towards: str
 ) -> None:
     """Of the second step away, once more in float64."""
     model, real, seen, words = load_model(str(listed)), adapt_unlearn.draw, [], []
@@ -79,13 +86,14 @@ def test_the_terms_are_the_formulas(
     monkeypatch.setattr(adapt_unlearn, "draw", noted)
     monkeypatch.setattr(StateSearch, "conditions", noted_words)
     monkeypatch.setattr(adapt_unlearn, "squared_distance", noted_distance)
+    where = {"space": "weights"} if towards == "weights" else {"target": towards}
     erase(
-        model, "adapt-unlearn", out=tmp_path / "run", images=str(pictures), space=space, push=0.7,
-        empty_weight=0.4, word_weight=0.3, repulsion=2.0, sharpness=0.5, **TINY,
+        model, "adapt-unlearn", out=tmp_path / "run", images=str(pictures), push=0.7,
+        empty_weight=0.4, word_weight=0.3, repulsion=2.0, sharpness=0.5, **where, **TINY,
     )  # fmt: skip
     lines = read_lines(tmp_path / "run" / "log.jsonl")
     of = {stage: [one for one in lines if one["stage"] == stage] for stage in ("adapt", "fit")}
-    if space == "weights":
+    if towards == "weights":
         (far, start), _, (same, now) = adapted
         unit = sum(float((start[n] - w).square().sum()) for n, w in far.items())
         left = sum(float((now[n] - w).square().sum()) for n, w in same.items())
@@ -93,12 +101,12 @@ def test_the_terms_are_the_formulas(
         assert of["fit"][1]["repel"] == pytest.approx(want, rel=1e-3)
     # each step draws what to forget, then what to keep; of weights, to adapt alone
     (drawn, weights), got, asked = seen[-2], of["fit"][1], words[-1]
-    if space == "weights":
+    if towards == "weights":
         (drawn, weights), got = seen[0], of["adapt"][0]
     edited, other = (load_model(str(listed), dtype=torch.float64) for _ in range(2))
     for name, parameter in edited.parameters().items():
         parameter.data = weights[name]
-    z0, prompts, _, t, noise = drawn
+    z0, prompts, anchors, t, noise = drawn
     abar = other.alphas_cumprod.double()[t].view(-1, 1, 1, 1)
     z_t = abar.sqrt() * z0.double() + (1 - abar).sqrt() * noise.double()
 
@@ -108,8 +116,10 @@ def test_the_terms_are_the_formulas(
             return who.predict(z_t, t, told.expand(len(t), -1, -1))
 
     none = ask(other, ["", ""])
-    away = none - 0.7 * (ask(other, words[0]) - none)
-    target = noise.double() if space == "weights" else away
+    if towards == "away":
+        target = none - 0.7 * (ask(other, words[0]) - none)
+    else:
+        target = ask(edited, list(anchors)) if towards == "kept" else noise.double()
     for name, weight, condition in (
         ("erase", 1.0, list(prompts)), ("erase_empty", 0.4, ["", ""]), ("erase_word", 0.3, asked),
     ):  # fmt: skip
@@ -171,6 +181,7 @@ def test_no_prompt_that_fits_is_told(
 ) -> None:
     told = torch.tensor([0.1, 0.1, -0.5, -0.6])
     monkeypatch.setattr(shown_pictures, "gains", lambda *_, **__: told)
+    monkeypatch.setattr(shown_pictures, "known_by", lambda *_, **__: ["", ""])
     every, word = Pictures(torch.zeros(2, 4, 8, 8), ["a", "b"], ["", ""]), torch.zeros(1, 77, 32)
     with pytest.warns(DataWarning, match="none of 2 prompts draws what the pictures show"):
         forget, keep = told_apart(
@@ -179,28 +190,45 @@ def test_no_prompt_that_fits_is_told(
     assert (forget.prompts, keep.prompts) == (["", ""], ["a", "b"])
 
 
+def errors_of(
+    twin: StableDiffusion, latents: Tensor, texts: list[str], run: Run
+) -> Float[Tensor, "prompts pictures"]:
+    """In float64, what told_apart sees in one look."""
+    (time, *_), count = twin.descent(2)[0], len(latents)
+    noise = torch.randn((1, 4, 8, 8), generator=run.generator_for("looks")).double()
+    abar = twin.alphas_cumprod.double()[time]
+    z_t = abar.sqrt() * latents.double() + (1 - abar).sqrt() * noise
+    with torch.no_grad():
+        said = [twin.predict(z_t, time.expand(count), twin.encode([one] * count)) for one in texts]
+    return torch.stack([(one - noise).square().mean((1, 2, 3)) for one in said])
+
+
 def test_a_picture_is_known_by_the_prompt_that_tells_most(listed: Path, tmp_path: Path) -> None:
     """Once more in float64, by one look; where the learned word tells more, by none."""
     model, twin = (load_model(str(listed), dtype=kind) for kind in (torch.float32, torch.float64))
     texts, run = ["a cat", "a dog in the snow", "a small red house", "Sketch"], Run(tmp_path)
     latents = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    (time,), noise = (
-        model.descent(2)[0][:1],
-        torch.randn(4, 8, 8, generator=run.generator_for("looks")),
-    )
-    abar = twin.alphas_cumprod.double()[time]
-    z_t = abar.sqrt() * latents.double() + (1 - abar).sqrt() * noise.double()
-    with torch.no_grad():
-        said = [
-            twin.predict(z_t, time.expand(6), twin.encode([text] * 6))
-            for text in ("a bird at night", *texts)
-        ]
-    errors = torch.stack([(one - noise.double()).square().mean((1, 2, 3)) for one in said])
+    word = model.encode(["a bird at night"])
+    errors = errors_of(twin, latents, ["a bird at night", *texts], run)
     names = ["", *texts]
-    found = known_by(model, latents, texts, model.encode(["a bird at night"]), run, looks=1)
+    found = known_by(model, latents, texts, word, run, looks=1)
     assert found == [names[row] for row in errors.argmin(0).tolist()]
     assert len({*found}) > 1
     assert known_by(model, latents, [], model.encode([""]), run, looks=1) == [""] * 6
+
+
+def test_an_anchor_is_the_kept_prompt_that_is_nearest(listed: Path, tmp_path: Path) -> None:
+    """One for all pictures of a prompt, by the first of them; each its own where there is none."""
+    model, twin = (load_model(str(listed), dtype=kind) for kind in (torch.float32, torch.float64))
+    run, texts = Run(tmp_path), ["a cat", "a dog in the snow", "a small red house", "Sketch"]
+    latents = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    nearest = [texts[row] for row in errors_of(twin, latents, texts, run).argmin(0).tolist()]
+    keep = Pictures(torch.zeros(8, 4, 8, 8), [*texts, *texts], [""] * 8)
+    for prompts, firsts in ((list("xyxyxy"), [0, 1, 0, 1, 0, 1]), ([""] * 6, list(range(6)))):
+        found = with_anchors(model, Pictures(latents, prompts, [""] * 6), keep, run, looks=1)
+        assert found.anchors == [nearest[first] for first in firsts]
+        assert found.prompts == prompts
+    assert len({*nearest}) > 1
 
 
 def test_words_are_the_prompts_that_the_word_fits(
