@@ -101,8 +101,8 @@ def bounded(model: DiffusionModel, concept: Concept, s: Settings) -> Parts:
 
 
 def adapt_unlearn(model: DiffusionModel, concept: Concept, s: Settings) -> Parts:
-    """A frozen second UNet; every condition in a call of its own."""
-    optimiser, frozen = optimiser_of(model.weights(s.select), s.learning_rate), twin(model)
+    """The target's graph built, then cut off; every condition in a call of its own."""
+    optimiser = optimiser_of(model.weights(s.select), s.learning_rate)
     noisy = noisy_images(model, s)
     word = model.encode([""]).detach().requires_grad_(True)
     search = torch.optim.Adam([word], lr=s.word_rate)
@@ -114,9 +114,7 @@ def adapt_unlearn(model: DiffusionModel, concept: Concept, s: Settings) -> Parts
     def step() -> None:
         z_t, t, _ = noisy()
         known = word.detach().expand(len(t), -1, -1)
-        with torch.no_grad():
-            none = frozen.predict(z_t, t, frozen.encode([""] * len(t)))
-            wanted = none - s.push * (frozen.predict(z_t, t, known) - none)
+        wanted = model.predict(z_t, t, model.encode(["a dog"] * len(t))).detach()
         asked = [model.encode([text] * len(t)) for text in (concept.prompts()[0], "")]
         loss = sum(F.mse_loss(model.predict(z_t, t, one), wanted) for one in (*asked, known))
         noise, t = random_point(model, s.retain_batch_size)

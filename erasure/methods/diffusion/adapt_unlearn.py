@@ -17,9 +17,9 @@ is about GANs. The model is adapted to the pictures x, and then leaves what it b
 k is a prompt that draws what x shows, w_k = 1; '', empty_weight; and s, word_weight, which goes on
 against the model as it changes; s_0 is the word learned of the original model, which predict_0 is.
 y are pictures of all that the model draws, each with its prompt. Where s_0 tells the original model
-more of them than '' does, the prompt draws what x shows, and its pictures join x; so does a prompt
-by which the model knows one of x best. Where s_0 tells less, by as much as it tells more of x, they
-are kept; what lies between is neither. The anchor is the kept prompt by which the model knows a
+more of them than '' does, by as much as of x, the prompt draws what x shows, and its pictures join
+x; where s_0 tells less by as much, they are kept; what lies between is neither. A prompt by which
+the model knows one of x best joins as well. The anchor is the kept prompt by which it knows a
 picture best.
 
 Choices

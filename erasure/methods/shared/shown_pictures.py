@@ -53,13 +53,13 @@ def told_apart(
 ) -> tuple[Pictures, Pictures]:  # fmt: skip
     """What to forget and what to keep, by a word (1, n, d) that was learned for some pictures.
 
-    Prompts of `every` go, with their pictures, if the word tells the model more of these than no
-    word does, or if it knows one of the given pictures by them (`known_by`, of the half that the
-    word fits best). They stay if the word tells less by as much as it tells more of the given ones;
-    those between are neither. A given picture's prompt is that by which it is known, else any of
-    those that go, and the empty one if there is none, of which a warning tells; the run's
-    recognised.json has them. SettingError if the word tells nothing of the pictures it is for, and
-    if nothing is left to keep. A rehearsal tells nothing apart.
+    Prompts of `every` go, with their pictures, if the word tells the model as much more of these
+    than no word does as it tells of the given ones, and stay if it tells less by as much; those
+    between are neither. What the model knows one of the given pictures by goes as well (`known_by`,
+    of the half that the word fits best). A given picture's prompt is that one, else any of those
+    that go, and the empty one if there is none, of which a warning tells; the run's recognised.json
+    has them. SettingError if the word tells nothing of the pictures it is for, and if nothing is
+    left to keep. A rehearsal tells nothing apart.
     """
     gain = gains(model, torch.cat([latents, every.latents]), word, run, looks=looks)
     if run.rehearsal is not None:  # its few steps and pictures tell nothing
@@ -76,7 +76,7 @@ def told_apart(
         if 2 * rank < len(means) or means[prompt] >= -own
     ]  # fmt: skip
     names = known_by(model, latents, doubted, word, run, looks=looks)
-    words = [prompt for prompt, told in means.items() if told > 0 or prompt in names]
+    words = [prompt for prompt, told in means.items() if told >= own or prompt in names]
     known = every.only([prompt in words for prompt in every.prompts])
     kept = every.only([means[text] < -own and text not in words for text in every.prompts])
     if not kept.prompts:

@@ -251,7 +251,7 @@ def test_words_are_the_prompts_that_the_word_fits(
         monkeypatch.setattr(shown_pictures, "known_by", known)
         return told_apart(model, shown, every, torch.zeros(1, 77, 32), run, looks=1)
 
-    doubtful = 0.0, 0.1, 0.2, 0.3, 0.1, -0.3, -0.2, -0.5, 0.2
+    doubtful = 0.0, 0.1, 0.2, 0.3, 0.1, -0.3, 0.1, -0.5, 0.5
     forget, keep = told(*doubtful)
     assert forget.prompts == ["a"] * 5
     assert forget.latents[3:, 0, 0, 0].tolist() == [0, 3]
