@@ -19,8 +19,8 @@ against the model as it changes; s_0 is the word learned of the original model, 
 y are pictures of all that the model draws, each with its prompt. Where s_0 tells the original model
 more of them than '' does, by as much as of x, the prompt draws what x shows, and its pictures join
 x; where s_0 tells less by as much, they are kept; what lies between is neither. A prompt by which
-the model knows one of x best joins as well. The anchor is the kept prompt by which it knows a
-picture best.
+the model knows one of x best joins as well. The anchor is, of the half of the kept prompts that s_0
+fits worst, the one by which it knows a picture best: that keeps the rest, and is unlike enough.
 
 Choices
 - The paper's first stage holds the GAN by elastic weights, its second trains with a discriminator
@@ -120,13 +120,15 @@ class AdaptUnlearn:
         every, none = gather_kept(model, plan, run), [""] * len(latents)
         with model.memorised(["", *every.prompts]):
             search = self._search(model, Pictures(latents, none, none), every.prompts, run)
-            forget, keep = told_apart(
+            forget, keep, far = told_apart(
                 model, latents, every, search.conditions(torch.zeros(1, dtype=torch.long)), run,
                 looks=self.looks,
             )  # fmt: skip
             if self.space == "weights":
                 self._leave_weights(model, weights, forget, keep, search, run)
             else:
+                if self.target == "kept":
+                    forget = with_anchors(model, forget, far, run, looks=self.looks)
                 self._leave_answers(model, weights, forget, keep, search, run)
         return Edit.between(model, concepts, "adapt-unlearn", asdict(self))
 
@@ -160,8 +162,6 @@ class AdaptUnlearn:
         keep: Pictures, search: StateSearch, run: Run,
     ) -> None:  # fmt: skip
         word = search.conditions(torch.zeros(1, dtype=torch.long)).clone()
-        if self.target == "kept":
-            forget = with_anchors(model, forget, keep, run, looks=self.looks)
 
         def loss(step: int) -> dict[str, Tensor]:
             if self.word_weight:

@@ -50,8 +50,10 @@ def read_shown(folder: str, model: DiffusionModel) -> Float[Tensor, "p c h w"]:
 def told_apart(
     model: DiffusionModel, latents: Float[Tensor, "p c h w"], every: Pictures, word: Condition,
     run: Run, *, looks: int,
-) -> tuple[Pictures, Pictures]:  # fmt: skip
+) -> tuple[Pictures, Pictures, list[str]]:  # fmt: skip
     """What to forget and what to keep, by a word (1, n, d) that was learned for some pictures.
+
+    Also the prompts of the half of what is kept that the word fits worst.
 
     Prompts of `every` go, with their pictures, if the word tells the model as much more of these
     than no word does as it tells of the given ones, and stay if it tells less by as much; those
@@ -63,7 +65,8 @@ def told_apart(
     """
     gain = gains(model, torch.cat([latents, every.latents]), word, run, looks=looks)
     if run.rehearsal is not None:  # its few steps and pictures tell nothing
-        return Pictures(latents, every.prompts[:1] * len(latents), [""] * len(latents)), every
+        asked = every.prompts[:1] * len(latents)
+        return Pictures(latents, asked, [""] * len(latents)), every, every.prompts
     own, others = float(gain[: len(latents)].mean()), gain[len(latents) :].tolist()
     if own <= 0:
         raise SettingError(
@@ -96,7 +99,9 @@ def told_apart(
         )
     in_turn = itertools.cycle(words or [""])
     prompts = [name or next(in_turn) for name in names] + known.prompts
-    return Pictures(torch.cat([latents, known.latents]), prompts, [""] * len(prompts)), kept
+    far = sorted({*kept.prompts}, key=lambda prompt: (means[prompt], prompt))
+    far = far[: -(-len(far) // 2)]
+    return Pictures(torch.cat([latents, known.latents]), prompts, [""] * len(prompts)), kept, far
 
 
 def _means(prompts: Sequence[str], told: Sequence[float]) -> dict[str, float]:
@@ -147,13 +152,13 @@ def known_by(
 
 
 def with_anchors(
-    model: DiffusionModel, forget: Pictures, keep: Pictures, run: Run, *, looks: int
+    model: DiffusionModel, forget: Pictures, prompts: Sequence[str], run: Run, *, looks: int
 ) -> Pictures:
-    """The same, each with the prompt of what is kept that the model knows it by best.
+    """The same, each with the prompt of these that the model knows it by best.
 
     Of pictures of one prompt the first decides for all. At most `ANCHORS` are tried, drawn once.
     """
-    texts = sorted({*keep.prompts})
+    texts = sorted({*prompts})
     order = torch.randperm(len(texts), generator=run.generator_for("anchors")).tolist()
     tried = [texts[row] for row in order[:ANCHORS]]
     alike = [prompt or number for number, prompt in enumerate(forget.prompts)]

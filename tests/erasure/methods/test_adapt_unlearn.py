@@ -184,10 +184,10 @@ def test_no_prompt_that_fits_is_told(
     monkeypatch.setattr(shown_pictures, "known_by", lambda *_, **__: ["", ""])
     every, word = Pictures(torch.zeros(2, 4, 8, 8), ["a", "b"], ["", ""]), torch.zeros(1, 77, 32)
     with pytest.warns(DataWarning, match="none of 2 prompts draws what the pictures show"):
-        forget, keep = told_apart(
+        forget, keep, far = told_apart(
             load_model(str(listed)), torch.zeros(2, 4, 8, 8), every, word, Run(tmp_path), looks=1
         )
-    assert (forget.prompts, keep.prompts) == (["", ""], ["a", "b"])
+    assert (forget.prompts, keep.prompts, far) == (["", ""], ["a", "b"], ["b"])
 
 
 def errors_of(
@@ -223,9 +223,10 @@ def test_an_anchor_is_the_kept_prompt_that_is_nearest(listed: Path, tmp_path: Pa
     run, texts = Run(tmp_path), ["a cat", "a dog in the snow", "a small red house", "Sketch"]
     latents = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     nearest = [texts[row] for row in errors_of(twin, latents, texts, run).argmin(0).tolist()]
-    keep = Pictures(torch.zeros(8, 4, 8, 8), [*texts, *texts], [""] * 8)
     for prompts, firsts in ((list("xyxyxy"), [0, 1, 0, 1, 0, 1]), ([""] * 6, list(range(6)))):
-        found = with_anchors(model, Pictures(latents, prompts, [""] * 6), keep, run, looks=1)
+        found = with_anchors(
+            model, Pictures(latents, prompts, [""] * 6), [*texts, *texts], run, looks=1
+        )
         assert found.anchors == [nearest[first] for first in firsts]
         assert found.prompts == prompts
     assert len({*nearest}) > 1
@@ -242,7 +243,7 @@ def test_words_are_the_prompts_that_the_word_fits(
     numbers = torch.arange(6.0).view(6, 1, 1, 1).repeat(1, 4, 8, 8)
     every, run, asked = Pictures(numbers, texts, [""] * 6), Run(tmp_path), []
 
-    def told(*values: float, names: str = "") -> tuple[Pictures, Pictures]:
+    def told(*values: float, names: str = "") -> tuple[Pictures, Pictures, list[str]]:
         def known(_model: object, _latents: object, among: list[str], *_: object, **__: object):
             asked.append(among)
             return [*names] or [""] * 3
@@ -252,14 +253,15 @@ def test_words_are_the_prompts_that_the_word_fits(
         return told_apart(model, shown, every, torch.zeros(1, 77, 32), run, looks=1)
 
     doubtful = 0.0, 0.1, 0.2, 0.3, 0.1, -0.3, 0.1, -0.5, 0.5
-    forget, keep = told(*doubtful)
+    forget, keep, _ = told(*doubtful)
     assert forget.prompts == ["a"] * 5
     assert forget.latents[3:, 0, 0, 0].tolist() == [0, 3]
     assert (keep.prompts, keep.latents[:, 0, 0, 0].tolist()) == (["b", "b"], [1, 4])
-    forget, keep = told(*doubtful, names="cac")
+    forget, keep, far = told(*doubtful, names="cac")
     assert asked == [["a", "c"]] * 2
     assert forget.prompts == [*"cacacac"]
     assert (forget.latents[3:, 0, 0, 0].tolist(), keep.prompts) == ([0, 2, 3, 5], ["b", "b"])
+    assert far == ["b"]
     for values, message in (([-1.0] * 9, "what .* can draw"), ([1.0] * 9, "something to keep")):
         with pytest.raises(SettingError, match=message):
             told(*values)
