@@ -161,11 +161,22 @@ def _scored(file: Path) -> dict[str, Any]:
         "per_concept": {
             name: _with_intervals(scores) for name, scores in record.get("per_concept", {}).items()
         },
+        "floor": _mean_floor(record.get("floor", {})),
         "stamp": record.get("stamp", {}),
         **seen(record, file),
         "requests": requests,
         "curve": record.get("curve", []),
         "weights_touched": record.get("weights_touched"),
+    }
+
+
+def _mean_floor(floor: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What two gold models differ by, the mean over the concepts where it is known of all."""
+    parts = list(floor.values())
+    return {
+        key: {"value": sum(abs(part[key]["value"]) for part in parts) / len(parts)}
+        for key in (parts[0] if parts else {})
+        if all(key in part for part in parts)
     }
 
 

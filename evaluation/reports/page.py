@@ -68,13 +68,18 @@ def filled(template: str, **values: object) -> str:
     )  # fmt: skip
     environment.filters |= {
         "embedded": embedded, "shown": shown, "percent": lambda share: f"{100 * share:.1f}",
-        "curve": plots.curve, "trade_off": plots.trade_off,
+        "curve": plots.curve, "from_gold": plots.from_gold, "trade_off": plots.trade_off,
     }  # fmt: skip
     return environment.get_template(template).render(
         **values,
         made_by=MADE_BY,
         style=(here / "report.css").read_text(),
-        frame={"width": plots.WIDTH, "height": plots.HEIGHT, "edge": plots.EDGE},
+        frame={
+            "width": plots.WIDTH,
+            "height": plots.HEIGHT,
+            "edge": plots.EDGE,
+            "names": plots.NAMES,
+        },
     )
 
 
