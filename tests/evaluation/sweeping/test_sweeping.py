@@ -91,7 +91,7 @@ def test_ctrl_c_ends_the_cells_and_the_same_call_goes_on(
 ) -> None:
     out = tmp_path / "sweep"
     (tmp_path / "waits").touch()
-    started = list[Any]()
+    started, end = list[Any](), time.monotonic() + 60
     launch = sweeping.launch
 
     def launched(*words: Any) -> Any:
@@ -99,6 +99,7 @@ def test_ctrl_c_ends_the_cells_and_the_same_call_goes_on(
         return started[-1]
 
     def interrupted(*_: Any) -> None:
+        assert time.monotonic() < end, "two cells have not begun"
         if len(list((tmp_path / "begun").glob("*"))) == 2:
             raise KeyboardInterrupt
 
