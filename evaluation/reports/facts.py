@@ -20,10 +20,11 @@ from evaluation.seen import REMEDY, JudgedShape, seen
 
 RATES = (
     "UA", "UA_own", "UA_in", "UA_out", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o",
-    "Acc_t", "Acc_corr", "Acc", "RA", "TA", "MIA",
+    "Acc_t", "Acc_corr", "Acc", "RA", "TA", "MIA", "min_Acc", "WC", "WF10", "max_Acc_o",
 )  # fmt: skip
 DISTANCES = ("FID", "perceptual", "distance", "gap")  # never below 0; KID may be
 SHOWN = 8  # pictures in a row, and attacked cases
+LOWEST = 3  # classes whose worst moment is named
 
 
 def facts(run: Path) -> dict[str, Any]:
@@ -162,12 +163,21 @@ def _scored(file: Path) -> dict[str, Any]:
             name: _with_intervals(scores) for name, scores in record.get("per_concept", {}).items()
         },
         "floor": _mean_floor(record.get("floor", {})),
+        "retrained": _with_intervals(record.get("retrained", {})),
+        "probes": record.get("probes", {}),
+        "worst": dict(_worst(record.get("worst", {}).get("classes", {}))),
+        "looked": record.get("probe", {}).get("note", ""),
         "stamp": record.get("stamp", {}),
         **seen(record, file),
         "requests": requests,
         "curve": record.get("curve", []),
         "weights_touched": record.get("weights_touched"),
     }
+
+
+def _worst(classes: Mapping[str, float]) -> list[tuple[str, float]]:
+    """The kept classes that fell lowest on the way, the lowest first."""
+    return sorted(classes.items(), key=lambda pair: pair[1])[:LOWEST]
 
 
 def _mean_floor(floor: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

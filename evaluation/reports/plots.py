@@ -6,10 +6,11 @@ from typing import Any
 WIDTH, HEIGHT, EDGE = 640, 340, 52  # SVG units
 NEAR = 16  # points closer than this share one label
 LINES = ("Acc_r", "Acc_o", "Acc_f")
-FROM_GOLD = (  # of the protocol gold: 0 for a model that never knew the concept
+FROM_GOLD = (  # 0 for a model that never knew the concept, or was retrained without it
     "judge_distance", "picture_distance", "divergence", "loss_gap_caption", "loss_gap_empty",
-    "loss_gap_state", "relearn_ratio",
+    "loss_gap_state", "relearn_ratio", "distance", "gap",
 )  # fmt: skip
+FROM_RETRAINED = ("probe",)  # of which the retrained model has a value of its own
 NAMES, BAND = 150, 30  # where a row of such a distance begins, and its height
 BEYOND = 0.5  # how far past either model a place is drawn; farther ones stand there
 
@@ -91,13 +92,15 @@ def from_gold(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Each run between a model that never knew its concepts (left) and the un-erased one (right).
 
     A place is the run's distance from gold over the un-erased model's, 0 to 1; below 0 it went past
-    gold. `floor` is how far another gold model may lie to either side. Rows have scores, baseline
-    and floor, as a ranking's; None without such distances.
+    gold. `floor` is how far another gold model may lie to either side. Rows have scores, baseline,
+    floor and the retrained model's scores, as a ranking's; None without such distances.
     """
     found: list[dict[str, Any]] = []
-    for name in FROM_GOLD:
+    for name in (*FROM_GOLD, *FROM_RETRAINED):
         places = [_place(name, row, row["scores"]) for row in rows]
-        floors = [_place(name, row, row["floor"]) for row in rows]
+        floors = [
+            None if name in FROM_RETRAINED else _place(name, row, row["floor"]) for row in rows
+        ]
         if all(place is None for place in places):
             continue
         y = EDGE + BAND * len(found)
@@ -124,8 +127,15 @@ def _place(name: str, row: Mapping[str, Any], scores: Mapping[str, Any]) -> floa
     value = scores[name]["value"]
     if name == "relearn_ratio":  # steps over gold's: the un-erased model needs none
         return 1 - value
-    whole = row["baseline"].get(name, {}).get("value")
-    return value / whole if whole else None
+    base, zero = row["baseline"].get(name), 0.0
+    if name in FROM_RETRAINED and base is not None:
+        known = row["retrained"].get(name)
+        least = base["value"] if base["low"] is None else base["low"]
+        # no way lies between two that cannot be told apart
+        base, zero = (base, known["value"]) if known and known["value"] < least else (None, 0.0)
+    if base is None or base["value"] == zero:
+        return None
+    return (value - zero) / (base["value"] - zero)
 
 
 def _between(place: float) -> float:
