@@ -118,8 +118,10 @@ def least(words: list[str]) -> list[str]:
         run = next(word for word in words if word.startswith("runs/"))
         draws = not (Path(run) / "requests.json").is_file() and "--protocol" not in words
         return ["--subset", "17"] if draws else []
-    if "completion" in words:
-        return ["--quick", "--seeds", "188"]  # gold draws one tower; of a single case it were all
+    if "attack" in words and "runs/tower" in words:
+        # with as many prompts as the page says: `all` goes on from those before it, and gold, which
+        # draws one tower, would draw all of a single case
+        return ["--quick", "--seeds", "188"]
     return LEAST.get(command, [])
 
 
