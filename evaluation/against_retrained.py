@@ -75,7 +75,7 @@ def questions_for(found: ForgettingRun, reference: Path, classes: Sequence[int])
     gone, kept = (test.of(part) for part in (classes, request.kept if classes else ()))
     members = found.train.of(classes) if classes else request.forget
     others = gone if classes else test
-    why = {}
+    why = dict[str, str]()
     if not classes:
         why["probe"] = "single images were forgotten, and their classes are kept"
     elif min(len(gone), len(kept)) < LEAST:
@@ -84,7 +84,7 @@ def questions_for(found: ForgettingRun, reference: Path, classes: Sequence[int])
         why["PrivLeak"] = "it needs training and test images of what is forgotten"
     if not forgot_the_same(reference, found):
         other = f"the reference {reference} forgot something else, and is no floor"
-        why = dict.fromkeys(("probe", "PrivLeak"), other)
+        why |= {"probe": other, "PrivLeak": other}
     return Questions(test, gone, kept, members, others, why)
 
 

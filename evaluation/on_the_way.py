@@ -14,7 +14,7 @@ from evaluation.metrics.stability import least_accuracy, windowed_forgetting, wo
 from evaluation.score import Score, wilson
 
 REQUEST = re.compile(r"request (\d+)")
-NAMES = ("min_Acc", "WC", "WF10", "max_Acc_o")
+NAMES: tuple[str, ...] = ("min_Acc", "WC", "WF10", "max_Acc_o")
 Looks = Sequence[Mapping[str, Any]]
 
 
