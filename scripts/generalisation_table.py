@@ -124,7 +124,8 @@ def table(found: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
         for method, one in methods.items():
             cells = [cell(*pooled(one["records"], "scores", key)) for key in RATES]
             probe = max(one["won"], key=one["won"].__getitem__)
-            cells += [f"{100 * one['won'][probe]:.0f} {probe}", f"{one['seconds']:.0f}"]
+            worst = f"{100 * one['won'][probe]:.0f} {probe}" if one["won"][probe] else "0"
+            cells += [worst, f"{one['seconds']:.0f}"]
             lines.append(f"| {method} | {' | '.join(cells)} |")
         lines.append("")
     return lines
