@@ -99,7 +99,7 @@ def foresee_forgetting(*asked: Any, **named: Any) -> Forecast:
     plan = forgetting.planned(*asked, **named, rehearsal=rehearsal)
 
     def make(method: Any) -> Edit | None:
-        requests, _ = plan.requests()
+        requests, _, _ = plan.requests()
         method.forget(plan.model, requests[0], plan.run)
         if len(requests) > 1:  # the others are no shorter, and were not tried
             raise Enough

@@ -19,13 +19,13 @@ from erasure.models.classifier.classifier import Classifier
 from erasure.models.classifier.load import load_classifier
 from erasure.models.diffusion.load import read_presets
 from erasure.opening import lasting_name
+from erasure.probing import Probe, Watch, load_with_probe
 from erasure.registry import METHODS, plugin_source
 from erasure.requested import (
     Data,
     Request,
     accuracies,
     checked_tasks,
-    load_parts,
     requests_of,
     with_titles,
 )
@@ -35,8 +35,6 @@ from erasure.training.rehearsal import Rehearsal
 from erasure.training.run import Run
 from erasure_datasets.concept import Concept
 from erasure_datasets.labelled import Labelled
-
-PROBED_PER_CLASS = 8
 
 
 @dataclass(frozen=True)
@@ -93,13 +91,13 @@ class Plan:
     concepts: list[Concept]
     watch_every: int
 
-    def requests(self) -> tuple[list[Request], Labelled]:
-        """The requests with their images, and the test images."""
-        train, test = load_parts(self.model, self.data, workers=self.workers)
+    def requests(self) -> tuple[list[Request], Labelled, Probe]:
+        """The requests with their images, the test images, and those to look at on the way."""
+        train, test, probe = load_with_probe(self.model, self.data, workers=self.workers)
         return requests_of(
             self.model, self.tasks, self.samples, train, self.run.generator_for("samples"),
             needs_retain=getattr(self.method, "needs_retain", True),
-        ), test  # fmt: skip
+        ), test, probe  # fmt: skip
 
     def make(self, method: Any) -> Edit:
         """Let a method forget every request."""
@@ -167,10 +165,11 @@ def refuse_of_samples(method: type, word: str, samples: Samples | bool) -> None:
         raise SettingError(f"{word} forgets whole classes, no samples. Choose another method.")
 
 
-def _forget_all(plan: Plan, method: Any, requests: list[Request], test: Labelled) -> Edit:
+def _forget_all(
+    plan: Plan, method: Any, requests: list[Request], test: Labelled, probe: Probe
+) -> Edit:
     """Run the method on every request; what it learned, as one edit."""
-    run, model, concepts = plan.run, plan.model, plan.concepts
-    word, watch_every = plan.record["method"], plan.watch_every
+    run, model, concepts, word = plan.run, plan.model, plan.concepts, plan.record["method"]
     file, told = run.folder / "requests.json", [request.told(model) for request in requests]
     history: list[dict[str, Any]] = []
     if file.is_file():
@@ -185,20 +184,14 @@ def _forget_all(plan: Plan, method: Any, requests: list[Request], test: Labelled
     for request, what in zip(requests, told, strict=True):
         parts, is_new = request.measured(test), request.number >= len(history)
         before = accuracies(model, {"before": parts["Acc_f"]}) if is_new else {}
-        probe = {name: part.of(range(len(model.labels)), PROBED_PER_CLASS)
-                 for name, part in parts.items()}  # fmt: skip
-        watched = 0.0
-
-        def watch(stage: str, step: int, probe: dict[str, Labelled] = probe) -> None:
-            nonlocal watched
-            if watch_every and step % watch_every == 0:
-                start = time.monotonic()
-                run.log(stage, step, accuracies(model, probe))
-                watched += time.monotonic() - start
-
+        watch = Watch(model, request, run, probe, plan.watch_every)
+        if is_new:
+            watch.begin()
         run.watcher, start = watch, time.monotonic()
         found = method.forget(model, request, run)
-        run.watcher, seconds = None, time.monotonic() - start - watched
+        run.watcher, seconds = None, time.monotonic() - start - watch.seconds
+        if is_new:
+            watch.end()
         if found is not None:
             adapters |= {f"request.{request.number}.{n}": tensor for n, tensor in found.items()}
         if is_new:

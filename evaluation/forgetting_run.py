@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from erasure.edit import Edit
 from erasure.errors import RunError, SettingError
 from erasure.files.records import ForgettingShape, RequestsShape, read_record
-from erasure.forgetting import Data, Request, load_parts
 from erasure.keeping import inputs
 from erasure.models.classifier.classifier import Classifier
 from erasure.opening import open_classifier
+from erasure.requested import Data, Request, load_parts
 from erasure.sample_requests import Samples
 from erasure.training.processes import own_device
 from erasure_datasets.labelled import Labelled
@@ -65,6 +67,34 @@ def sample_request(found: ForgettingRun) -> Request:
     every = list(range(len(found.model.labels)))
     parts = again.parts(found.train, torch.Generator())
     return Request(0, [], [], every, *parts, again.true_labels(found.model))
+
+
+def whole_request(found: ForgettingRun) -> Request:
+    """All that the run forgot, as one request: single images, or every image of its classes."""
+    if found.samples:
+        return sample_request(found)
+    gone = [number for task in found.config["tasks"] for number in found.model.indices(task)]
+    kept = [number for number in range(len(found.model.labels)) if number not in gone]
+    return Request(0, gone, [], kept, found.train.of(gone), found.train.of(kept))
+
+
+def confidence(model: Classifier, part: Labelled) -> Float[Tensor, " n"]:
+    """The probability that a model gives to each image's own class."""
+    if not len(part):
+        return torch.empty(0)
+    return model.predict(part.images)[torch.arange(len(part)), part.labels]
+
+
+def forgot_the_same(reference: Path, found: ForgettingRun) -> bool:
+    """Whether the reference's run forgot the very classes or single images that this one did."""
+    other, own = Edit.load(reference), found.edit
+    if found.samples:
+        told: Any = (edit.settings.get("samples", []) for edit in (other, own))
+        theirs, ours = ({*ids} for ids in told)
+        return theirs == ours
+    names = ({concept.name for concept in edit.concepts} for edit in (other, own))
+    theirs, ours = names
+    return theirs == ours and "samples" not in other.settings
 
 
 def _refuse_other_requests(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from erasure.errors import RunError
-from erasure.files.records import RequestShape, ScoresShape
+from erasure.files.records import RequestShape, ScoreShape, ScoresShape
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES
 from evaluation.protocols import pocket, unlearncanvas
 
@@ -23,9 +23,26 @@ class PointShape(TypedDict):
     Acc_o: NotRequired[float]
 
 
+class WorstShape(TypedDict):
+    """The deepest dips on the way through a run's requests."""
+
+    Acc_r: float | None
+    classes: NotRequired[dict[str, float]]
+
+
+class LookedShape(TypedDict):
+    """How the classes were looked at on the way."""
+
+    note: str
+
+
 class JudgedShape(ScoresShape):
     """scores/PROTOCOL.json, as far as the report reads it."""
 
+    retrained: NotRequired[dict[str, ScoreShape]]
+    probes: NotRequired[dict[str, dict[str, float]]]
+    worst: NotRequired[WorstShape]
+    probe: NotRequired[LookedShape]
     labels: NotRequired[list[tuple[int, int, int, int]]]
     requests: NotRequired[list[RequestShape]]
     after: NotRequired[list[RequestShape]]

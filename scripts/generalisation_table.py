@@ -5,9 +5,10 @@
 
 Each concept is erased by prompts that name it beside every fourth style (of a style: every fourth
 object) of the pocket suite, and judged beside all of them: UA_in on those four, UA_out on the
-other twelve. Finished erasures and evaluations are kept, so it can be stopped and started again;
---finished shows them and measures nothing. Prints the table in Markdown: percent, with the number
-of images, and 95 % intervals (Wilson).
+other twelve. Then it is attacked in the `--quick` form of a few probes: `worst` is the share of the
+cases that at least one of them wins. Finished erasures, evaluations and attacks are kept, so it can
+be stopped and started again; --finished shows them and measures nothing. Prints the table in
+Markdown: percent, with the number of images, and 95 % intervals (Wilson).
 """
 
 import argparse
@@ -20,21 +21,24 @@ import markdown_file
 from erasure.config import Value
 from erasure.erasing import erase
 from erasure.files.storage import write_json
+from evaluation import attack
 from evaluation.drawing.pocket_plan import catalogue
 from evaluation.evaluating import evaluate
 from evaluation.score import wilson
 
 METHODS: dict[str, tuple[str, dict[str, Value]]] = {
     "doco": ("doco", {}),
-    "npo": ("bounded", {"loss": "npo"}),
     "flat": ("bounded", {"loss": "flat"}),
     "ihl": ("bounded", {"loss": "ihl"}),
+    "npo": ("bounded", {"loss": "npo"}),
     "ascent": ("bounded", {"loss": "ascent"}),
     "esd": ("esd", {}),
     "salun": ("salun", {}),
     "uce": ("uce", {}),
     "uproot": ("uproot", {}),
 }
+PROBES = ("paraphrase", "completion", "image-prompt", "textual-inversion")
+CASES = 8  # of each probe
 EVERY = 4
 RATES = ("UA_in", "UA_out", "IRA", "CRA")
 
@@ -56,7 +60,9 @@ def seeds_of(asked: argparse.Namespace) -> list[int]:
 def is_finished(method: str, concept: str, asked: argparse.Namespace) -> bool:
     """Whether nothing of a row is still to be measured."""
     folder = folder_of(method, concept, asked)
-    return all((folder / f"seed-{seed}.json").is_file() for seed in seeds_of(asked))
+    files = [folder / f"seed-{seed}.json" for seed in seeds_of(asked)]
+    files += [folder / "attacks" / f"{probe}.json" for probe in PROBES]
+    return all(file.is_file() for file in files)
 
 
 def measured(method: str, concept: str, asked: argparse.Namespace) -> dict[str, Any]:
@@ -74,7 +80,16 @@ def measured(method: str, concept: str, asked: argparse.Namespace) -> dict[str, 
             write_json(kept, evaluate(folder, seeds=[seed], subset=asked.subset))
         records.append(json.loads(kept.read_text()))
     seconds = json.loads((folder / "config.json").read_text())["seconds"]
-    return {"records": records, "seconds": seconds}
+    won = {probe: won_by(probe, folder, seeds_of(asked)[0]) for probe in PROBES}
+    return {"records": records, "won": won, "seconds": seconds}
+
+
+def won_by(probe: str, folder: Path, seed: int) -> float:
+    """The share of cases in which a probe in its quick form draws the concept."""
+    file = folder / "attacks" / f"{probe}.json"
+    if not file.is_file():
+        attack(folder, probe, prompts=CASES, seeds=(seed,), quick=True)
+    return json.loads(file.read_text())["scores"]["ASR"]["value"]
 
 
 def pooled(records: list[dict[str, Any]], part: str, key: str) -> tuple[float, int]:
@@ -98,13 +113,20 @@ def table(found: dict[str, dict[str, dict[str, Any]]]) -> list[str]:
         first = next(iter(methods.values()))["records"]
         counts = {key: pooled(first, "scores", key)[1] for key in RATES}
         heads = [f"{key} (n {counts[key]})" for key in RATES]
-        lines += [f"### {concept}", "", f"| method | {' | '.join(heads)} | seconds |"]
-        lines.append("|" + "---|" * (len(RATES) + 2))
+        lines += [
+            f"### {concept}",
+            "",
+            f"| method | {' | '.join(heads)} | worst (n {CASES}) | seconds |",
+        ]
+        lines.append("|" + "---|" * (len(RATES) + 3))
         cells = [cell(*pooled(first, "baseline", key)) for key in RATES]
-        lines.append(f"| un-erased | {' | '.join(cells)} | - |")
+        lines.append(f"| un-erased | {' | '.join(cells)} | - | - |")
         for method, one in methods.items():
             cells = [cell(*pooled(one["records"], "scores", key)) for key in RATES]
-            lines.append(f"| {method} | {' | '.join(cells)} | {one['seconds']:.0f} |")
+            probe = max(one["won"], key=one["won"].__getitem__)
+            worst = f"{100 * one['won'][probe]:.0f} {probe}" if one["won"][probe] else "0"
+            cells += [worst, f"{one['seconds']:.0f}"]
+            lines.append(f"| {method} | {' | '.join(cells)} |")
         lines.append("")
     return lines
 

@@ -1,22 +1,30 @@
 """Forgetting a random share of real images: every method against retraining.
 
     python scripts/sample_table.py --data hf:uoft-cs/cifar10 --out runs/cifar10
-    python scripts/sample_table.py --data DATA --out runs/small --small
+    python scripts/sample_table.py --data DATA --out runs/small --small --originals 3 --repeats 2
 
-Trains the base with `erasure train`, retrains it without the forgotten images by the same recipe,
-lets each method forget them, and judges all under the protocol random-forgetting. What is finished
-is kept, so it can be stopped and started again. `--small` is for two cores: 300 images a class at
-16 pixels.
+Trains `originals` classifiers from as many seeds with `erasure train`; each forgets `repeats`
+shares by every method, and is retrained without each share by its own recipe; all are judged under
+the protocol random-forgetting. What is finished is kept, so it can be stopped and started again.
+`--small` is for two cores: 300 images a class at 16 pixels.
+
+Prints two tables in Markdown: means over everything; and of UA, RA and TA the mean difference to
+retraining with its 95 % interval (Student's t over the originals, whose repeats are no draws of
+their own), beside the standard deviation between originals and within one, as analysis of variance
+parts them: repeating the unlearning of one network says nothing of the first.
 """
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import markdown_file
+from scipy.stats import t
 
 METHODS = {
     "fine-tune": ["--l1", "0", "--epochs-without", "0"],
@@ -25,22 +33,51 @@ METHODS = {
     "random-label": [],
     "salun": [],
     "ssd": ["--selection", "10"],  # the paper's for random samples
+    "prune, fine-tune": ["--then", "fine-tune"],
+    "prune, random-label": ["--then", "random-label"],
 }
-COMMANDS = {"l1-sparse": "fine-tune"}
+COMMANDS = {"l1-sparse": "fine-tune"} | {name: "prune" for name in METHODS if "prune" in name}
 BASE = ["--epochs", "40", "--label-smoothing", "0"]
+BATCH = ["--batch-size", "64"]
 SMALL = {
     "images": ["--images", "300", "--test-images", "100"],
     "base": ["--size", "16", "--argument", "channels=16,32,64,128", "--epochs", "30",
-             "--label-smoothing", "0", "--batch-size", "64"],
-    "fine-tune": ["--batch-size", "64"], "l1-sparse": ["--batch-size", "64"],
-    "random-label": ["--batch-size", "64"], "salun": ["--batch-size", "64"],
-    "gradient-ascent": ["--batch-size", "64", "--learning-rate", "5e-4"],
+             "--label-smoothing", "0", *BATCH],
+    "fine-tune": BATCH, "l1-sparse": BATCH, "random-label": BATCH, "salun": BATCH,
+    "gradient-ascent": [*BATCH, "--learning-rate", "5e-4"],
+    "prune, fine-tune": BATCH, "prune, random-label": BATCH,
 }  # fmt: skip
 COLUMNS = ("UA", "RA", "TA", "MIA", "gap", "leak", "distance")
+COMPARED = ("UA", "RA", "TA")
+Records = list[list[dict[str, Any]]]  # by original, then by repeat
 
 
 def erasure(*words: object) -> None:
     subprocess.run([sys.executable, "-m", "erasure", *map(str, words)], check=True)
+
+
+def trained(place: Path, seed: int, asked: argparse.Namespace, small: dict[str, list[str]]) -> Path:
+    """An original's folder."""
+    base = place / "base"
+    if not (base / "config.json").is_file():
+        erasure("train", asked.architecture, "--data", asked.data, "--out", base, "--seed", seed,
+                *small["images"], *small.get("base", BASE))  # fmt: skip
+    return base
+
+
+def forgotten(
+    name: str, base: Path, place: Path, seed: int, asked: argparse.Namespace,
+    small: dict[str, list[str]],
+) -> Path:  # fmt: skip
+    """The run of a method, or of `retrain`, that forgets the share that a seed draws."""
+    run = place / name.replace(", ", "-")
+    if not (run / "edit.json").is_file():
+        erasure(
+            "forget", COMMANDS.get(name, name), "--model", base, "--data", asked.data,
+            "--random-share", asked.share, "--seed", seed, "--watch-every", 0,
+            "--out", run, *small["images"], *METHODS.get(name, []), *small.get(name, []),
+        )  # fmt: skip
+    return run
 
 
 def judged(run: Path, reference: Path) -> dict[str, Any]:
@@ -51,17 +88,64 @@ def judged(run: Path, reference: Path) -> dict[str, Any]:
     return json.loads(file.read_text())
 
 
-def row(name: str, scores: dict[str, Any], seconds: float | None) -> str:
-    """Rates in percent; the leak as it is."""
-    cells = []
+def means(name: str, records: Sequence[dict[str, Any]], key: str = "scores") -> str:
+    """A line of means; rates in percent, the leak as it is."""
+    cells = [name]
     for column in COLUMNS:
-        score = scores.get(column)
-        scale = 1 if column == "leak" else 100
-        digits = 2 if column == "leak" else 1
-        cells.append("-" if score is None else f"{scale * score['value']:.{digits}f}")
-    return (
-        f"| {name} | " + " | ".join([*cells, "-" if seconds is None else f"{seconds:.0f}"]) + " |"
-    )
+        values = [found[key][column]["value"] for found in records if column in found[key]]
+        scale, digits = (1, 2) if column == "leak" else (100, 1)
+        cells.append(f"{scale * statistics.mean(values):.{digits}f}" if values else "-")
+    seconds = [found["seconds"] for found in records] if key == "scores" else []
+    cells.append(f"{statistics.mean(seconds):.0f}" if seconds else "-")
+    return f"| {' | '.join(cells)} |"
+
+
+def parted(values: Sequence[Sequence[float]]) -> tuple[float, float | None, float | None]:
+    """(half of the mean's 95 % interval, sd between originals, sd within one), by rows of repeats.
+
+    As a one-way analysis of variance parts them; None where there is one of a kind.
+    """
+    rows = [statistics.mean(row) for row in values]
+    repeats = len(values[0])
+    within = (
+        statistics.mean(statistics.variance(row) for row in values) if repeats > 1 else None
+    )  # fmt: skip
+    if len(rows) == 1:
+        return float("nan"), None, None if within is None else within**0.5
+    spread = statistics.variance(rows)
+    half = float(t.ppf(0.975, len(rows) - 1)) * (spread / len(rows)) ** 0.5
+    if within is None:
+        return half, spread**0.5, None
+    return half, max(spread - within / repeats, 0.0) ** 0.5, within**0.5
+
+
+def apart(name: str, records: Records, golds: Records) -> str:
+    """A line of differences to retraining, in points of a percent."""
+    cells = [name]
+    for column in COMPARED:
+        found = [
+            [
+                100 * (one["scores"][column]["value"] - gold["scores"][column]["value"])
+                for one, gold in zip(row, own, strict=True)
+            ]
+            for row, own in zip(records, golds, strict=True)
+        ]
+        half, between, within = parted(found)
+        told = " / ".join("-" if sd is None else f"{sd:.1f}" for sd in (between, within))
+        middle = statistics.mean(value for row in found for value in row)
+        cells.append(f"{middle:+.1f} ± {half:.1f} ({told})")
+    return f"| {' | '.join(cells)} |"
+
+
+def tables(found: dict[str, Records]) -> str:
+    every = {name: [one for row in records for one in row] for name, records in found.items()}
+    lines = ["| method | " + " | ".join([*COLUMNS, "s"]) + " |", "|" + "---|" * (len(COLUMNS) + 2)]
+    lines.append(means("un-erased", every["retrain"], "baseline"))
+    lines += [means(name, records) for name, records in every.items()]
+    lines += ["", "| method | " + " | ".join(COMPARED) + " |", "|" + "---|" * (len(COMPARED) + 1)]
+    golds = found["retrain"]
+    lines += [apart(name, own, golds) for name, own in found.items() if name != "retrain"]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
@@ -72,29 +156,25 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--architecture", default="resnet18")
     parser.add_argument("--share", default="0.1")
-    parser.add_argument("--seed", default="0", help="draws the share, and of everything else")
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--originals", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--methods", default=";".join(METHODS), help="with semicolons between")
     parser.add_argument("--small", action="store_true", help="for two cores")
     markdown_file.add_option(parser)
     chosen = parser.parse_args()
-    small = SMALL if chosen.small else {}
-    images = small.get("images", ["--images", "0", "--test-images", "0"])
-    base, place = chosen.out / "base", chosen.out / f"seed-{chosen.seed}"
-    if not (base / "config.json").is_file():
-        erasure("train", chosen.architecture, "--data", chosen.data, "--out", base, *images,
-                *small.get("base", BASE))  # fmt: skip
-    runs = {name: place / name for name in ["retrain", *chosen.methods.split(",")]}
-    for name, run in runs.items():
-        if not (run / "edit.json").is_file():
-            erasure(
-                "forget", COMMANDS.get(name, name), "--model", base, "--data", chosen.data,
-                "--random-share", chosen.share, "--seed", chosen.seed, "--watch-every", 0,
-                "--out", run, *images, *METHODS.get(name, []), *small.get(name, []),
-            )  # fmt: skip
-    records = {name: judged(run, runs["retrain"]) for name, run in runs.items()}
-    lines = ["| method | " + " | ".join([*COLUMNS, "s"]) + " |"]
-    lines += ["|" + "---|" * (len(COLUMNS) + 2)]
-    lines += [row("un-erased", records["retrain"]["baseline"], None)]
-    lines += [row(name, found["scores"], found["seconds"]) for name, found in records.items()]
-    print("\n".join(lines))
-    markdown_file.write(chosen.markdown, "\n".join(lines))
+    every_image = {"images": ["--images", "0", "--test-images", "0"]}
+    settings = SMALL if chosen.small else every_image
+    collected: dict[str, Records] = {}
+    for original in range(chosen.originals):
+        own_place = chosen.out / f"original-{original}"
+        network = trained(own_place, original, chosen, settings)
+        for repeat in range(chosen.repeats):
+            share = own_place / f"share-{repeat}"
+            retrained = forgotten("retrain", network, share, repeat, chosen, settings)
+            for word in ["retrain", *chosen.methods.split(";")]:
+                run_folder = forgotten(word, network, share, repeat, chosen, settings)
+                rows = collected.setdefault(word, [[] for _ in range(chosen.originals)])
+                rows[original].append(judged(run_folder, retrained))
+    text = tables(collected)
+    print(text)
+    markdown_file.write(chosen.markdown, text)

@@ -18,20 +18,24 @@ def say(text: str) -> None:
 
 def print_scores(record: dict[str, Any]) -> None:
     table = Table(title=f"protocol {record['protocol']}")
-    for column in ("score", "value", "± s.e.", "95 %", "n", "un-erased"):
+    others = {"un-erased": record["baseline"]}
+    if record.get("retrained"):
+        others["retrained"] = record["retrained"]
+    for column in ("score", "value", "± s.e.", "95 %", "n", *others):
         table.add_column(column, justify="right")
     for name, score in record["scores"].items():
-        base = record["baseline"].get(name)
         table.add_row(
             name,
             f"{score['value']:.3f}",
             f"{score['stderr']:.3f}",
             "-" if score.get("low") is None else f"{score['low']:.3f} to {score['high']:.3f}",
             str(score["n"]),
-            f"{base['value']:.3f}" if base else "-",
+            *(f"{own[name]['value']:.3f}" if name in own else "-" for own in others.values()),
         )
     if load("erasure.training.processes:launched")().is_main_process:
         Console().print(table)
+        if "probe" in record:
+            typer.echo(f"min_Acc, WC, WF10 and max_Acc_o are {record['probe']['note']}")
         for name, reason in _left_out(record):
             typer.echo(f"{name} is left out: {reason}")
 

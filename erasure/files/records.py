@@ -152,7 +152,8 @@ class AttackShape(TypedDict):
 class RequestShape(TypedDict):
     """One request of `erasure forget`; what there were no images of is not in it.
 
-    `samples` are the ids of single training images; `classes` is then empty.
+    `samples` are the ids of single training images; `classes` is then empty. A record of scores
+    adds the worst moments on the way.
     """
 
     classes: list[str]
@@ -163,6 +164,10 @@ class RequestShape(TypedDict):
     Acc_o: NotRequired[float]
     Acc_t: NotRequired[float]
     Acc_corr: NotRequired[float]
+    min_Acc: NotRequired[float]
+    WC: NotRequired[float]
+    WF10: NotRequired[float]
+    max_Acc_o: NotRequired[float]
     seconds: NotRequired[float | None]
 
 

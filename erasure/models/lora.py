@@ -64,6 +64,17 @@ class Adapter:
         ]
         return (torch.stack(squares) + 1e-12).sqrt()
 
+    def overlap(self, earlier: Mapping[str, Tensor]) -> Tensor:
+        """The summed norms of A A_j' over the matrices A_j that stand in `earlier`, by file name.
+
+        0 where the row spaces are orthogonal: what one adapter reads, the other does not.
+        """
+        total = next(iter(self.down.values())).new_zeros(())
+        for name, matrix in self.down.items():
+            if (other := earlier.get(name + DOWN)) is not None:
+                total = total + torch.linalg.matrix_norm(matrix @ other.to(matrix).T)
+        return total
+
     @contextmanager
     def on(self, model: Editable, layers: Mapping[str, nn.Linear]) -> Iterator[None]:
         """Within it the layers answer with the adapter, except for the original model's."""

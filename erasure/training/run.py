@@ -270,12 +270,17 @@ class Run:
         places = whole.view(processes, pieces, -1, *whole.shape[1:])
         places[:, self._piece] = parts.view(processes, -1, *whole.shape[1:])
 
-    def log(self, stage: str, step: int, values: Mapping[str, float]) -> None:
-        """Append a line to log.jsonl and tell the trackers."""
+    def log(
+        self, stage: str, step: int, values: Mapping[str, float],
+        more: Mapping[str, object] | None = None,
+    ) -> None:  # fmt: skip
+        """Append a line to log.jsonl and tell the trackers, `more` to the line alone."""
         if not self.is_main:
             return
         rounded = {name: round(value, 6) for name, value in values.items()}
-        append_line(self.folder / "log.jsonl", {"stage": stage, "step": step, **rounded})
+        append_line(
+            self.folder / "log.jsonl", {"stage": stage, "step": step, **rounded, **(more or {})}
+        )
         self.trackers.log(stage, step, values)
 
     def log_end(self, stage: str, step: int, values: Mapping[str, float]) -> None:

@@ -45,7 +45,7 @@ def shorten_log(file: Path, stage: str, step: int) -> None:
         if entry.get("stage") != stage:
             return True
         is_probe = any(key.startswith("Acc_") for key in entry)
-        return entry.get("step", 0) < step + is_probe * (step > 0)
+        return entry.get("step", 0) < step + is_probe
 
     entries = read_lines(file)
     kept = [entry for entry in entries if is_done(entry)]

@@ -24,9 +24,9 @@ from evaluation.metrics.knowledge import (
     gap,
     judge_distance,
     middle_features,
-    probe,
     ratio,
 )
+from evaluation.metrics.linear_probe import probe
 from evaluation.protocols import pocket
 from evaluation.score import Score, mean
 

@@ -13,6 +13,10 @@ Choices
 - One state for all cases, as a learned word is one; each case's noise is drawn under it.
 - Restarts begin at the concept's own prompt, at the anchor's, at the empty one and at random words,
   in this order; a case is won if the states of any restart draw the concept.
+- A search that finds nothing may have met gradients that lead nowhere. What is found stays in
+  STATES, and `states` draws with what another model's search found, searching none: a concept that
+  they bring back was hidden from the search alone. More `restarts` and `steps` are the other two
+  checks.
 - Adam, and a projection after each step. Stable Diffusion XL's states are not the last of its
   encoders: there, numbers stay within what the model's prompts have.
 - Control: random words, as many as there are restarts.
@@ -20,18 +24,23 @@ Choices
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
 from erasure.config import check, setting
+from erasure.errors import SettingError
+from erasure.files.storage import read_tensors, write_tensors
 from erasure.models.diffusion.model import Condition
 from erasure.registry import ATTACKS
+from erasure.training.processes import launched
 from erasure_datasets.concept import Concept
 from evaluation.attacking.scene import KEPT, Case, Found, Scene, Targets
 from evaluation.attacks import Attack
 
 WORDS = 8  # of a random start, and of the control
+STATES = "states.safetensors"  # in the attack's folder of the concept: "state 0", ..., (1, n, d)
 
 
 @ATTACKS.register
@@ -44,16 +53,22 @@ class StateInversion(Attack):
     batch_size: int = setting(8, help="pictures per step", at_least=1)
     images: int = setting(32, quick=4, help="pictures of the concept to search by", at_least=1)
     restarts: int = setting(2, quick=1, help="starts of the search", at_least=1)
+    states: str = setting("", help="states.safetensors of another search: none is made then")
 
     def __post_init__(self) -> None:
         check(self)
+        if self.states and not Path(self.states).is_file():
+            raise SettingError(
+                f"states must be a file that state-inversion wrote, {STATES} in a concept's folder "
+                f"of an attack; there is no {self.states}."
+            )
 
     def control(self, prompt: str, concept: Concept) -> tuple[tuple[str, str], int]:  # noqa: ARG002
         return ("", ""), WORDS
 
     def attack(self, scene: Scene, cases: Sequence[Case]) -> list[Found]:
         found = [Found(False, 0, case.prompt) for case in cases]
-        for number in range(self.restarts):
+        for number in range(self._count(scene)):
             left = [i for i, result in enumerate(found) if not result.success]
             if not left or scene.is_over:
                 break
@@ -64,12 +79,33 @@ class StateInversion(Attack):
                 found[i] = Found(success, number + 1, f"(state {number})")
         return found
 
+    def _count(self, scene: Scene) -> int:
+        """How many states are tried; those of a file are read."""
+        if not self.states:
+            return self.restarts
+        found, _ = read_tensors(Path(self.states))
+        wanted = tuple(scene.model.encode([""]).shape)
+        names = {f"state {number}" for number in range(len(found))}
+        shapes = {tuple(state.shape) for state in found.values()}
+        if found.keys() != names or shapes != {wanted}:
+            raise SettingError(
+                f"states must be a file that state-inversion wrote, with shapes {wanted}, for the "
+                f"same text encoder; {self.states} has {', '.join(found)} of {shapes}."
+            )
+        scene.memory |= {name: state.to(scene.model.device) for name, state in found.items()}
+        return len(found)
+
     def _state(self, scene: Scene, number: int) -> Condition:
-        """What the search of one restart ends in; searched once for all cases."""
-        known = scene.memory.get(f"state {number}")
-        if known is None:
-            known = scene.memory[f"state {number}"] = self.search(scene, number)
-        return known
+        """What the search of one restart ends in; searched once for all cases, and kept."""
+        name = f"state {number}"
+        if name not in scene.memory:
+            scene.memory[name] = self.search(scene, number)
+            if launched().is_main_process:
+                found = {
+                    key: state for key, state in scene.memory.items() if key.startswith("state ")
+                }
+                write_tensors(scene.folder / STATES, found)
+        return scene.memory[name]
 
     def search(self, scene: Scene, number: int) -> Condition:
         """The best state from one start, (1, n, d)."""

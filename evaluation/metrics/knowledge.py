@@ -18,7 +18,6 @@ from evaluation.score import Score
 
 AT_ONCE = 64
 RESAMPLES = 500
-PENALTY = 1e-3  # of the probe's squared weights
 
 
 @torch.no_grad()
@@ -107,42 +106,6 @@ def ratio(edited: Sequence[int | None], gold: Sequence[int | None], most: int) -
         for one, other in zip(edited, gold, strict=True)
     )
     return Score(value, 0.0, len(edited), low=value, high=value)
-
-
-def probe(features: Float[Tensor, "n d"], is_concept: Int[Tensor, " n"], *, seed: int = 0) -> Score:
-    """Balanced accuracy, on the half it did not see, of a logistic regression on features.
-
-    A model that never knew the concept has features that tell it, too: gold's value is the floor,
-    not chance.
-    """
-    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
-    learn, test = order[: len(order) // 2], order[len(order) // 2 :]
-    x, y = features.double(), is_concept.double()
-    middle, spread = x[learn].mean(0), x[learn].std(0).clamp(min=1e-6)
-    x = (x - middle) / spread
-    weight = torch.zeros(x.shape[1] + 1, dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight], max_iter=200, line_search_fn="strong_wolfe")
-    share = y[learn].mean()
-    balance = torch.where(y[learn] > 0, 0.5 / share, 0.5 / (1 - share))
-
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        said = x[learn] @ weight[:-1] + weight[-1]
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(said, y[learn], balance)
-        loss = loss + PENALTY * weight[:-1].square().sum()
-        loss.backward()
-        return loss
-
-    optimiser.step(closure)
-    with torch.no_grad():
-        right = ((x[test] @ weight[:-1] + weight[-1] > 0) == (y[test] > 0)).double()
-    sides = [right[y[test] == side] for side in (0, 1)]
-    value = float(sum(side.mean() for side in sides) / 2)
-    error = float(sum(side.var(unbiased=False) / len(side) for side in sides)) ** 0.5 / 2
-    return Score(
-        value, error, len(test), higher_is_better=False,
-        low=max(0.0, value - 1.96 * error), high=min(1.0, value + 1.96 * error),
-    )  # fmt: skip
 
 
 @torch.no_grad()

@@ -6,6 +6,13 @@ confidence attack takes for never seen. Of single images: Acc_f on those, Acc_r 
 training images at hand, Acc_t on the test images, Acc_corr on single images by their true labels
 where the request has them, and MIA. Zhao et al. (CVPR 2024) and Fan et al. (ICLR
 2024).
+
+With --reference, a retrained model's run: `distance`, the total variation of both models' answers;
+and of one that forgot the very same, `probe`, how well the features of the network's most telling
+block tell forgotten from kept classes (`probes` has every block's, also of the un-erased, the
+retrained and a random network; `retrained` the retrained model's own scores, which are the floor),
+and `PrivLeak`, signed, 0 where training images of what is forgotten stand out among held-out ones
+of the same classes as they do in the retrained model. See `against_retrained`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,8 +30,9 @@ from erasure.forgetting import Request
 from erasure.models.classifier.classifier import Classifier
 from erasure.registry import PROTOCOLS
 from erasure_datasets.labelled import Labelled
-from evaluation.forgetting_run import open_run, sample_request
-from evaluation.metrics.forgetting import accuracy, distance, h_mean, membership
+from evaluation.against_retrained import ask, compare, questions_for
+from evaluation.forgetting_run import ForgettingRun, confidence, open_run, sample_request
+from evaluation.metrics.forgetting import accuracy, h_mean, membership
 from evaluation.protocols import Asked, Option, Protocol
 from evaluation.score import Score
 
@@ -41,20 +49,19 @@ def evaluate(
     retrained model's run, to which the distance is taken. Classes without test images are named in
     `without_images`, and a score without any is left out. SettingError for what does not fit.
     """
-    record = scored(run, name=name, classes=classes, reference=reference, base=base)
+    found = open_run(run, reference=reference, base=base)
+    record = scored(found, name=name, classes=classes, reference=reference)
     write_json(run / "scores" / f"{name}.json", record)
     return record
 
 
 def scored(
-    run: Path, *, name: str, classes: Sequence[str] | None, reference: Path | None,
-    base: Path | str | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """As `evaluate`, with nothing written."""
-    found = open_run(run, reference=reference, base=base)
+    found: ForgettingRun, *, name: str, classes: Sequence[str] | None, reference: Path | None
+) -> dict[str, Any]:
+    """As `evaluate`, of an opened run, whose model is edited after that; nothing is written."""
     model, train, test = found.model, found.train, found.test
     if found.samples and classes:
-        raise SettingError(f"concept must not be given: {run} forgot single images, not classes.")
+        raise SettingError("concept must not be given: the run forgot single images, not classes.")
     asked = sample_request(found) if found.samples else None
     now, earlier, kept = (
         _parts(model, found.config["tasks"], classes) if asked is None else ([], [], [])
@@ -65,33 +72,43 @@ def scored(
             return _of_samples(model, asked, test)
         return _scores(model, train, test, now, earlier, kept, before)
 
+    questions = None
+    if reference is not None:
+        questions = questions_for(found, reference, now if classes else [*now, *earlier])
     before = figures(None)
-    known = model.predict(test.images)
+    first = ask(model, questions) if questions else None
     found.edit.apply(model)
-    scores = figures(before)
-    said = model.predict(test.images)
-    if found.other is not None:
-        gone = found.other.predict(test.images)
-        scores["distance"], before["distance"] = distance(said, gone), distance(known, gone)
+    scores, said = figures(before), model.predict(test.images)
+    left_out, beside = _left_out(model, scores, now, earlier), dict[str, Any]()
+    if questions and first and found.other:
+        told = compare(first, ask(model, questions), found.other, questions)
+        scores, before = scores | told.edited, before | told.original
+        left_out |= told.left_out
+        beside = {"retrained": _plain(told.retrained), "probes": told.probes}
     touched = found.edit.shapes()
     sizes = {weight: p.numel() for weight, p in model.parameters().items()}
     seen = set(test.labels.tolist())
     return {
         "protocol": name,
-        "scores": {key: asdict(value) for key, value in scores.items()},
+        "scores": _plain(scores),
         "per_concept": {
-            model.title(c): {"Acc": asdict(accuracy(said, test.labels, [c]))}
+            model.title(c): _plain({"Acc": accuracy(said, test.labels, [c])})
             for c in [*earlier, *now]
             if c in seen
         },
-        "baseline": {key: asdict(value) for key, value in before.items()},
-        "left_out": _left_out(model, scores, now, earlier),
+        "baseline": _plain(before),
+        **beside,
+        "left_out": left_out,
         "without_images": [model.title(c) for c in range(len(model.labels)) if c not in seen],
         "requests": found.requests,
         "weights_touched": sum(sizes.get(tensor, 0) for tensor in touched) / sum(sizes.values()),
         "seconds": found.config.get("seconds"),
         "stamp": stamp(name, dict(found.config["data"]), model, len(test), reference),
     }
+
+
+def _plain(scores: Mapping[str, Score]) -> dict[str, Any]:
+    return {name: asdict(score) for name, score in scores.items()}
 
 
 def _left_out(
@@ -168,11 +185,6 @@ def _of_samples(model: Classifier, request: Request, test: Labelled) -> dict[str
         scores[name] = replace(score, higher_is_better=name != "Acc_f")
         sure[name] = said[torch.arange(len(part)), part.labels]
     return {**scores, "MIA": membership(sure["Acc_r"], sure["Acc_t"], sure["Acc_f"])}
-
-
-def confidence(model: Classifier, part: Labelled) -> Tensor:
-    """The probability of each image's true class."""
-    return model.predict(part.images)[torch.arange(len(part)), part.labels]
 
 
 @PROTOCOLS.register

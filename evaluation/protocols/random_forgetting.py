@@ -19,14 +19,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.files.storage import write_json
 from erasure.forgetting import Request
 from erasure.models.classifier.classifier import Classifier
 from erasure.registry import PROTOCOLS
 from erasure_datasets.labelled import Labelled
-from evaluation.forgetting_run import ForgettingRun, open_run, sample_request
+from evaluation.forgetting_run import forgot_the_same, open_run, whole_request
 from evaluation.metrics.forgetting import distance
 from evaluation.metrics.membership import privacy_leak, support_vectors
 from evaluation.protocols import Asked, Option, Protocol
@@ -50,10 +49,12 @@ def evaluate(
     """
     most = _most(subset)
     found = open_run(run, reference=reference, base=base)
-    request = _request(found)
-    if reference is not None:
-        _refuse_other_request(reference, found, request)
-    parts = _parts(request, found.test, most)
+    if reference is not None and not forgot_the_same(reference, found):
+        raise SettingError(
+            f"reference must be retrained without what was forgotten; {reference} forgot "
+            "something else. Give it the same classes, samples, or share and seed."
+        )
+    parts = _parts(whole_request(found), found.test, most)
     model = found.model
     before = _said(model, parts)
     found.edit.apply(model)
@@ -85,31 +86,6 @@ def _most(subset: str | None) -> int | None:
     if not (subset.isascii() and subset.isdigit() and int(subset) >= LEAST):
         raise SettingError(f"subset must be a number of images from {LEAST} on; got {subset!r}.")
     return int(subset)
-
-
-def _request(found: ForgettingRun) -> Request:
-    """All that the run forgot, as one request: single images, or every image of its classes."""
-    if found.samples:
-        return sample_request(found)
-    gone = [number for task in found.config["tasks"] for number in found.model.indices(task)]
-    kept = [number for number in range(len(found.model.labels)) if number not in gone]
-    return Request(0, gone, [], kept, found.train.of(gone), found.train.of(kept))
-
-
-def _refuse_other_request(reference: Path, found: ForgettingRun, request: Request) -> None:
-    """SettingError unless the reference was retrained without the same images or classes."""
-    other = Edit.load(reference)
-    if request.classes:
-        names = {concept.name for concept in other.concepts}
-        is_same = names == {found.model.title(number) for number in request.classes}
-    else:
-        told: Any = other.settings.get("samples", [])
-        is_same = {*told} == {*request.forget.ids}
-    if not is_same:
-        raise SettingError(
-            f"reference must be retrained without what was forgotten; {reference} forgot "
-            "something else. Give it the same classes, samples, or share and seed."
-        )
 
 
 def _parts(request: Request, test: Labelled, most: int | None) -> dict[str, Labelled]:

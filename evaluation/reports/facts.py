@@ -20,10 +20,11 @@ from evaluation.seen import REMEDY, JudgedShape, seen
 
 RATES = (
     "UA", "UA_own", "UA_in", "UA_out", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o",
-    "Acc_t", "Acc_corr", "Acc", "RA", "TA", "MIA",
+    "Acc_t", "Acc_corr", "Acc", "RA", "TA", "MIA", "min_Acc", "WC", "WF10", "max_Acc_o",
 )  # fmt: skip
 DISTANCES = ("FID", "perceptual", "distance", "gap")  # never below 0; KID may be
 SHOWN = 8  # pictures in a row, and attacked cases
+LOWEST = 3  # classes whose worst moment is named
 
 
 def facts(run: Path) -> dict[str, Any]:
@@ -161,11 +162,31 @@ def _scored(file: Path) -> dict[str, Any]:
         "per_concept": {
             name: _with_intervals(scores) for name, scores in record.get("per_concept", {}).items()
         },
+        "floor": _mean_floor(record.get("floor", {})),
+        "retrained": _with_intervals(record.get("retrained", {})),
+        "probes": record.get("probes", {}),
+        "worst": dict(_worst(record.get("worst", {}).get("classes", {}))),
+        "looked": record.get("probe", {}).get("note", ""),
         "stamp": record.get("stamp", {}),
         **seen(record, file),
         "requests": requests,
         "curve": record.get("curve", []),
         "weights_touched": record.get("weights_touched"),
+    }
+
+
+def _worst(classes: Mapping[str, float]) -> list[tuple[str, float]]:
+    """The kept classes that fell lowest on the way, the lowest first."""
+    return sorted(classes.items(), key=lambda pair: pair[1])[:LOWEST]
+
+
+def _mean_floor(floor: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What two gold models differ by, the mean over the concepts where it is known of all."""
+    parts = list(floor.values())
+    return {
+        key: {"value": sum(abs(part[key]["value"]) for part in parts) / len(parts)}
+        for key in (parts[0] if parts else {})
+        if all(key in part for part in parts)
     }
 
 
@@ -214,7 +235,7 @@ def _with_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Each score with its 95 % interval, or None for the ends where no spread is known."""
     found = {}
     for name, score in scores.items():
-        is_rate = name in RATES or name.endswith("ASR")
+        is_rate = name in RATES or name.endswith(("ASR", "ASR_gold"))
         stderr, n = score.get("stderr"), score.get("n")
         low, high = score.get("low"), score.get("high")
         if name in DISTANCES and score["value"] < -ROUNDING:
@@ -227,7 +248,8 @@ def _with_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
             least = 0.0 if name in DISTANCES else -math.inf
             value, spread = score["value"], stderr or 0.0
             low, high = interval(value, spread, n or 1, is_rate=is_rate, least=least)
-        unit = "percent" if is_rate or name == "H" else "number"
+        # `excess` is a difference of two rates, in points of a percent
+        unit = "percent" if is_rate or name == "H" else "points" if name == "excess" else "number"
         found[name] = {**score, "n": n, "low": low, "high": high, "unit": unit}
     return found
 

@@ -41,7 +41,8 @@ MEANING = {
     "divergence": "how unlikely each of it and gold finds the other's pictures of the concept",
     "divergence_kept": "the same of other pictures",
     "relearn_ratio": "steps to relearn the concept over gold's; 1 is as never learned",
-    "probe": "a linear probe tells the concept in its features",
+    "probe": "a linear probe tells the concept in its features; of classes in those of the best "
+    "block",
     "Acc_f": "the forgotten classes or images are still recognised",
     "Acc_o": "classes of earlier requests are still recognised",
     "Acc_r": "the kept classes or training images are still recognised",
@@ -49,6 +50,15 @@ MEANING = {
     "H": "harmonic mean of the drop in Acc_f and of Acc_r",
     "MIA": "forgotten training images that look never seen",
     "distance": "to the predictions of a model trained without them",
+    "gap": "to a retrained model, the mean of the differences in UA, RA, TA and MIA",
+    "leak": "forgotten images stand out among test images, beyond a retrained model; below 0 as "
+    "still known, above 0 as unknown",
+    "PrivLeak": "training images of what is forgotten stand out among held-out ones of the same "
+    "classes, beyond a retrained model; below 0 as still known, above 0 as unknown",
+    "min_Acc": "each kept class at its worst moment while the last request was learned, on average",
+    "WC": "the same, with the forgotten share in the end as one more class",
+    "WF10": "how far a kept class falls within ten looks at the probe, on average",
+    "max_Acc_o": "earlier requests' classes at their best while the last was learned",
 }
 MADE_BY = "Made by erasure-toolkit."  # in every page's foot
 WIDEST = 192  # pixels of an embedded picture; larger ones are shrunk
@@ -68,20 +78,25 @@ def filled(template: str, **values: object) -> str:
     )  # fmt: skip
     environment.filters |= {
         "embedded": embedded, "shown": shown, "percent": lambda share: f"{100 * share:.1f}",
-        "curve": plots.curve, "trade_off": plots.trade_off,
+        "curve": plots.curve, "from_gold": plots.from_gold, "trade_off": plots.trade_off,
     }  # fmt: skip
     return environment.get_template(template).render(
         **values,
         made_by=MADE_BY,
         style=(here / "report.css").read_text(),
-        frame={"width": plots.WIDTH, "height": plots.HEIGHT, "edge": plots.EDGE},
+        frame={
+            "width": plots.WIDTH,
+            "height": plots.HEIGHT,
+            "edge": plots.EDGE,
+            "names": plots.NAMES,
+        },
     )
 
 
 def shown(score: Mapping[str, Any], end: str = "value") -> str:
-    """A score, or an end of its interval, in its unit: a rate in percent, else four digits."""
+    """A score, or an end of its interval, in its unit: rates in percent, else four digits."""
     value = score[end]
-    return f"{100 * value:.1f}" if score["unit"] == "percent" else f"{value:.4g}"
+    return f"{value:.4g}" if score["unit"] == "number" else f"{100 * value:.1f}"
 
 
 def embedded(name: str, folder: Path) -> str:

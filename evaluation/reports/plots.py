@@ -6,6 +6,13 @@ from typing import Any
 WIDTH, HEIGHT, EDGE = 640, 340, 52  # SVG units
 NEAR = 16  # points closer than this share one label
 LINES = ("Acc_r", "Acc_o", "Acc_f")
+FROM_GOLD = (  # 0 for a model that never knew the concept, or was retrained without it
+    "judge_distance", "picture_distance", "divergence", "loss_gap_caption", "loss_gap_empty",
+    "loss_gap_state", "relearn_ratio", "distance", "gap",
+)  # fmt: skip
+FROM_RETRAINED = ("probe",)  # of which the retrained model has a value of its own
+NAMES, BAND = 150, 30  # where a row of such a distance begins, and its height
+BEYOND = 0.5  # how far past either model a place is drawn; farther ones stand there
 
 
 def trade_off(
@@ -79,6 +86,61 @@ def curve(points: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         "up": [(_up(tick, 0.0), f"{100 * tick:.0f}") for tick in ticks],
         "steps": whole,
     }
+
+
+def from_gold(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Each run between a model that never knew its concepts (left) and the un-erased one (right).
+
+    A place is the run's distance from gold over the un-erased model's, 0 to 1; below 0 it went past
+    gold. `floor` is how far another gold model may lie to either side. Rows have scores, baseline,
+    floor and the retrained model's scores, as a ranking's; None without such distances.
+    """
+    found: list[dict[str, Any]] = []
+    for name in (*FROM_GOLD, *FROM_RETRAINED):
+        places = [_place(name, row, row["scores"]) for row in rows]
+        floors = [
+            None if name in FROM_RETRAINED else _place(name, row, row["floor"]) for row in rows
+        ]
+        if all(place is None for place in places):
+            continue
+        y = EDGE + BAND * len(found)
+        points: list[dict[str, Any]] = []
+        for number, place in enumerate(places, 1):
+            if place is None:
+                continue
+            x = _between(place)
+            near = next((p for p in points if abs(p["x"] - x) < NEAR), None)
+            if near:
+                near["label"] += f", {number}"
+            points.append({"x": x, "y": y, "label": "" if near else str(number)})
+        widest = max((abs(floor) for floor in floors if floor is not None), default=None)
+        floor = None if widest is None else (_between(-widest), _between(widest))
+        found.append({"name": name, "y": y, "points": points, "floor": floor})
+    ends = {"gold": _between(0.0), "untouched": _between(1.0)}
+    return {"lines": found, "height": EDGE + BAND * len(found), **ends} if found else None
+
+
+def _place(name: str, row: Mapping[str, Any], scores: Mapping[str, Any]) -> float | None:
+    """A score's share of the way from gold to the un-erased model; None where it is not known."""
+    if name not in scores:
+        return None
+    value = scores[name]["value"]
+    if name == "relearn_ratio":  # steps over gold's: the un-erased model needs none
+        return 1 - value
+    base, zero = row["baseline"].get(name), 0.0
+    if name in FROM_RETRAINED and base is not None:
+        known = row["retrained"].get(name)
+        least = base["value"] if base["low"] is None else base["low"]
+        # no way lies between two that cannot be told apart
+        base, zero = (base, known["value"]) if known and known["value"] < least else (None, 0.0)
+    if base is None or base["value"] == zero:
+        return None
+    return (value - zero) / (base["value"] - zero)
+
+
+def _between(place: float) -> float:
+    share = (min(max(place, -BEYOND), 1 + BEYOND) + BEYOND) / (1 + 2 * BEYOND)
+    return round(NAMES + share * (WIDTH - NAMES - EDGE), 1)
 
 
 def _ticks(least: float) -> tuple[float, list[float]]:

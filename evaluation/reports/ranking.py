@@ -54,7 +54,7 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any], of: str = "
 def _row(entry: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     same = ("name", "run", "method", "concepts", "seconds", "peak_memory_gb", "storage_mb")
     row: dict[str, Any] = {key: entry[key] for key in same}
-    row |= {"scores": record["scores"], "baseline": record["baseline"]}
+    row |= {key: record.get(key, {}) for key in ("scores", "baseline", "floor", "retrained")}
     for erased, kept in FAMILIES:
         if erased[0].lstrip("-") in record["scores"]:
             row["erased"], row["kept"] = (_mean(part, record["scores"]) for part in (erased, kept))

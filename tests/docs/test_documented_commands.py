@@ -32,6 +32,7 @@ LEAST = {
 }
 LONGER = ("docs/how-to/", "docs/getting-started.md", "docs/tutorials/red-team.md")  # slow tests
 RUN = [page for page in PAGES if any(not block.mark for block in blocks(page))]
+LONG = (pytest.mark.slow, pytest.mark.timeout(3600))
 SLOW = [page for page in PAGES if any(block.mark == "slow" for block in blocks(page))]
 NOT_RUN = [
     pytest.param(block, words, id=f"{block.page}:{block.line} not run ({block.reason}): {words[0]}")
@@ -46,7 +47,7 @@ def name_of(page: Path) -> str:
 def timed(page: Path) -> Any:
     """A page, marked slow if it is one of the longer ones."""
     is_longer = name_of(page).startswith(LONGER)
-    return pytest.param(page, marks=[pytest.mark.slow] if is_longer else [])
+    return pytest.param(page, marks=LONG if is_longer else [])
 
 
 @pytest.fixture
@@ -69,8 +70,7 @@ def test_what_the_page_tells_to_type_runs(
     follow(page, reader, monkeypatch, slow=False)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", SLOW, ids=name_of)
+@pytest.mark.parametrize("page", [pytest.param(page, marks=LONG) for page in SLOW], ids=name_of)
 def test_all_of_the_page_runs(page: Path, reader: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     follow(page, reader, monkeypatch, slow=True)
 
@@ -118,8 +118,10 @@ def least(words: list[str]) -> list[str]:
         run = next(word for word in words if word.startswith("runs/"))
         draws = not (Path(run) / "requests.json").is_file() and "--protocol" not in words
         return ["--subset", "17"] if draws else []
-    if "completion" in words:
-        return ["--quick", "--seeds", "188"]  # gold draws one tower; of a single case it were all
+    if "attack" in words and "runs/tower" in words:
+        # with as many prompts as the page says: `all` goes on from those before it, and gold, which
+        # draws one tower, would draw all of a single case
+        return ["--quick", "--seeds", "188"]
     return LEAST.get(command, [])
 
 

@@ -30,7 +30,7 @@ from erasure.edit import Edit
 from erasure.errors import EditError, ErasureError, RunError, SettingError
 from erasure.exports.exporting import export
 from erasure.files.storage import read_lines
-from erasure.forgetting import Data, Forgotten, Request, forget, load_parts
+from erasure.forgetting import Data, Forgotten, Request, forget
 from erasure.methods.classifier.fine_tune import penalty
 from erasure.methods.classifier.gs_lora import bounded_loss, prototype_distance
 from erasure.methods.classifier.salun import saliency
@@ -40,6 +40,7 @@ from erasure.models.classifier.load import load_classifier
 from erasure.models.digest import digest_of
 from erasure.models.lora import Adapter
 from erasure.registry import METHODS
+from erasure.requested import load_parts
 from erasure.training.fit import fit
 from erasure.training.learner import Learner
 from erasure.training.run import Run

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import erasure
 from erasure.errors import ErasureError, ModelError, SettingError
+from erasure.files.storage import file_digest, read_tensors, write_tensors
 from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.model import DiffusionModel, Sampling
 from erasure.opening import open_run
@@ -25,6 +26,7 @@ from evaluation.attacks import by_level
 from evaluation.attacks.classifier_guidance import LatentClassifier, towards
 from evaluation.attacks.latent_inversion import walked_back
 from evaluation.attacks.p4d import nearest
+from evaluation.attacks.state_inversion import StateInversion
 from evaluation.criteria import Criterion
 
 CRITERION = """
@@ -226,6 +228,34 @@ def test_settings_that_do_not_fit(name: str, settings: dict[str, object], messag
     with pytest.raises(SettingError, match=message) as ended:
         ATTACKS.get(name)(**settings)
     assert "\n" not in str(ended.value)
+
+
+def test_states_of_another_search_are_drawn_with_and_none_is_searched(
+    run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "state-inversion"
+    options = {"criterion": f"{criterion}:never", "prompts": 2, "seeds": (188,), **SMALL[name]}
+    attack(run, name, **options)
+    kept = run / "attacks" / name / "cat" / "states.safetensors"
+    states, _ = read_tensors(kept)
+    assert sorted(states) == ["state 0", "state 1"]  # one of each restart
+    own = {file.name: file.read_bytes() for file in (kept.parent / "images").iterdir()}
+    elsewhere = Path(shutil.copy(kept, run / "found.safetensors"))
+    shutil.rmtree(run / "attacks")
+
+    def refused(*_: object) -> None:
+        raise AssertionError("it searched")
+
+    monkeypatch.setattr(StateInversion, "search", refused)
+    record = attack(run, name, **options, states=str(elsewhere))
+    assert record["asked"]["files"][str(elsewhere)] == file_digest(elsewhere)
+    assert {file.name: file.read_bytes() for file in (kept.parent / "images").iterdir()} == own
+    shutil.rmtree(run / "attacks")
+    write_tensors(elsewhere, {"state 0": states["state 0"][:, :3]})
+    with pytest.raises(SettingError, match=r"for the same text encoder; .* has state 0 of"):
+        attack(run, name, **options, states=str(elsewhere))
+    with pytest.raises(SettingError, match=r"states must be a file .* there is no nowhere"):
+        attack(run, name, **options, states="nowhere")
 
 
 def test_levels_are_counted_up_to_each_or_down_to_each() -> None:

@@ -5,14 +5,14 @@ Changes: an adapter per request on the UNet's feed-forward layers.
 After Zhao et al., "Continual Forgetting for Pre-trained Vision Models" (CVPR 2024),
 https://arxiv.org/abs/2403.11530, which is about classifiers; the objective here is this project's:
 
-    loss    relu(F - bound) + gamma R + a sum_l sqrt(sum |A|^2 + |B|^2)
+    loss    relu(F - bound) + gamma R + a sum_l sqrt(sum |A|^2 + |B|^2) + o sum_j |A A_j'|
     F       mean |eps(x_t, t, c) - e*|^2 / mean |eps_-(x_t, t, c) - e*|^2
     e*      eps_-(x_t, t, c_from) - push (eps_-(x_t, t, e) - eps_-(x_t, t, ''))
     R       mean |eps(x_r, t, c_r) - eps_-(x_r, t, c_r)|^2 / the mean of |eps_-(., c) - e*|^2
 
 eps_- is the model before this request, with the earlier requests' adapters in it; A and B are the
 low-rank matrices of one transformer block's linears, which is one group (`place`: its feed-forward,
-its cross-attention, or both).
+its cross-attention, or both). A_j are the earlier requests' A of the same layer.
 
 Why these terms: F is the distance to ESD's target in units of what it was, 1 at the start; below
 `bound` the concept is gone, and nothing pushes on (the bounded forget loss of the paper). R is in
@@ -25,6 +25,9 @@ Choices
 - F and R divide means over what is computed together: with several processes or parts of a batch,
   over each one's own share.
 - Points lie on guided paths of the original model, as in esd.py.
+- The last term, off unless `orthogonality` is above 0, is O3's (Gao et al., "On Large Language
+  Model Continual Unlearning", ICLR 2025, https://arxiv.org/abs/2407.10223, weight 0.1): an adapter
+  reads directions that no earlier one of the same command reads. Those of a run below are unknown.
 - Rank, alpha, the group weight's warm-up and the dropping of idle groups as for classifiers
   (methods/classifier/gs_lora.py). Prototype losses are for classifiers only: here R already says
   what the features are for. The learning rate is constant and no average of the adapter is kept.
@@ -34,6 +37,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -77,6 +81,8 @@ class GSLoRA:
     group_warmup: int = setting(
         100, quick=20, help="first steps without it; all of them, if there are no more", at_least=0
     )
+    orthogonality: float = setting(0.0, help="of the overlap with earlier requests' A (o)",
+                                   at_least=0)  # fmt: skip
     zero_below: float = setting(1e-3, help="relative change below which a group is dropped",
                                 at_least=0)  # fmt: skip
     push: float = setting(2.0, help="negative guidance of the target", at_least=0)
@@ -97,11 +103,15 @@ class GSLoRA:
 
     def erase(self, model: LatentDiffusion, concepts: list[Concept], run: Run) -> Edit:
         run.lower(model.parameters())
-        tensors: dict[str, Tensor] = {}
+        adapters: list[dict[str, Tensor]] = []
         for number, concept in enumerate(concepts):
             earlier = [*model.taken, *concepts[:number]]
-            kept = self._request(model, number, concept, earlier, run)
-            tensors |= {f"request.{number}.{name}": matrix for name, matrix in kept.items()}
+            adapters.append(self._request(model, adapters, concept, earlier, run))
+        tensors = {
+            f"request.{number}.{name}": matrix
+            for number, kept in enumerate(adapters)
+            for name, matrix in kept.items()
+        }
         requests = {str(number): [concept.name] for number, concept in enumerate(concepts)}
         return Edit(
             tensors, "gs-lora", concepts, model.name, form="lora", settings=asdict(self),
@@ -109,10 +119,11 @@ class GSLoRA:
         )  # fmt: skip
 
     def _request(
-        self, model: LatentDiffusion, number: int, concept: Concept, earlier: list[Concept],
-        run: Run,
+        self, model: LatentDiffusion, adapters: list[dict[str, Tensor]], concept: Concept,
+        earlier: list[Concept], run: Run,
     ) -> dict[str, Tensor]:  # fmt: skip
-        """Train and merge one concept's adapter; its matrices."""
+        """Train and merge one concept's adapter; its matrices. `adapters` are earlier requests'."""
+        number = len(adapters)
         groups = model.groups(self.place)
         layers = linears(model, [name for group in groups for name in group])
         generator = run.generator_for(f"adapter {number}")
@@ -142,6 +153,9 @@ class GSLoRA:
             terms = {"erase": F.relu(left - self.bound), "retain": self.retain_weight * moved}
             if step >= self.group_warmup and self.group_weight:
                 terms["groups"] = self.group_weight * adapter.group_norms(groups).sum()
+            if adapters and self.orthogonality:
+                overlaps = [adapter.overlap(other) for other in adapters]
+                terms["overlap"] = self.orthogonality * torch.stack(overlaps).sum()
             return terms
 
         with adapter.on(model, layers), model.memorised(texts_of(rows, kept)):

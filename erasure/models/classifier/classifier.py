@@ -47,8 +47,8 @@ class Classifier(Editable):
         heads = [n for n, m in linears.items() if m.out_features == len(self.labels)]
         if not heads:
             raise ModelError(f"{name} has no linear head of {len(self.labels)} classes.")
-        self._head = heads[-1]
-        self.selections = {**SELECTIONS, "head": rf"^{re.escape(self._head)}\."}
+        self.head_name = heads[-1]
+        self.selections = {**SELECTIONS, "head": rf"^{re.escape(self.head_name)}\."}
 
     @property
     def device(self) -> torch.device:
@@ -93,7 +93,7 @@ class Classifier(Editable):
         `original()`.
         """
         seen: list[Tensor] = []
-        head = self.network.get_submodule(self._head)
+        head = self.network.get_submodule(self.head_name)
         hook = head.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
         try:
             if self._asks_original:

@@ -16,7 +16,7 @@ from erasure.exports.exporting import export
 from erasure.files.storage import read_lines
 from erasure.methods.diffusion import gs_lora
 from erasure.models.diffusion.load import load_model
-from erasure.models.lora import Adapter, merge
+from erasure.models.lora import DOWN, Adapter, merge
 from erasure.opening import open_run
 from erasure.undoing import undo
 from erasure_datasets.concept import mentions
@@ -67,6 +67,28 @@ def test_undo_keeps_what_the_others_took(result: Result, tmp_path: Path) -> None
     with pytest.raises(EditError, match="no request took 'bird'"):
         undo(result.folder, tmp_path / "x", concepts=["bird"])
     assert not (tmp_path / "x").exists()
+
+
+def test_orthogonal_adapters_read_other_directions(sd1: Path, tmp_path: Path) -> None:
+    settings = {**TINY["gs-lora"], "group_weight": 0.0, "zero_below": 0.0}
+    apart = {}
+    for weight in (0.0, 10.0):
+        out = tmp_path / f"run-{weight:g}"
+        edit = erase(
+            str(sd1), "gs-lora", ["cat", "dog"], out=out, kind="object", orthogonality=weight,
+            **settings,
+        ).edit  # fmt: skip
+        first, second = (edit.adapter(number) for number in ("0", "1"))
+        downs = [name for name in first if name.endswith(DOWN) and name in second]
+        apart[weight] = sum(
+            float((second[name].double() @ first[name].double().T).square().sum().sqrt())
+            for name in downs
+        )
+        logged = [line for line in read_lines(out / "log.jsonl") if "overlap" in line]
+        assert {line["stage"] for line in logged} == ({"request 1"} if weight else set())
+        if weight:  # as the term is logged at the last step, before the step is taken
+            assert logged[-1]["overlap"] == pytest.approx(weight * apart[weight], rel=0.2)
+    assert apart[10.0] < 0.9 * apart[0.0]
 
 
 def test_nothing_is_pushed_below_the_bound(sd1: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from flow import MiniatureFlow
 
-from evaluation.metrics.knowledge import divergence, gap, judge_distance, losses, probe, ratio
+from evaluation.metrics.knowledge import divergence, gap, judge_distance, losses, ratio
 
 
 def latents(seed: int, count: int = 5) -> torch.Tensor:
@@ -92,16 +92,3 @@ def test_relearning_counts_the_worst_of_the_grid(
     edited: list[int | None], gold: list[int | None], want: float
 ) -> None:
     assert ratio(edited, gold, 60).value == pytest.approx(want)
-
-
-def test_a_probe_tells_what_is_there_and_nothing_else() -> None:
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.tensor([0, 1] * 60)
-    noise = torch.randn(120, 4, generator=generator, dtype=torch.float64)
-    assert 0.3 < probe(noise, labels).value < 0.7
-    told = noise.clone()
-    told[:, 2] += 8 * labels
-    found = probe(told, labels)
-    assert found.value > 0.97
-    # a scale or a shift of the features says nothing
-    assert probe(1e3 * told + 5, labels).value == pytest.approx(found.value)

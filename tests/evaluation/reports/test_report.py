@@ -138,14 +138,49 @@ def test_scores_that_nobody_named_are_shown_as_they_are(tmp_path: Path) -> None:
     assert (table["Bare"]["value"], table["Bare"]["n"]) == ("0.25", "")
 
 
+def test_runs_stand_between_gold_and_the_un_erased_model(runs: list[Path], tmp_path: Path) -> None:
+    def score(value: float) -> dict[str, float | int | bool]:
+        return {"value": value, "n": 16, "stderr": 0.01, "higher_is_better": False}
+
+    places = {"worse": 0.4, "best": 0.0}
+    for name, value in places.items():
+        shutil.copytree(runs[0].with_name(name), tmp_path / name)
+        record = {
+            "protocol": "gold",
+            "scores": {"divergence": score(value), "relearn_ratio": score(1 - value)},
+            "baseline": {"divergence": score(0.8)},
+            "per_concept": {},
+            "stamp": {"protocol": "gold"},
+            "floor": {"cat": {"divergence": score(0.2)}, "dog": {"divergence": score(-0.4)}},
+        }
+        (tmp_path / name / "scores" / "gold.json").write_text(json.dumps(record))
+    page = report([tmp_path / name for name in places], tmp_path / "all.html")[0].read_text()
+    (compared,) = re.findall(r"<h2>Compared under gold</h2>.*?</section>", page, re.DOTALL)
+    svg = compared[compared.index("never knew the concept and the un-erased one") :]
+    gold, untouched = (float(x) for x in re.findall(r'class="level" x1="([0-9.]+)"', svg))
+    across = [float(x) for x in re.findall(r'circle class="point" cx="([0-9.]+)"', svg)]
+    whole = untouched - gold
+    assert [(x - gold) / whole for x in across] == pytest.approx([0.5, 0, 0.4, 0], abs=0.002)
+    (floor,) = re.findall(r'class="floor" x1="([0-9.]+)" x2="([0-9.]+)"', svg)
+    ends = [(float(x) - gold) / whole for x in floor]
+    assert ends == pytest.approx([-0.375, 0.375], abs=0.002)
+
+
 def test_attacks_stand_beside_their_controls_with_three_pictures_of_a_case(
     tmp_path: Path,
 ) -> None:
     run = tmp_path / "run"
     erase("pocket", "uce", ["cat"], out=run)
     attacked(run)
+    file = run / "attacks" / "paraphrase.json"
+    record = json.loads(file.read_text())
+    for name, value in (("ASR_gold", 0.625), ("excess", -0.125)):
+        record["scores"][name] = {"value": value, "n": 8, "higher_is_better": False}
+    file.write_text(json.dumps(record))
     files = report([run], tmp_path / "one.html")
     page = files[0].read_text()
+    assert "<b>62.5</b>" in page
+    assert "<b>-12.5</b>" in page
     found = json.loads(files[1].read_text())["runs"][0]["attacks"]["paraphrase"]
     assert [case["success"] for case in found["cases"]] == [True, False]
     assert "a &lt;kitty&gt; Sketch" in page

@@ -52,7 +52,7 @@ def test_each_cell_is_the_ordinary_commands_of_one_run(tmp_path: Path) -> None:
     file = tmp_path / "grid.toml"
     file.write_text(EVERYTHING)
     cells = {cell["name"]: cell for cell in cells_of(make_grid(read_grid(file)))}
-    assert len(cells) == 2 * 2 * 2
+    assert len(cells) == 2 + 2 * 2  # uce has no seed
     assert "uce/bear/seed-0" in cells
     bear, both = cells["esd/bear/seed-7"], next(c for c in cells.values() if len(c["concepts"]) > 1)
     assert [step["command"] for step in bear["steps"]] == [
@@ -133,15 +133,15 @@ def test_two_cells_of_one_name(given: dict[str, Any]) -> None:
 
 def test_a_sweep_may_grow_and_not_become_another(tmp_path: Path) -> None:
     def cells(**more: Any) -> Any:
-        return cells_of(make_grid({**SMALL, **more}))
+        return cells_of(make_grid({**SMALL, "methods": ["esd"], **more}))
 
     refuse_another(tmp_path / "new", cells())
     write_sweep(tmp_path, {}, cells())
-    for more in ({"methods": ["esd", "uce"]}, {"seeds": [1, 0]}, {"attacks": ["noise"]}):
+    for more in ({"methods": ["salun", "esd"]}, {"seeds": [1, 0]}, {"attacks": ["noise"]}):
         refuse_another(tmp_path, cells(**more))
-    with pytest.raises(RunError, match="holds another sweep: it has uce/bear/seed-0, which"):
+    with pytest.raises(RunError, match="holds another sweep: it has esd/bear/seed-0, which"):
         refuse_another(tmp_path, cells(seeds=[1]))
-    with pytest.raises(RunError, match="uce/bear/seed-0 was asked for by `erasure erase uce"):
+    with pytest.raises(RunError, match="esd/bear/seed-0 was asked for by `erasure erase esd"):
         refuse_another(tmp_path, cells(quick=True))
     other = tmp_path / "other"
     (other / "things").mkdir(parents=True)

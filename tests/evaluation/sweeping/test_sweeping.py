@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("stubbed")
 def grid(count: int = 4, **more: Any) -> Grid:
     return make_grid(
         {
-            "methods": ["uce"],
+            "methods": ["esd"],
             "concepts": ["bear"],
             "seeds": list(range(count)),
             "quick": True,
@@ -53,8 +53,8 @@ def test_what_is_done_is_passed_over_and_new_cells_are_added(tmp_path: Path) -> 
     sweep(grid(2), out)
     assert len(begun(tmp_path)) == 2
     sweep(grid(3), out)
-    assert sorted(name for name, *_ in begun(tmp_path)) == [f"uce/bear/seed-{n}" for n in range(3)]
-    (out / "uce/bear/seed-1/edit.json").unlink()
+    assert sorted(name for name, *_ in begun(tmp_path)) == [f"esd/bear/seed-{n}" for n in range(3)]
+    (out / "esd/bear/seed-1/edit.json").unlink()
     sweep(grid(3, attacks=["noise"]), out, Where(jobs=2))
     assert len(begun(tmp_path)) == 6  # one had lost its edit, and all lacked the attack
     (row, *_) = rows(out, sweeping.read_sweep(out))
@@ -63,10 +63,10 @@ def test_what_is_done_is_passed_over_and_new_cells_are_added(tmp_path: Path) -> 
 
 def test_a_failed_cell_is_told_with_its_last_line_and_tried_again(tmp_path: Path) -> None:
     out = tmp_path / "sweep"
-    (tmp_path / "fails").write_text("uce/bear/seed-1")
+    (tmp_path / "fails").write_text("esd/bear/seed-1")
     record = sweep(grid(3), out)
     assert states(out) == ["done", "failed", "done"]
-    assert failures(record) == ["uce/bear/seed-1: erase: it was asked to fail"]
+    assert failures(record) == ["esd/bear/seed-1: erase: it was asked to fail"]
     (tmp_path / "fails").unlink()
     assert failures(sweep(grid(3), out)) == []
     assert len(begun(tmp_path)) == 4
@@ -91,7 +91,7 @@ def test_ctrl_c_ends_the_cells_and_the_same_call_goes_on(
 ) -> None:
     out = tmp_path / "sweep"
     (tmp_path / "waits").touch()
-    started = list[Any]()
+    started, end = list[Any](), time.monotonic() + 60
     launch = sweeping.launch
 
     def launched(*words: Any) -> Any:
@@ -99,6 +99,7 @@ def test_ctrl_c_ends_the_cells_and_the_same_call_goes_on(
         return started[-1]
 
     def interrupted(*_: Any) -> None:
+        assert time.monotonic() < end, "two cells have not begun"
         if len(list((tmp_path / "begun").glob("*"))) == 2:
             raise KeyboardInterrupt
 
@@ -121,7 +122,7 @@ def test_ctrl_c_ends_the_cells_and_the_same_call_goes_on(
 def test_a_killed_sweep_takes_its_cells_with_it(
     tmp_path: Path, stubbed: Callable[[Path, str], list[str]]
 ) -> None:
-    out, name = tmp_path / "sweep", "uce/bear/seed-0"
+    out, name = tmp_path / "sweep", "esd/bear/seed-0"
     (tmp_path / "waits").touch()
     write_json(record_file(out, name), cells_of(grid(1))[0])
     child = [sys.executable, "-I", "-S", bound.__file__]
@@ -163,7 +164,7 @@ def test_a_killed_cell_is_told_by_the_signal(
     killed = [sys.executable, "-I", "-S", "-c", "import os; os.kill(os.getpid(), 9)"]
     monkeypatch.setattr(sweeping, "command", lambda *_: killed)
     assert failures(sweep(grid(1), tmp_path / "sweep")) == [
-        "uce/bear/seed-0: erase: killed by SIGKILL"
+        "esd/bear/seed-0: erase: killed by SIGKILL"
     ]
 
 
@@ -207,7 +208,7 @@ class Commands:
     def __call__(self, words: Any) -> int:
         word = words[1] if words[0] == "attack" else words[0]
         self.ran.append(word)
-        folder = self.out / "uce" / "bear" / "seed-0"
+        folder = self.out / "esd" / "bear" / "seed-0"
         assert str(folder) in words
         left = {"erase": "edit.json", "evaluate": "scores/pocket.json"}.get(word)
         file = folder / (left or f"attacks/{word}.json")
@@ -225,7 +226,7 @@ def cell(tmp_path: Path) -> Path:
 
 
 def test_a_chain_does_what_is_left(cell: Path) -> None:
-    name, every = "uce/bear/seed-0", ["erase", "evaluate", "noise", "p4d"]
+    name, every = "esd/bear/seed-0", ["erase", "evaluate", "noise", "p4d"]
     first = Commands(cell, evaluate=2)
     assert run_cell(cell, name, first) == 2
     assert first.ran == every  # an attack needs no evaluation
@@ -245,9 +246,9 @@ def test_a_chain_does_what_is_left(cell: Path) -> None:
 @pytest.mark.parametrize(("code", "state"), [(2, "failed"), (130, "missing")])
 def test_a_chain_ends_without_an_erasure(cell: Path, code: int, state: str) -> None:
     run = Commands(cell, erase=code)
-    assert run_cell(cell, "uce/bear/seed-0", run) == code
+    assert run_cell(cell, "esd/bear/seed-0", run) == code
     assert run.ran == ["erase"]
-    steps = json.loads(record_file(cell, "uce/bear/seed-0").read_text())["steps"]
+    steps = json.loads(record_file(cell, "esd/bear/seed-0").read_text())["steps"]
     assert [step["state"] for step in steps] == [state, "missing", "missing", "missing"]
 
 

@@ -14,9 +14,9 @@ from timm.data import create_transform
 
 from erasure.errors import ModelError
 from erasure.files.storage import write_json
-from erasure.forgetting import Data, load_parts
 from erasure.models.classifier.load import load_classifier
 from erasure.models.classifier.transform import Transform, from_processor
+from erasure.requested import Data, load_parts
 
 SIZES = [(500, 400), (600, 400), (333, 500), (20, 90), (32, 32)]
 

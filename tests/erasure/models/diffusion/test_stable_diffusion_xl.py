@@ -89,7 +89,9 @@ def test_a_refiner_and_other_pipelines_are_refused(sdxl: Path, tmp_path: Path) -
     index = folder / "model_index.json"
     record = json.loads(index.read_text())
     index.write_text(json.dumps({**record, "_class_name": "PixArtSigmaPipeline"}))
-    with pytest.raises(ModelError, match=r"is a PixArtSigmaPipeline; supported are StableDiffusionPip"):
+    with pytest.raises(
+        ModelError, match=r"is a PixArtSigmaPipeline; supported are StableDiffusionPip"
+    ):
         load_model(str(folder))
     index.write_text(json.dumps({**record, "text_encoder": [None, None]}))
     with pytest.raises(ModelError, match="one text encoder only"):

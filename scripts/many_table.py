@@ -1,0 +1,108 @@
+"""Many of pocket's concepts in one request: what is erased, and what each kept image has lost.
+
+    python scripts/many_table.py --out runs/many             # UCE, three splits of 10 and of 20
+    python scripts/many_table.py --counts 1,5,10,15,20 --splits 1 --methods uce,esd
+
+A split is a random half of objects and half of styles, by its number. Finished erasures and
+evaluations are kept, so it can be stopped and started again. Prints the table in Markdown: percent,
+in brackets the un-erased model; and of the kept prompts' images how many are drawn no more, and how
+many anew, with the exact p of McNemar's test.
+"""
+
+import argparse
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import markdown_file
+from scipy.stats import binomtest
+
+from erasure import erase
+from erasure.config import Value
+from evaluation import evaluate
+from evaluation.drawing.pocket_plan import catalogue
+from evaluation.protocols.pocket import shipped_baseline
+
+METHODS: dict[str, dict[str, Value]] = {
+    "uce": {"preserve_weight": 10.0},
+    "esd": {},
+    "salun": {},
+}
+RATES = ("UA", "IRA", "CRA", "CRA_target")
+SEED = 188
+
+
+def drawn_split(count: int, split: int) -> list[str]:
+    """So many concepts, objects first; the plain style is none."""
+    chance = random.Random(split)
+    styles = count // 2
+    objects = chance.sample(catalogue().objects, count - styles)
+    return sorted(objects) + sorted(chance.sample(catalogue().styles[1:], styles))
+
+
+def measured(method: str, count: int, split: int, out: Path) -> dict[str, Any]:
+    """The record of one erasure's evaluation, with the seconds of the erasure."""
+    folder = out / method / f"{count}-split-{split}"
+    if not (folder / "edit.json").is_file():
+        erase("pocket", method, drawn_split(count, split), out=folder, **METHODS[method])
+    kept = folder / "record.json"
+    if not kept.is_file():
+        kept.write_text(json.dumps(evaluate(folder, seeds=[SEED])))
+    seconds = json.loads((folder / "config.json").read_text())["seconds"]
+    return {**json.loads(kept.read_text()), "seconds": seconds}
+
+
+def changed(labels: Sequence[Sequence[int]], concepts: Sequence[str]) -> tuple[int, int, int]:
+    """(images without a target, drawn right before and not now, right now and not before)."""
+    own, before = catalogue(), shipped_baseline()[0]
+    lost = won = count = 0
+    for seed, index, *seen in labels:
+        name, style = own.pairs()[index]
+        if name in concepts or style in concepts:
+            continue
+        asked = [own.objects.index(name), own.styles.index(style)]
+        is_right, was_right = seen == asked, list(before[seed, index][:2]) == asked
+        count, lost, won = count + 1, lost + (was_right > is_right), won + (is_right > was_right)
+    return count, lost, won
+
+
+def line(method: str, count: int, split: int, record: dict[str, Any]) -> str:
+    concepts, scores = drawn_split(count, split), record["scores"]
+    lowest = min(part["UA"]["value"] for part in record["per_concept"].values())
+    cells = [method, str(count), str(split)]
+    for key in RATES:
+        if key not in scores:
+            cells.append("-")
+            continue
+        was = record["baseline"].get(key, {}).get("value")
+        was_told = "" if was is None or key == "UA" else f" ({100 * was:.1f})"
+        cells.append(f"{100 * scores[key]['value']:.1f}{was_told}")
+    cells.insert(4, f"{100 * lowest:.0f}")
+    images, lost, won = changed(record["labels"], concepts)
+    p = binomtest(lost, lost + won).pvalue if lost + won else 1.0
+    cells += [f"{lost} and {won} of {images}, p {p:.2g}", f"{record['seconds']:.2g}"]
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/many"))
+    parser.add_argument("--methods", default="uce")
+    parser.add_argument("--counts", default="10,20")
+    parser.add_argument("--splits", type=int, default=3)
+    markdown_file.add_option(parser)
+    options = parser.parse_args()
+    head = ("method", "concepts", "split", "UA", "lowest UA", *RATES[1:], "lost and won", "seconds")
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for method_name in options.methods.split(","):
+        for number in map(int, options.counts.split(",")):
+            for split_number in range(1, options.splits + 1):
+                found = measured(method_name, number, split_number, options.out)
+                lines.append(line(method_name, number, split_number, found))
+    text = "\n".join(lines)
+    print(text)
+    markdown_file.write(options.markdown, text)

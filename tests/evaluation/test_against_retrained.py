@@ -1,0 +1,99 @@
+"""Beside a retrained model: probes by block and the signed leak, on miniatures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import image_folder, resnet_folder, timm_folder
+from PIL import Image
+
+from erasure.forgetting import Data, forget
+from evaluation.evaluating import evaluate
+from evaluation.reports import plots
+from evaluation.reports.reporting import report
+
+MADE = {"batch_size": 8, "watch_every": 0}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A network, and images of noise, which no features tell for sure; six a class held out."""
+    timm_folder(tmp_path / "model")
+    chance = np.random.default_rng(0)
+    for file in sorted(image_folder(tmp_path / "images", per_class=30).rglob("*.png")):
+        with Image.open(file) as plain:
+            size = plain.size
+        noise = chance.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(noise).save(file)
+    return tmp_path
+
+
+def test_a_run_stands_beside_the_retrained_model(place: Path) -> None:
+    data = Data(source=str(place / "images"), images=8, test_images=6)
+    model = str(place / "model")
+    for name, method, settings in (
+        ("gold", "retrain", {"steps": 6}),
+        (
+            "head",
+            "fine-tune",
+            {"epochs": 2, "epochs_without": 0, "learning_rate": 0.05, "select": "head"},
+        ),
+        ("other", "ssd", {"selection": 1.0}),
+    ):
+        classes = ["grey"] if name == "other" else ["red"]
+        forget(model, method, [classes], out=place / name, data=data, **MADE, **settings)
+    record = evaluate(place / "head", reference=place / "gold")
+    stages = ["blocks.0", "blocks.1", "head"]
+    assert {who: list(own) for who, own in record["probes"].items()} == dict.fromkeys(
+        ("original", "edited", "retrained", "random"), stages
+    )
+    # only the answer was changed: the features tell the class as they did
+    assert record["probes"]["edited"] == record["probes"]["original"]
+    assert record["probes"]["retrained"] != record["probes"]["original"]
+    for who, scores in (("edited", record["scores"]), ("retrained", record["retrained"])):
+        highest = max(record["probes"][who].values())
+        assert scores["probe"]["value"] == pytest.approx(highest, abs=1e-4)
+    assert record["scores"]["probe"]["n"] == 24
+    assert record["retrained"]["PrivLeak"]["value"] == 0
+    assert {"PrivLeak", "distance"} <= record["scores"].keys() & record["baseline"].keys()
+    page = report([place / "head"], place / "one.html")[0].read_text()
+    for word in ("Probes by block", "random weights", ", retrained ", "blocks.1"):
+        assert word in page
+    # what the reference does not stand for is left out, and the distance stays
+    beside = evaluate(place / "head", reference=place / "other")
+    assert "distance" in beside["scores"]
+    assert not {"probe", "PrivLeak"} & beside["scores"].keys()
+    assert "forgot something else" in beside["left_out"]["probe"]
+    assert not {"probe", "PrivLeak"} & evaluate(place / "head")["left_out"].keys()
+
+
+def test_single_images_leave_the_probe_out(tmp_path: Path) -> None:
+    resnet_folder(tmp_path / "model")
+    data = Data(source=str(image_folder(tmp_path / "images")), images=8, test_images=2)
+    ids = ["red/1.png", "blue/2.png"]
+    forget(str(tmp_path / "model"), "random-label", samples=ids, out=tmp_path / "run", data=data,
+           epochs=1, learning_rate=1e-3, **MADE)  # fmt: skip
+    record = evaluate(tmp_path / "run", reference=tmp_path / "run")
+    assert record["scores"]["PrivLeak"]["value"] == 0
+    assert "single images" in record["left_out"]["probe"]
+    assert "probes" in record
+
+
+def score(value: float, low: float | None = None) -> dict:
+    return {"value": value, "low": low, "high": None}
+
+
+@pytest.mark.parametrize(("edited", "place"), [(0.9, 1.0), (0.7, 0.5), (0.5, 0.0), (0.4, -0.25)])
+def test_a_probe_stands_between_retrained_and_untouched(edited: float, place: float) -> None:
+    row = {
+        "scores": {"probe": score(edited)}, "baseline": {"probe": score(0.9, 0.8)}, "floor": {},
+        "retrained": {"probe": score(0.5)},
+    }  # fmt: skip
+    found = plots.from_gold([row])
+    assert found is not None
+    whole = found["untouched"] - found["gold"]
+    (point,) = found["lines"][0]["points"]
+    assert (point["x"] - found["gold"]) / whole == pytest.approx(place, abs=0.01)
+    # an un-erased model that cannot be told from the retrained one spans no way
+    row["baseline"] = {"probe": score(0.9, 0.4)}
+    assert plots.from_gold([row]) is None
