@@ -52,9 +52,6 @@ RESULTS = {
     ("doco", "sd1"): Measured("docs/results/generalisation.md", "| doco |"),
     ("bounded", "sd1"): Measured("docs/results/generalisation.md", "| bounded, flat, 40 steps |"),
     ("uproot", "sd1"): Measured("docs/results/uproot.md", "erase uproot --model pocket"),
-    ("adapt-unlearn", "sd1"): Measured(
-        "docs/results/adapt-unlearn.md", "erase adapt-unlearn --model pocket"
-    ),
     ("gold", "sd1"): Measured("docs/results/tables/beside-gold.md", "| **gold** |"),
     **{
         (method, "sd3"): Measured(
