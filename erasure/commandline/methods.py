@@ -104,10 +104,14 @@ def _common_options() -> list[inspect.Parameter]:
     return [option(name, kind, default, text) for name, kind, default, text in options]
 
 
+def erase_options(name: str) -> list[inspect.Parameter]:
+    """The options of `erase NAME`: the common ones and one per field of the method's dataclass."""
+    kinds = [load("erasure.training.hardware:Hardware"), METHODS.get("diffusion", name)]
+    return [*_common_options(), *(entry for kind in kinds for entry in setting_options(kind))]
+
+
 def _erase_command(name: str) -> Any:
-    """A command with the common options and one option per field of the method's dataclass."""
-    method = METHODS.get("diffusion", name)
-    common, hardware = _common_options(), load("erasure.training.hardware:Hardware")
+    common = _common_options()
 
     def command(origins: Any, **values: Any) -> None:
         repeats = _repeated(values.pop("from_"), values, origins)
@@ -127,9 +131,8 @@ def _erase_command(name: str) -> Any:
             f"{record.get('seconds', 0):.0f} s"
         )
 
-    text = inspect.getdoc(inspect.getmodule(method))
-    options = [*common, *setting_options(hardware), *setting_options(method)]
-    return built(name, command, options, text, has_earlier=True)
+    text = inspect.getdoc(inspect.getmodule(METHODS.get("diffusion", name)))
+    return built(name, command, erase_options(name), text, has_earlier=True)
 
 
 def _repeated(run: Path | None, values: dict[str, Any], origins: dict[str, Any]) -> Path | None:
@@ -181,9 +184,12 @@ def _request_options() -> list[inspect.Parameter]:
     return [option(*line) for line in texts]
 
 
+def forget_options(name: str) -> list[inspect.Parameter]:
+    """The options of `forget NAME`: a request's and one per field of the method's dataclass."""
+    return [*_request_options(), *setting_options(METHODS.get("classifier", name))]
+
+
 def _forget_command(name: str) -> Any:
-    """A command with the options of every request and one per field of the method's dataclass."""
-    method = METHODS.get("classifier", name)
     common = _request_options()
 
     def command(origins: Any, **values: Any) -> None:
@@ -207,8 +213,8 @@ def _forget_command(name: str) -> Any:
             return
         _say_requests(result.folder)
 
-    text = inspect.getdoc(inspect.getmodule(method))
-    return built(name, command, [*common, *setting_options(method)], text)
+    text = inspect.getdoc(inspect.getmodule(METHODS.get("classifier", name)))
+    return built(name, command, forget_options(name), text)
 
 
 def _say_requests(run: Path) -> None:
