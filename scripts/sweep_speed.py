@@ -1,11 +1,12 @@
 """What a sweep adds to its commands, and what a second job or a second node gains.
 
-    python scripts/sweep_speed.py --out runs/sweep-speed        # minutes on two quiet cores
+    python scripts/sweep_speed.py                               # minutes on two quiet cores
+    python scripts/sweep_speed.py --on ray --out runs/ray-speed
 
-The same UCE cells on the built-in model, each judged on a few images with one thread, run one
-command after another by hand, then by `--jobs 1` and `--jobs 2`, then on Ray with one and two nodes
-of one core (where Ray is installed). Prints a table in Markdown: `added` is what is left of a
-cell's time without its commands: starting a process, importing what they share, and waiting.
+The same UCE cells on the built-in model, each judged on a few images with one thread: one command
+after another by hand, then by `--jobs 1` and `--jobs 2`; or on Ray with one and with two nodes of
+one core. Prints a table in Markdown: *added* is what is left of a cell's time without its commands,
+for starting a process, importing what they share, and waiting.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -86,29 +87,35 @@ def row(name: str, seconds: float, alone: float, cells: list[CellShape], places:
     ]  # fmt: skip
 
 
+def table(asked: argparse.Namespace) -> list[list[str]]:
+    """A row for each way to run the cells; speed-up is beside one job or node."""
+    grid, alone, rows = grid_of(asked.cells), 0.0, list[list[str]]()
+    if asked.on == "local":
+        hand = by_hand(grid, asked.out / "by-hand")
+        rows.append(["by hand", f"{hand:.0f}", f"{hand / asked.cells:.1f}", "", ""])
+    for places in (1, 2):
+        name = f"--jobs {places}" if asked.on == "local" else f"--on ray, nodes: {places}"
+        with nullcontext() if asked.on == "local" else cluster_of(places):
+            where = Where(jobs=places, cpus=1) if asked.on == "local" else Where(on="ray", cpus=1)
+            seconds, cells = swept(grid, asked.out / f"{asked.on}-{places}", where)
+        alone = alone or seconds
+        rows.append(row(f"`{name}`", seconds, alone, cells, places))
+    return rows
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("runs/sweep-speed"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/sweep-speed"), help="a new folder")
     parser.add_argument("--cells", type=int, default=6)
-    parser.add_argument("--ray", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--on", choices=("local", "ray"), default="local")
     markdown_file.add_option(parser)
     asked = parser.parse_args()
-    grid = grid_of(asked.cells)
-    hand = by_hand(grid, asked.out / "by-hand")
-    rows = [["by hand", f"{hand:.0f}", f"{hand / asked.cells:.1f}", "", ""]]
-    alone = 0.0
-    for jobs in (1, 2):
-        seconds, cells = swept(grid, asked.out / f"jobs-{jobs}", Where(jobs=jobs, cpus=1))
-        alone = alone or seconds
-        rows.append(row(f"`--jobs {jobs}`", seconds, alone, cells, jobs))
-    alone = 0.0
-    for nodes in (1, 2) if asked.ray else ():
-        with cluster_of(nodes):
-            seconds, cells = swept(grid, asked.out / f"nodes-{nodes}", Where(on="ray"))
-        alone = alone or seconds
-        rows.append(row(f"Ray, nodes: {nodes}", seconds, alone, cells, nodes))
+    if asked.out.exists():  # what is done would be passed over, and take no time
+        parser.error(f"out must be a new folder; {asked.out} is there")
     heads = ["", "seconds", "commands of a cell", "added to a cell", "speed-up"]
-    lines = [f"| {' | '.join(cells)} |" for cells in [heads, ["---"] * len(heads), *rows]]
+    lines = [f"| {' | '.join(cells)} |" for cells in [heads, ["---"] * len(heads), *table(asked)]]
     markdown_file.write(asked.markdown, "\n".join(lines))
     print("\n".join(lines))
 
