@@ -50,7 +50,7 @@ def checked_options(
     for key, value in given.items():
         flag = key.replace("_", "-")
         if flag not in known:
-            raise SettingError(f"{where} takes no {key!r} in a sweep. {nearest(flag, known)}")
+            raise SettingError(f"{where} takes no {key!r} in a sweep. {nearest(flag, [*known])}")
         is_listed = key == "seeds" and isinstance(value, list)  # they take commas
         typed = ",".join(map(str, value)) if is_listed else value
         options[known[flag].name] = checked_value(flag, known[flag], typed, f"options of {where}")
