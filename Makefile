@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: setup quickstart test test-browser test-cuda slow check format docs clean
+.PHONY: setup quickstart test test-browser test-cuda test-oldest test-wheel slow check format docs dist clean
 
 setup: .venv/ready
 
@@ -28,6 +28,27 @@ test-browser: setup
 test-cuda: setup
 	CUDA_VISIBLE_DEVICES=$${CUDA_VISIBLE_DEVICES-0} $(BIN)/python -m pytest -m cuda tests/cuda
 
+# the suite in the oldest versions that pyproject.toml allows, in an environment of its own, under the oldest
+# Python. pip takes several GB for it. TESTS=tests/erasure is a part.
+OLDEST_PYTHON ?= python3.11
+
+test-oldest: .venv-oldest/ready
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n auto --maxprocesses 8 $(TESTS)
+
+.venv-oldest/ready: pyproject.toml scripts/oldest.py
+	test -x .venv-oldest/bin/python || $(OLDEST_PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python scripts/oldest.py > .venv-oldest/pins.txt
+	.venv-oldest/bin/python -m pip install -q --disable-pip-version-check -c .venv-oldest/pins.txt -e '.[demo,dev]'
+	touch $@
+
+# what pip gives a user today: the wheel and the newest of all it needs, in an empty environment and folder
+test-wheel: dist
+	set -e; folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; unset PYTHONPATH; \
+	$(PYTHON) -m venv "$$folder/venv"; \
+	"$$folder/venv/bin/python" -m pip install -q --disable-pip-version-check dist/*.whl; \
+	mkdir "$$folder/empty"; cd "$$folder/empty"; PATH="$$folder/venv/bin:$$PATH"; \
+	erasure --version; erasure env; erasure quickstart
+
 slow: setup
 	$(BIN)/python -m pytest -m slow
 
@@ -44,6 +65,12 @@ format: setup
 # the documentation, into site/ (ignored by git); to search it, serve it: python -m http.server -d site
 docs: setup .venv/docs-ready
 	PYTHONPATH=datasets HF_HUB_OFFLINE=1 $(BIN)/mkdocs build --strict
+
+# the source archive, and the wheel made from it
+dist: setup
+	$(BIN)/python -m pip install -q --disable-pip-version-check build
+	rm -rf dist
+	$(BIN)/python -m build
 
 clean:
 	rm -rf runs dist site .pytest_cache .ruff_cache

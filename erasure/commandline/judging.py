@@ -41,8 +41,7 @@ class AttackGroup(LazyGroup):
         return _attack_command(name)
 
 
-def _attack_command(name: str) -> Any:
-    """A command with the options of every attack and one per field of this one's dataclass."""
+def _common_options() -> list[inspect.Parameter]:
     run = inspect.Parameter(
         "run", inspect.Parameter.KEYWORD_ONLY,
         annotation=Annotated[Path, typer.Argument(help="a run's folder")],
@@ -62,8 +61,16 @@ def _attack_command(name: str) -> Any:
         ("base", str | None, None, BASE),
         ("gold", str | None, None, GOLD),
     ]  # fmt: skip
-    common = [run, *(option(*line) for line in texts)]
-    kind = None if name == "all" else ATTACKS.get(name)
+    return [run, *(option(*line) for line in texts)]
+
+
+def attack_options(name: str) -> list[inspect.Parameter]:
+    """The options of `attack NAME`: the common ones and one per field of the attack's dataclass."""
+    return [*_common_options(), *([] if name == "all" else setting_options(ATTACKS.get(name)))]
+
+
+def _attack_command(name: str) -> Any:
+    common = _common_options()
 
     def command(origins: Any, **values: Any) -> None:
         same = ("criterion", "prompts", "budget", "seed", "quick", "base", "gold")
@@ -80,15 +87,13 @@ def _attack_command(name: str) -> Any:
         print_scores(record)
         say(f"{values['run'] / 'attacks' / name}.json written, {record['seconds']:.0f} s")
 
-    text = "Every attack in turn, and the worst case of each prompt."
-    if kind is None:
-        return built(name, command, common, text)
-    text = inspect.getdoc(inspect.getmodule(kind))
-    return built(name, command, [*common, *setting_options(kind)], text)
+    text: str | None = "Every attack in turn, and the worst case of each prompt."
+    if name != "all":
+        text = inspect.getdoc(inspect.getmodule(ATTACKS.get(name)))
+    return built(name, command, attack_options(name), text)
 
 
-def evaluate_command() -> Any:
-    """`erasure evaluate`, with the settings of the protocols among its options."""
+def _evaluation_options() -> list[inspect.Parameter]:
     run = inspect.Parameter(
         "run", inspect.Parameter.KEYWORD_ONLY, default=None,
         annotation=Annotated[Path | None, typer.Argument(help="a run's folder")],
@@ -118,7 +123,22 @@ def evaluate_command() -> Any:
         ("cpus", int | None, None, "ray: cores for each; one if not given"),
         ("gpus", float | None, None, "ray: GPUs for each; one if there are any"),
     ]  # fmt: skip
-    common = [run, *(option(*line) for line in texts)]
+    return [run, *(option(*line) for line in texts)]
+
+
+def evaluate_options() -> list[inspect.Parameter]:
+    """The options of `evaluate`, with the settings of the protocols among them."""
+    settings = [
+        load("evaluation.unlearncanvas.settings:UnlearnCanvasSettings"),
+        load("evaluation.prompts.settings:PromptsSettings"),
+        load("evaluation.drawing.pocket_settings:PocketSettings"),
+    ]
+    return [*_evaluation_options(), *shared_options(settings)]
+
+
+def evaluate_command() -> Any:
+    """`erasure evaluate`."""
+    common = _evaluation_options()
 
     def command(_origins: Any, **values: Any) -> None:
         how = load("evaluation.sweeping.sharded:Shards")(*(values[name] for name in SHARED))
@@ -134,16 +154,11 @@ def evaluate_command() -> Any:
         )  # fmt: skip
         print_scores(record)
 
-    settings = [
-        load("evaluation.unlearncanvas.settings:UnlearnCanvasSettings"),
-        load("evaluation.prompts.settings:PromptsSettings"),
-        load("evaluation.drawing.pocket_settings:PocketSettings"),
-    ]
     text = """Draw a protocol's images with a run's model, judge them and print the scores.
 
     The un-erased model's scores stand beside them. Images of other tools are judged as they are.
     """
-    return with_options(command, [*common, *shared_options(settings)], inspect.cleandoc(text))
+    return with_options(command, evaluate_options(), inspect.cleandoc(text))
 
 
 def numbers(text: str) -> tuple[int, ...]:

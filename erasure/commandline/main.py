@@ -3,7 +3,6 @@
 A method's options come from its dataclass.
 """
 
-import importlib.metadata
 import os
 import sys
 import warnings
@@ -15,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+import erasure
 from erasure.commandline import (
     environment,
     formats,
@@ -44,7 +44,7 @@ app = typer.Typer(
 
 def _print_version(is_asked: bool) -> None:
     if is_asked:
-        typer.echo(f"erasure {importlib.metadata.version('erasure-toolkit')}")
+        typer.echo(f"erasure {erasure.__version__}")
         raise typer.Exit
 
 

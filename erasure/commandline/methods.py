@@ -71,10 +71,10 @@ def _opening(text: str) -> tuple[str, str]:
     return first, second[:1].lower() + second[1:]
 
 
-def _common_options(*, is_named: bool) -> list[inspect.Parameter]:
-    """The options of every method; `is_named` says that a concept must be given."""
+def _common_options(name: str) -> list[inspect.Parameter]:
+    """The options of every method; of one that `needs_no_name` a concept may be left out."""
     what = ("concept", list[str], ..., "what to erase; may be given several times")
-    if not is_named:
+    if getattr(METHODS.get("diffusion", name), "needs_no_name", False):
         text = "what the pictures show, if it has a name: for the records and for judging alone"
         what = ("concept", list[str] | None, None, text)
     options: list[tuple[str, Any, Any, str]] = [
@@ -109,11 +109,14 @@ def _common_options(*, is_named: bool) -> list[inspect.Parameter]:
     return [option(name, kind, default, text) for name, kind, default, text in options]
 
 
+def erase_options(name: str) -> list[inspect.Parameter]:
+    """The options of `erase NAME`: the common ones and one per field of the method's dataclass."""
+    kinds = [load("erasure.training.hardware:Hardware"), METHODS.get("diffusion", name)]
+    return [*_common_options(name), *(entry for kind in kinds for entry in setting_options(kind))]
+
+
 def _erase_command(name: str) -> Any:
-    """A command with the common options and one option per field of the method's dataclass."""
-    method = METHODS.get("diffusion", name)
-    common = _common_options(is_named=not getattr(method, "needs_no_name", False))
-    hardware = load("erasure.training.hardware:Hardware")
+    common = _common_options(name)
 
     def command(origins: Any, **values: Any) -> None:
         repeats = _repeated(values.pop("from_"), values, origins)
@@ -133,9 +136,8 @@ def _erase_command(name: str) -> Any:
             f"{record.get('seconds', 0):.0f} s"
         )
 
-    text = inspect.getdoc(inspect.getmodule(method))
-    options = [*common, *setting_options(hardware), *setting_options(method)]
-    return built(name, command, options, text, has_earlier=True)
+    text = inspect.getdoc(inspect.getmodule(METHODS.get("diffusion", name)))
+    return built(name, command, erase_options(name), text, has_earlier=True)
 
 
 def _repeated(run: Path | None, values: dict[str, Any], origins: dict[str, Any]) -> Path | None:
@@ -187,9 +189,12 @@ def _request_options() -> list[inspect.Parameter]:
     return [option(*line) for line in texts]
 
 
+def forget_options(name: str) -> list[inspect.Parameter]:
+    """The options of `forget NAME`: a request's and one per field of the method's dataclass."""
+    return [*_request_options(), *setting_options(METHODS.get("classifier", name))]
+
+
 def _forget_command(name: str) -> Any:
-    """A command with the options of every request and one per field of the method's dataclass."""
-    method = METHODS.get("classifier", name)
     common = _request_options()
 
     def command(origins: Any, **values: Any) -> None:
@@ -213,8 +218,8 @@ def _forget_command(name: str) -> Any:
             return
         _say_requests(result.folder)
 
-    text = inspect.getdoc(inspect.getmodule(method))
-    return built(name, command, [*common, *setting_options(method)], text)
+    text = inspect.getdoc(inspect.getmodule(METHODS.get("classifier", name)))
+    return built(name, command, forget_options(name), text)
 
 
 def _say_requests(run: Path) -> None:

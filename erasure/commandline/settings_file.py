@@ -110,7 +110,7 @@ def offer(
     origins = context.meta.setdefault(ORIGINS, {})
     offered = dict(context.default_map or {})
     for flag, value in values.items():
-        name, checked = known[flag].name, _checked(flag, known[flag], value, where)
+        name, checked = known[flag].name, checked_value(flag, known[flag], value, where)
         if origin == FILE or name not in offered:
             offered[name], origins[name] = checked, origin
     context.default_map = offered
@@ -140,7 +140,7 @@ def _given(file: Path, known: Mapping[str, Known], command: str) -> dict[str, An
     return given
 
 
-def _checked(flag: str, option: Known, value: Any, where: str) -> Any:
+def checked_value(flag: str, option: Known, value: Any, where: str) -> Any:
     """A value of the option's type; a single one may stand for a list of one."""
     # of texts that repeat, names are the only ones
     known = TEXT if option.kind is str and option.is_repeated else None

@@ -62,7 +62,7 @@ def evaluate_on_ray(words: Sequence[str], how: Shards) -> str:
     plain = [*_without(words), "--on=local"]
     for attempt in range(RETRIES + 1):
         codes, texts = _launch(cluster, plain, how)
-        if not any(codes):
+        if all(code == 0 for code in codes):  # None is no success
             return texts[0]
         if MISTAKE in codes:
             raise RunError(_last(texts[codes.index(MISTAKE)]).removeprefix("erasure: "))

@@ -10,6 +10,7 @@ from erasure.commandline.main import app
 from erasure.errors import RunError, SettingError
 from evaluation.sweeping.cells import cells_of, refuse_another, write_sweep
 from evaluation.sweeping.grid import make_grid, read_grid
+from evaluation.sweeping.options import OPTIONS, TAKEN
 
 SMALL: dict[str, Any] = {"methods": ["uce"], "concepts": ["bear"]}
 EVERYTHING = """
@@ -76,6 +77,29 @@ def test_classes_are_forgotten() -> None:
         parse(step["command"])
 
 
+EVERY_SORT: dict[str, dict[str, Any]] = {
+    "diffusion": {"settings": {"contexts": "Crayon", "mixed-precision": "bf16", "erase_weight": 2}},
+    "classifier": {"settings": {"workers": 2, "dampening": 1}},
+    "attack": {"attacks": ["noise"], "attack": {"budget": 3, "gold": "pocket", "seeds": [188]}},
+    "evaluation": {"evaluation": {"protocol": "pocket", "contexts": "Crayon", "subset": "10"}},
+}
+
+
+@pytest.mark.parametrize("sort", EVERY_SORT)
+def test_every_option_of_a_command_may_be_in_a_grid(sort: str) -> None:
+    of_classes: dict[str, Any] = {"methods": ["ssd"], "classes": ["cat"]}
+    asked = of_classes if sort == "classifier" else SMALL
+    (cell,) = cells_of(make_grid({**asked, **EVERY_SORT[sort]}))
+    for step in cell["steps"]:
+        parse(step["command"])
+
+
+def test_what_the_grid_says_itself_is_an_option_of_the_command() -> None:
+    names = {"diffusion": "uce", "classifier": "ssd", "attack": "noise", "evaluation": ""}
+    for sort, taken in TAKEN.items():
+        assert set(taken) <= {entry.name for entry in OPTIONS[sort](names[sort])}
+
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "method": ({"methods": ["uec"]}, "there is no diffusion method 'uec'. Did you mean uce"),
     "concept": ({"concepts": ["baer"]}, "knows no concept 'baer'. Did you mean bear"),
@@ -86,6 +110,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "type": ({"seeds": ["0"]}, "the grid is not readable"),
     "seed": ({"seeds": [-1]}, "seeds must be whole numbers from 0 on"),
     "setting": ({"settings": {"uce": {"stepz": 3}}}, "uce takes no 'stepz' in a sweep"),
+    "said": ({"settings": {"dry_run": True}}, "uce takes no 'dry_run' in a sweep"),
+    "text": ({"settings": {"uce": {"stay": "two"}}}, "stay in options of uce must be a number"),
     "range": ({"settings": {"uce": {"erase_weight": -1}}}, "UCE.erase_weight must be"),
     "table": ({"settings": {"esd": {"steps": 3}}}, "[settings.esd] is for nothing in this sweep"),
     "value": ({"settings": {"kind": {"a": 1}}}, "[settings.kind] is for nothing"),

@@ -110,7 +110,6 @@ def test_nodes_share_an_evaluation_and_one_is_killed(
     def kill() -> None:
         at_death.append(len(list(drawn.glob("*.png"))))
         kill_one(cluster)
-        cluster.add_node(num_cpus=1)
 
     watch = when(lambda: len(list(drawn.glob("*.png"))) > 8, kill)
     told = evaluate_on_ray(["evaluate", str(there), *asked], Shards("ray", shards=2))
