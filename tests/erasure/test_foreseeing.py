@@ -112,7 +112,7 @@ def test_of_equal_batches_a_few_are_tried(tmp_path: Path) -> None:
     )
     assert [(stage.done, stage.total) for stage in mended.stages[:2]] == [(5, 8), (2, 2)]
     assert mended.stages[2].name == "request 0 repair"
-    assert mended.stages[2].done == 5
+    assert 5 <= mended.stages[2].done < 10
 
 
 def test_it_checks_what_a_run_checks(sd1: Path, tmp_path: Path) -> None:
