@@ -135,6 +135,7 @@ def foresee(
     if edit is not None:
         size = sum(tensor.nbytes for tensor in edit.tensors.values())
     values, brief = asdict(method), asdict(short)
+    is_whole = is_whole and values == brief and all(s.done == s.total for s in rehearsal.stages)
     return Forecast(
         run.folder, state, model.name, str(run.device), record["method"], what,
         {name: (value, record["sources"].get(name, "default")) for name, value in values.items()},
@@ -143,7 +144,7 @@ def foresee(
         is_beside=not sizes.keys() <= known.keys(),
         cut={n: brief[n] for n, value in values.items() if value != brief[n]},
         stages=[_timed(stage, values, brief) for stage in rehearsal.stages if stage.done],
-        whole_seconds=seconds if is_whole and values == brief else None,
+        whole_seconds=seconds if is_whole else None,
         peak_bytes=peak_memory(run.device), edit_bytes=size,
         state_bytes=rehearsal.state_bytes or None, opening_seconds=opened,
     )  # fmt: skip

@@ -19,12 +19,13 @@ from erasure.files.storage import append_line, read_lines, write_json, write_ten
 from erasure.training.hardware import Hardware, peak_memory
 from erasure.training.processes import is_cpu_group, launched
 from erasure.training.progress import Bar, live_bar
-from erasure.training.rehearsal import Rehearsal, Stage
+from erasure.training.rehearsal import STEPS, Rehearsal, Stage
 from erasure.training.run_folder import clear, holds_files, refuse_another, run_record, versions
 from erasure.training.state import read_state, seconds_of, shorten_log
 from erasure.training.trackers import Trackers, refuse_tracker
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+BatchT = TypeVar("BatchT")
 WRITING_SHARE = 50  # seconds of work for each second that a state takes to write
 
 
@@ -306,6 +307,10 @@ class Run:
         told = Stage(stage, total - start, grows_with, is_training)
         watch = trial.stage(told, self.device) if trial else None
         return live_bar(stage, total, start, quiet=quiet, transient=bool(trial), watch=watch)
+
+    def tried(self, batches: Sequence[BatchT]) -> Sequence[BatchT]:
+        """All of them; in a rehearsal the first few, of a stage whose units take equally long."""
+        return batches if self.rehearsal is None else batches[:STEPS]
 
     def save_state(
         self, stage: str, step: int, tensors: Mapping[str, Tensor], *, is_diverged: bool = False

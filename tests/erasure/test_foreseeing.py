@@ -100,6 +100,23 @@ def test_what_prepares_is_tried_and_what_follows(method: str, first: str, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_of_equal_batches_a_few_are_tried(tmp_path: Path) -> None:
+    """ssd's importances, of 8 and of 2 batches; and what repair does after it is tried, too."""
+    model, images = timm_folder(tmp_path / "model"), image_folder(tmp_path / "images")
+    asked = {"tasks": [["red"]], "out": tmp_path / "run",
+             "data": Data(source=str(images), images=8, test_images=1)}  # fmt: skip
+    alone = foresee_forgetting(str(model), "ssd", batch_size=4, **asked)
+    assert [(stage.done, stage.total) for stage in alone.stages] == [(5, 8), (2, 2)]
+    assert alone.stages[0].expected == pytest.approx(8 * alone.stages[0].unit_seconds)
+    assert alone.whole_seconds is None
+    mended = foresee_forgetting(
+        str(model), "repair", after="ssd", after_settings="batch_size=4", batch_size=4, **asked
+    )
+    assert [(stage.done, stage.total) for stage in mended.stages[:2]] == [(5, 8), (2, 2)]
+    assert mended.stages[2].name == "request 0 repair"
+    assert 5 <= mended.stages[2].done < 10
+
+
 def test_it_checks_what_a_run_checks(sd1: Path, tmp_path: Path) -> None:
     out, file = tmp_path / "run", tmp_path / "file"
     file.write_text("")

@@ -14,6 +14,8 @@ Unlearning" (2024), https://arxiv.org/abs/2402.19308.
 Choices
 - The squared gradient of a batch mean depends on the batch size, as published; 64 there and here.
   The images are shuffled, those to forget too, since a batch of one class has another mean.
+- Where nothing else pulls, I_f exceeds I_D at most by the square of how many images there are for
+  each to forget. In a sequence that falls; with an alpha above it next to nothing is selected.
 - "All images" are those at hand: retain and forget together, without those of earlier requests.
 """
 
@@ -73,7 +75,7 @@ class SSD:
             zip(part.images.split(self.batch_size), part.labels.split(self.batch_size), strict=True)
         )
         with trainable(weights), run.progress("importance", len(batches)) as bar:
-            for images, labels in batches:
+            for images, labels in run.tried(batches):
                 logits = model.forward(model.prepare(images))[1]
                 loss = (
                     logits.square().sum(1).mean()

@@ -9,6 +9,7 @@ from networks import image_folder, timm_folder
 from torch import Tensor
 
 from erasure.errors import SettingError
+from erasure.files.storage import read_lines
 from erasure.forgetting import Data
 from erasure.methods.classifier.bad_teacher import BadTeacher, divergence, ignorant
 from erasure.methods.classifier.scrub import SCRUB, passes, softened_divergence
@@ -40,13 +41,24 @@ def draw(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(len(shape)))
 
 
-def test_scrub_forgets_in_the_first_rounds_and_ends_by_keeping() -> None:
+def test_scrub_begins_and_ends_by_keeping() -> None:
     turns = passes(2, 3, 1, 2)
     assert [number for is_forgetting, number in turns if is_forgetting] == [0, 1]
-    assert [is_forgetting for is_forgetting, _ in turns] == [True] * 2 + [False] * 6
-    assert [number for is_forgetting, number in turns if not is_forgetting] == list(range(6))
+    assert [is_forgetting for is_forgetting, _ in turns] == [False] * 3 + [True] * 2 + [False] * 6
+    assert [number for is_forgetting, number in turns if not is_forgetting] == list(range(9))
     with pytest.raises(SettingError, match="forget_epochs must be at most epochs"):
         SCRUB(epochs=1, forget_epochs=2)
+
+
+def test_one_round_of_scrub_parts_the_student_from_its_teacher(place: Path) -> None:
+    """As the model is, the divergence has no slope: one must have learned before it forgets."""
+    model = load_classifier(str(place / "model"))
+    request, run = request_of(place, model), run_in(place / "run")
+    SCRUB(epochs=1, forget_epochs=1, learning_rate=0.02, batch_size=4, forget_batch_size=4).forget(
+        model, request, run
+    )
+    log = [line for line in read_lines(run.folder / "log.jsonl") if "forget" in line]
+    assert [line["forget"] < -1e-6 for line in log] == [True]
 
 
 def test_divergences_against_float64() -> None:
