@@ -138,6 +138,7 @@ def evaluate_command() -> Any:
         load("evaluation.unlearncanvas.settings:UnlearnCanvasSettings"),
         load("evaluation.prompts.settings:PromptsSettings"),
         load("evaluation.drawing.pocket_settings:PocketSettings"),
+        load("evaluation.corrective_settings:CorrectiveSettings"),
     ]
     text = """Draw a protocol's images with a run's model, judge them and print the scores.
 
