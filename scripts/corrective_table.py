@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import markdown_file
-from poisoned_images import Poison, add_options, known_list, poisoned
+from poisoned_images import Poison, add_options, known_list, known_shares, poisoned
 from sample_table import BASE, SMALL, erasure
 
 from erasure.errors import ErasureError, ModelError
@@ -109,13 +109,13 @@ def table(records: dict[tuple[str, str], dict[str, Any]]) -> str:
 
 def measured(asked: argparse.Namespace) -> dict[tuple[str, str], dict[str, Any]]:
     """Every cell's record by method and known share; at most so many new ones."""
+    shares = known_shares(asked.known)
     words = ("data", "manipulation", "share", "pair", "patch", "seed")
     told: dict[str, Any] = {name: getattr(asked, name) for name in words}
     poisoned(asked.out / "data", Poison(**told, **(FEW if asked.small else {})))
     found, left = dict[tuple[str, str], dict[str, Any]](), asked.at_most
     for method in asked.methods.split(","):
-        for known in asked.known.split(","):
-            known_list(asked.out / "data", known)
+        for known in shares:
             file = asked.out / f"known-{known}" / method / "scores" / "corrective.json"
             left -= not file.is_file()
             if left >= 0 or file.is_file():

@@ -41,6 +41,7 @@ from erasure_datasets.sample_files import read_samples
 
 Manipulation = Literal["patch", "confusion"]
 SHARES: dict[Manipulation, float] = {"patch": 0.05, "confusion": 0.5}
+RECORD = "poison.json"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class Poison:
         for name, most in (("share", 1), ("patch", 0.5)):
             if not 0 <= getattr(self, name) <= most:
                 raise SettingError(f"{name} must be from 0 to {most}; got {getattr(self, name)}.")
+        if self.manipulation == "confusion" and not len(self.pair) == len({*self.pair}) == 2:
+            raise SettingError(f"pair must be two classes; got {','.join(self.pair)}.")
 
 
 def manipulated(train: Labelled, poison: Poison, pair: Sequence[int]) -> dict[int, int]:
@@ -101,7 +104,8 @@ def patched(images: Tensor, size: float) -> Tensor:
 
 def write_images(folder: Path, poison: Poison) -> None:
     """Everything but the known lists; affected.csv, which says that all is there, last."""
-    names = _names(poison)
+    names = class_names(poison.data)
+    _refuse_classes(poison, names)
     train, test = (
         load_classes(poison.data, part, names, size=poison.size, per_class=count)
         for part, count in (("train", poison.images), ("test", poison.test_images))
@@ -112,6 +116,7 @@ def write_images(folder: Path, poison: Poison) -> None:
         learnt[place] = label
         if poison.manipulation == "patch":
             images[place] = patched(images[place][None], poison.patch)[0]
+    write_json(folder / RECORD, _told(poison))
     files = _write_part(folder, "train", images, train.labels, learnt, names)
     true = [names[int(label)] for label in train.labels[[*wrong]]]
     write_list(folder / "manipulated.csv", [files[place] for place in wrong], true)
@@ -158,55 +163,59 @@ def write_list(file: Path, samples: Sequence[str], labels: Sequence[str]) -> Non
         )  # fmt: skip
 
 
+def known_shares(text: str) -> list[str]:
+    """The shares of a text with commas, as they are written. SettingError for one that is none."""
+    for share in text.split(","):
+        try:
+            is_share = 0 < float(share) <= 1
+        except ValueError:
+            is_share = False
+        if not is_share:
+            raise SettingError(f"known must be shares above 0 and up to 1; got {share!r}.")
+    return text.split(",")
+
+
 def known_list(folder: Path, share: str) -> Path:
-    """The list of the known share of a folder's manipulated images, written if it is not there."""
-    try:
-        is_share = 0 < float(share) <= 1
-    except ValueError:
-        is_share = False
-    if not is_share:
-        raise SettingError(f"known must be shares above 0 and up to 1; got {share!r}.")
-    file, every = folder / f"known-{share}.csv", read_samples(folder / "manipulated.csv")
+    """The list of the known share of a folder's manipulated images, written anew."""
+    every = read_samples(folder / "manipulated.csv")
     count = round(float(share) * len(every.names))
     if not count:
         raise SettingError(f"known {share} of {len(every.names)} manipulated images is none.")
+    file = folder / f"known-{share}.csv"
     write_list(file, every.names[:count], every.labels[:count])
     return file
 
 
 def poisoned(folder: Path, poison: Poison) -> Path:
-    """The folder of images, made if it is not there; RunError if it is of other settings."""
-    record, told = folder / "poison.json", {**asdict(poison), "pair": [*poison.pair]}
-    if record.is_file() and read_record(record, dict[str, object]) != told:
-        raise RunError(f"{folder} holds other manipulated images (poison.json); name another.")
+    """The folder of images, made if it is not there; RunError if it is of anything else."""
+    record = folder / RECORD
+    if record.is_file() and read_record(record, dict[str, object]) != _told(poison):
+        raise RunError(f"{folder} holds other manipulated images ({RECORD}); name another folder.")
+    if folder.exists() and not record.is_file() and (folder.is_file() or any(folder.iterdir())):
+        raise RunError(f"{folder} exists and holds no manipulated images; name a new folder.")
     if not (folder / "affected.csv").is_file():
-        _names(poison)
-        write_json(record, told)
         write_images(folder, poison)
     return folder
 
 
-def _names(poison: Poison) -> tuple[str, ...]:
-    """The source's classes; SettingError for a pair that is none of them."""
-    names = class_names(poison.data)
+def _told(poison: Poison) -> dict[str, object]:
+    return {**asdict(poison), "pair": [*_pair(poison)]}
+
+
+def _refuse_classes(poison: Poison, names: Sequence[str]) -> None:
+    """SettingError for classes that name no folder, and for a pair that is not of them."""
     strange = next((name for name in names if Path(name).name != name), None)
     if strange is not None:
         raise SettingError(f"data must have classes that name a folder each; it has {strange!r}.")
-    pair = _pair(poison)
-    if len({*pair} & {*names}) != len(pair):
+    if not {*_pair(poison)} <= {*names}:
         raise SettingError(
             f"pair must be two classes of {', '.join(names)}; got {','.join(poison.pair)}."
         )
-    return names
 
 
 def _pair(poison: Poison) -> tuple[str, ...]:
-    """The classes that are confused; none with a patch. SettingError unless two."""
-    if poison.manipulation == "patch":
-        return ()
-    if len({*poison.pair}) != 2 or len(poison.pair) != 2:
-        raise SettingError(f"pair must be two classes; got {','.join(poison.pair)}.")
-    return poison.pair
+    """The classes that are confused; none with a patch."""
+    return poison.pair if poison.manipulation == "confusion" else ()
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -232,8 +241,9 @@ def main() -> None:
     told = vars(parser.parse_args())
     out, known = told.pop("out"), told.pop("known")
     try:
+        shares = known_shares(known)
         folder = poisoned(out, Poison(**told))
-        for share in known.split(","):
+        for share in shares:
             known_list(folder, share)
     except (ErasureError, DataError) as error:
         print(error, file=sys.stderr)

@@ -52,6 +52,8 @@ def test_a_patch_marks_its_share_and_copies_of_the_test_images(tmp_path: Path) -
     assert poisoned(folder, Poison(str(source), share=0.25, size=16)) == folder
     with pytest.raises(RunError, match="holds other manipulated images"):
         poisoned(folder, Poison(str(source), share=0.5, size=16))
+    with pytest.raises(RunError, match="holds no manipulated images"):
+        poisoned(source, Poison(str(source), size=16))
 
 
 def test_a_confusion_swaps_the_labels_of_a_pair(tmp_path: Path) -> None:
@@ -81,6 +83,7 @@ def test_a_confusion_swaps_the_labels_of_a_pair(tmp_path: Path) -> None:
         (["--share", "0.001"], "share 0.001 of 32 training images manipulates none"),
         (["--known", "0,1"], "known must be shares above 0 and up to 1; got '0'"),
         (["--known", "0.1,x"], "got 'x'"),
+        (["--known", "0.1"], "known 0.1 of 2 manipulated images is none"),
         (["--data", "nowhere"], "there is no folder nowhere"),
     ],
 )
@@ -97,7 +100,7 @@ def test_bad_input_is_one_line(
     assert ended.value.code == 2
     assert message in told
     assert told.count("\n") == 1
-    assert not (tmp_path / "out" / "affected.csv").exists() or "--known" in words
+    assert not (tmp_path / "out").exists() or words == ["--known", "0.1"]
 
 
 def scored(corrected: float, rest: float) -> dict[str, Any]:
