@@ -13,8 +13,8 @@ the rest (Acc_ret):
               without any manipulated image; its 95 % interval is over the test images alone
 
 One poisoned network, one seed. What is finished is kept, so it can be stopped and started again;
-`--at-most` does so many cells of what is left. `--small` is for two cores: 300 images a class at
-16 pixels.
+`--at-most` does so many cells of what is left. `--small` is for two cores: 200 images a class at
+16 pixels, 20 epochs.
 """
 
 import argparse
@@ -40,7 +40,8 @@ METHODS = {
     "npo": [],
     "ssd": ["--selection", "10"],
 }
-FEW = {"images": 300, "test_images": 100}
+FEW = {"images": 200, "test_images": 100}
+SMALL = SMALL | {"base": [*SMALL["base"], "--epochs", "20"]}  # the last one holds
 LEFT = 0.8  # of the clean network's Acc_corr, which the poisoned one may have at most
 EVERY_IMAGE = ["--images", "0", "--test-images", "0"]  # of the written folder
 
