@@ -6,21 +6,25 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import erasure
+from erasure.errors import SettingError
 from erasure.files.storage import read_lines, read_tensors
 from erasure.models.diffusion.load import load_model
+from erasure.training.run import Run
 from erasure_datasets.images import read_image
+from evaluation import attack
 
-SETTINGS = [
-    "--kind", "object", "--anchor", "dog", "--steps", "4", "--batch-size", "4",
-    "--learning-rate", "1e-3", "--forget-images", "4", "--retain-images", "4",
-    "--sampling-steps", "2", "--concept", "cat",
-]  # fmt: skip
+SETTINGS: dict[str, Any] = {
+    "steps": 4, "batch_size": 4, "learning_rate": 1e-3, "forget_images": 4, "retain_images": 4,
+    "sampling_steps": 2,
+}  # fmt: skip
+ASKED: dict[str, Any] = {"kind": "object", "anchor": "dog"}
 
 BRIGHTER_RIGHT = """
 def brighter_right(images):
@@ -29,33 +33,29 @@ def brighter_right(images):
 """
 
 
-def launch(processes: int, *command: str | Path) -> subprocess.CompletedProcess[str]:
-    """`accelerate launch` for two; its --multi_gpu stands for "several processes", on CPUs too."""
-    launcher = [sys.executable]
-    if processes > 1:
-        launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0"]
-        launcher += ["--num_processes", str(processes), "--num_machines", "1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def launch(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    """Two processes; accelerate's --multi_gpu stands for "several processes", on CPUs too."""
+    launcher = [
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu",
+        "--main_process_port", "0", "--num_processes", "2", "--num_machines", "1",
+    ]  # fmt: skip
     return subprocess.run(
         [*launcher, "-m", "erasure", *command],
         capture_output=True,
         text=True,
-        env=environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         check=False,
         timeout=300,
     )
 
 
-def erase(processes: int, model: Path, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return launch(processes, "erase", "salun", "--model", model, "--out", out, *SETTINGS, *more)
-
-
 def test_two_ranks_take_the_path_of_one(sd1: Path, tmp_path: Path) -> None:
     """The same draws, mask and steps, up to the order of a sum."""
     runs = [tmp_path / "one", tmp_path / "two"]
-    for processes, run in enumerate(runs, 1):
-        done = erase(processes, sd1, run)
-        assert done.returncode == 0, done.stderr
+    erasure.erase(str(sd1), "salun", ["cat"], out=runs[0], **ASKED, **SETTINGS)
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in (ASKED | SETTINGS).items()]
+    done = launch("erase", "salun", "--concept", "cat", "--model", sd1, "--out", runs[1], *words)
+    assert done.returncode == 0, done.stderr
     assert json.loads((runs[1] / "config.json").read_text())["processes"] == 2
     masks = [read_tensors(run / "mask.safetensors")[0] for run in runs]
     same = torch.cat([(masks[0][name] == masks[1][name]).flatten() for name in masks[0]])
@@ -80,10 +80,19 @@ def move(model: Path, run: Path) -> Tensor:
     return torch.cat([(tensors.get(n, w).double() - w.detach()).flatten() for n, w in base.items()])
 
 
-def test_a_batch_that_does_not_divide_is_refused(sd1: Path, tmp_path: Path) -> None:
-    done = erase(2, sd1, tmp_path / "odd", "--batch-size", "3")
-    assert done.returncode != 0
-    assert "batch_size must be a multiple of the 2 processes; got 3." in done.stderr
+def test_a_batch_that_does_not_divide_is_refused(
+    sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "_split", (2, 1))  # as in a launch of two
+    with pytest.raises(SettingError, match=r"a multiple of the 2 processes; got 3\."):
+        erasure.erase(
+            str(sd1),
+            "salun",
+            ["cat"],
+            out=tmp_path / "odd",
+            **ASKED,
+            **SETTINGS | {"batch_size": 3},
+        )
 
 
 def test_two_ranks_draw_and_attack_as_one_does(sd1: Path, tmp_path: Path) -> None:
@@ -96,15 +105,18 @@ def test_two_ranks_draw_and_attack_as_one_does(sd1: Path, tmp_path: Path) -> Non
     record["sampling"] = {"steps": 2, "guidance": 2.0, "scheduler": "DDIMScheduler"}
     (runs[1] / "edit.json").write_text(json.dumps(record))
     shutil.copytree(runs[1], runs[2])
-    reports = {}
-    for processes, run in runs.items():
-        done = launch(
-            processes, "attack", "paraphrase", run, "--count", "2",
-            "--seeds", "1,2,3,4,5,6,7", "--criterion", f"{criterion}:brighter_right",
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("paraphrase.json written") == 1
-        reports[processes] = json.loads((run / "attacks" / "paraphrase.json").read_text())
+    asked, seeds = f"{criterion}:brighter_right", (1, 2, 3, 4, 5, 6, 7)
+    attack(runs[1], "paraphrase", count=2, seeds=seeds, criterion=asked)
+    done = launch(
+        "attack", "paraphrase", runs[2], "--count", "2", "--seeds", ",".join(map(str, seeds)),
+        "--criterion", asked,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("paraphrase.json written") == 1
+    reports = {
+        processes: json.loads((run / "attacks" / "paraphrase.json").read_text())
+        for processes, run in runs.items()
+    }
     assert 0 < reports[1]["scores"]["ASR"]["value"] < 1
     assert reports[1]["scores"] == reports[2]["scores"]
     assert reports[1]["per_concept"] == reports[2]["per_concept"]

@@ -225,7 +225,7 @@ def _with_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
     """Each score with its 95 % interval, or None for the ends where no spread is known."""
     found = {}
     for name, score in scores.items():
-        is_rate = name in RATES or name.endswith("ASR")
+        is_rate = name in RATES or name.endswith(("ASR", "ASR_gold"))
         stderr, n = score.get("stderr"), score.get("n")
         low, high = score.get("low"), score.get("high")
         if name in DISTANCES and score["value"] < -ROUNDING:
@@ -238,7 +238,8 @@ def _with_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:
             least = 0.0 if name in DISTANCES else -math.inf
             value, spread = score["value"], stderr or 0.0
             low, high = interval(value, spread, n or 1, is_rate=is_rate, least=least)
-        unit = "percent" if is_rate or name == "H" else "number"
+        # `excess` is a difference of two rates, in points of a percent
+        unit = "percent" if is_rate or name == "H" else "points" if name == "excess" else "number"
         found[name] = {**score, "n": n, "low": low, "high": high, "unit": unit}
     return found
 

@@ -84,9 +84,9 @@ def filled(template: str, **values: object) -> str:
 
 
 def shown(score: Mapping[str, Any], end: str = "value") -> str:
-    """A score, or an end of its interval, in its unit: a rate in percent, else four digits."""
+    """A score, or an end of its interval, in its unit: rates in percent, else four digits."""
     value = score[end]
-    return f"{100 * value:.1f}" if score["unit"] == "percent" else f"{value:.4g}"
+    return f"{value:.4g}" if score["unit"] == "number" else f"{100 * value:.1f}"
 
 
 def embedded(name: str, folder: Path) -> str:

@@ -172,8 +172,15 @@ def test_attacks_stand_beside_their_controls_with_three_pictures_of_a_case(
     run = tmp_path / "run"
     erase("pocket", "uce", ["cat"], out=run)
     attacked(run)
+    file = run / "attacks" / "paraphrase.json"
+    record = json.loads(file.read_text())
+    for name, value in (("ASR_gold", 0.625), ("excess", -0.125)):
+        record["scores"][name] = {"value": value, "n": 8, "higher_is_better": False}
+    file.write_text(json.dumps(record))
     files = report([run], tmp_path / "one.html")
     page = files[0].read_text()
+    assert "<b>62.5</b>" in page
+    assert "<b>-12.5</b>" in page
     found = json.loads(files[1].read_text())["runs"][0]["attacks"]["paraphrase"]
     assert [case["success"] for case in found["cases"]] == [True, False]
     assert "a &lt;kitty&gt; Sketch" in page
