@@ -113,7 +113,8 @@ def measured(asked: argparse.Namespace) -> dict[tuple[str, str], dict[str, Any]]
     shares = known_shares(asked.known)
     words = ("data", "manipulation", "share", "pair", "patch", "seed")
     told: dict[str, Any] = {name: getattr(asked, name) for name in words}
-    poisoned(asked.out / "data", Poison(**told, **(FEW if asked.small else {})))
+    told |= FEW if asked.small else {}
+    poisoned(asked.out / "data", Poison(**told))
     found, left = dict[tuple[str, str], dict[str, Any]](), asked.at_most
     for method in asked.methods.split(","):
         for known in shares:

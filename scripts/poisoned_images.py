@@ -106,10 +106,8 @@ def write_images(folder: Path, poison: Poison) -> None:
     """Everything but the known lists; affected.csv, which says that all is there, last."""
     names = class_names(poison.data)
     _refuse_classes(poison, names)
-    train, test = (
-        load_classes(poison.data, part, names, size=poison.size, per_class=count)
-        for part, count in (("train", poison.images), ("test", poison.test_images))
-    )
+    train = load_classes(poison.data, "train", names, size=poison.size, per_class=poison.images)
+    test = load_classes(poison.data, "test", names, size=poison.size, per_class=poison.test_images)
     wrong = manipulated(train, poison, [names.index(name) for name in _pair(poison)])
     images, learnt = train.images[torch.arange(len(train))], train.labels.tolist()
     for place, label in wrong.items():

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def test_a_confused_network_is_mended(
     base = tmp_path / "poisoned"
     train("resnet18", data=str(folder), out=base, epochs=8, batch_size=8, **RESNET)
 
-    def run(method: str, share: str, **settings: float) -> Path:
+    def run(method: str, share: str, **settings: Any) -> Path:
         known = read_samples(known_list(folder, share))
         forget(
             str(base), method, out=tmp_path / f"{method}-{share}", watch_every=0,
@@ -65,7 +66,7 @@ def test_a_confused_network_is_mended(
 
     clean, part = run("retrain", "1"), run("retrain", "0.5", epochs=1)
     tuned = run("fine-tune", "1", l1=0, epochs=3, epochs_without=0, batch_size=8)
-    given = {"protocol": "corrective", "affected": str(folder / "affected.csv")}
+    given: dict[str, Any] = {"protocol": "corrective", "affected": str(folder / "affected.csv")}
     record = evaluate(tuned, reference=clean, **given)
     scores = {name: Score(**score) for name, score in record["scores"].items()}
     assert {name: score.n for name, score in scores.items()} == {
