@@ -38,12 +38,12 @@ def evaluate(
     The latter two write into `out`, which must be new or such a folder. The protocol is `pocket` on
     models with pocket's concepts, `unlearncanvas` where that benchmark knows all that was erased,
     else `prompts`; `settings` are the fields of the protocol's own (UnlearnCanvasSettings,
-    PromptsSettings, PocketSettings). For a run that forgets classes it is class-forgetting, or
-    continual after several requests, where `concepts` are classes. `subset` is a number of images
-    for pocket, "10x5" for unlearncanvas. `reference` is the run of a retrained classifier, or for
-    unlearncanvas the un-erased model's own evaluation. `base` says where the run's base model is
-    now, if it has moved; `gold`, for the protocol of that name, which model never knew the
-    concepts: "pocket", a folder, or a run of `erase gold`.
+    PromptsSettings, PocketSettings, CorrectiveSettings). For a run that forgets classes it is
+    class-forgetting, or continual after several requests, where `concepts` are classes. `subset` is
+    a number of images for pocket, "10x5" for unlearncanvas. `reference` is the run of a retrained
+    classifier, or for unlearncanvas the un-erased model's own evaluation. `base` says where the
+    run's base model is now, if it has moved; `gold`, for the protocol of that name, which model
+    never knew the concepts: "pocket", a folder, or a run of `erase gold`.
 
     The processes of a launch share the drawing, and the main one writes. Returns the record written
     to scores/PROTOCOL.json; a part, other seeds and other concepts than the run's have names of

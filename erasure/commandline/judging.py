@@ -132,6 +132,7 @@ def evaluate_options() -> list[inspect.Parameter]:
         load("evaluation.unlearncanvas.settings:UnlearnCanvasSettings"),
         load("evaluation.prompts.settings:PromptsSettings"),
         load("evaluation.drawing.pocket_settings:PocketSettings"),
+        load("evaluation.corrective_settings:CorrectiveSettings"),
     ]
     return [*_evaluation_options(), *shared_options(settings)]
 

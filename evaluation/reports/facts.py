@@ -20,7 +20,7 @@ from evaluation.seen import REMEDY, JudgedShape, seen
 
 RATES = (
     "UA", "UA_own", "UA_in", "UA_out", "IRA", "CRA", "CRA_target", "Acc_f", "Acc_r", "Acc_o",
-    "Acc_t", "Acc_corr", "Acc", "RA", "TA", "MIA", "min_Acc", "WC", "WF10", "max_Acc_o",
+    "Acc_t", "Acc_corr", "Acc_ret", "Acc", "RA", "TA", "MIA", "min_Acc", "WC", "WF10", "max_Acc_o",
 )  # fmt: skip
 DISTANCES = ("FID", "perceptual", "distance", "gap")  # never below 0; KID may be
 SHOWN = 8  # pictures in a row, and attacked cases
