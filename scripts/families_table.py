@@ -51,6 +51,7 @@ RESULTS = {
     ),
     ("doco", "sd1"): Measured("docs/results/generalisation.md", "| doco |"),
     ("bounded", "sd1"): Measured("docs/results/generalisation.md", "| bounded, flat, 40 steps |"),
+    ("adapt-unlearn", "sd1"): Measured("docs/results/adapt-unlearn.md", "| fish | 93.8 |"),
     ("uproot", "sd1"): Measured("docs/results/uproot.md", "erase uproot --model pocket"),
     ("gold", "sd1"): Measured("docs/results/tables/beside-gold.md", "| **gold** |"),
     **{
