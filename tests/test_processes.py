@@ -95,6 +95,7 @@ def test_a_batch_that_does_not_divide_is_refused(
         )
 
 
+@pytest.mark.slow
 def test_two_ranks_draw_and_attack_as_one_does(sd1: Path, tmp_path: Path) -> None:
     """21 cases are two shares of the search, and 11 and 10 images of each drawing."""
     criterion = tmp_path / "mine.py"

@@ -73,7 +73,7 @@ def test_the_suite_opens_in_plain_diffusers_and_draws_what_we_draw(tmp_path: Pat
     assert (plain.int() - ours.int()).abs().max() <= 1
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "float16"])
 def test_an_export_opens_in_plain_diffusers_and_draws_the_runs_images(
     tmp_path: Path, dtype: str
 ) -> None:

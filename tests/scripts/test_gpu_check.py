@@ -40,6 +40,7 @@ def at_hand(sd1: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_models, "build", lambda *_: load_model(str(sd1)))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("at_hand")
 def test_a_test_and_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stages = ["--stage", "classifiers,bench", "--tests", ONE, "--row", "pocket/esd"]

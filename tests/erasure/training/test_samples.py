@@ -88,11 +88,16 @@ def test_an_interrupted_run_shows_the_same_again(
     ("method", "more"),
     [
         ("gs-lora", {"rank": 1}),
-        ("advunlearn", {"warmup": 1, "attack_steps": 1, "paths": 2}),
+        pytest.param(
+            "advunlearn", {"warmup": 1, "attack_steps": 1, "paths": 2}, marks=pytest.mark.slow
+        ),
         ("salun", {"images": "generated", "forget_images": 2, "retain_images": 2, "paths": None}),
-        ("sfd", {"generator": "pocket-one-step", "paths": None, "sampling_steps": None}),
+        pytest.param(
+            "sfd", {"generator": "pocket-one-step", "paths": None, "sampling_steps": None},
+            marks=pytest.mark.slow,
+        ),
     ],
-)
+)  # fmt: skip
 def test_every_training_can_be_watched(
     method: str, more: dict[str, Any], tmp_path: Path, shown: Shown
 ) -> None:
