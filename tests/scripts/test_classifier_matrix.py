@@ -32,6 +32,7 @@ def test_every_method_works_or_says_why_not(kind: str, tmp_path: Path) -> None:
     assert bool(told["gs-lora"]) is not is_transformer, told["gs-lora"]
 
 
+@pytest.mark.slow
 def test_single_images_too(tmp_path: Path) -> None:
     MINIATURES["timm ResNet-18, CIFAR stem"](tmp_path / "model")
     told = {name: tried(name, tmp_path / "model", "samples", tmp_path / name) for name in NAMES}

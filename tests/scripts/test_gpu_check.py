@@ -110,6 +110,7 @@ def test_what_there_is_no_time_for_is_skipped_and_said(
     assert "| pocket uce |  |  |  |  |  |  |  | skipped: no time left |" in text
 
 
+@pytest.mark.slow
 def test_a_measurement_that_takes_too_long_is_stopped() -> None:
     start = time.monotonic()
     with pytest.raises(ErasureError, match="stopped, for its time was over"):

@@ -17,6 +17,7 @@ from erasure.models.diffusion.load import load_model
 from evaluation.drawing.pocket_plan import catalogue
 
 
+@pytest.mark.slow
 def test_a_search_names_concepts_for_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -169,8 +169,8 @@ def test_channels_last_changes_no_result(method: str, sd1: Path, tmp_path: Path)
         ("salun", "sd2"),
         ("uproot", "sd1"),
         ("doco", "sd1"),
-        ("sfd", "sd1"),
-        ("advunlearn", "sdxl"),
+        pytest.param("sfd", "sd1", marks=pytest.mark.slow),
+        pytest.param("advunlearn", "sdxl", marks=pytest.mark.slow),
     ],
 )
 def test_bf16_learns_in_float32_and_leaves_the_rest_alone(
