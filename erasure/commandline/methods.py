@@ -106,7 +106,7 @@ def _common_options(name: str) -> list[inspect.Parameter]:
         ("quick", bool, False, "the method's smoke-run values"),
         ("dry_run", bool, False, DRY_RUN),
     ]  # fmt: skip
-    return [option(name, kind, default, text) for name, kind, default, text in options]
+    return [option(*line) for line in options]
 
 
 def erase_options(name: str) -> list[inspect.Parameter]:

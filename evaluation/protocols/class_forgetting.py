@@ -78,10 +78,12 @@ def scored(
     before = figures(None)
     first = ask(model, questions) if questions else None
     found.edit.apply(model)
-    scores, said = figures(before), model.predict(test.images)
+    scores = figures(before)
+    second = ask(model, questions) if questions else None
+    said = second.said if second else model.predict(test.images)
     left_out, beside = _left_out(model, scores, now, earlier), dict[str, Any]()
-    if questions and first and found.other:
-        told = compare(first, ask(model, questions), found.other, questions)
+    if questions and first and second and found.other:
+        told = compare(first, second, found.other, questions)
         scores, before = scores | told.edited, before | told.original
         left_out |= told.left_out
         beside = {"retrained": _plain(told.retrained), "probes": told.probes}
