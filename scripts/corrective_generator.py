@@ -36,6 +36,7 @@ from torch.nn import functional as F
 
 from erasure import erase, load_model
 from erasure.errors import ErasureError, ModelError, SettingError
+from erasure.files.locking import alone_in
 from erasure.files.storage import write_json
 from erasure.methods.shared.training_data import Pictures, draw
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
@@ -112,7 +113,8 @@ def fine_tune(
         return terms
 
     weights = model.weights("full")
-    fit(Learner(loss, weights, asked.learning_rate), steps=asked.steps, run=run)
+    with alone_in(run.folder):
+        fit(Learner(loss, weights, asked.learning_rate), steps=asked.steps, run=run)
     for part in PARTS:
         source = POCKET / part
         copy = shutil.copytree if source.is_dir() else shutil.copy

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
@@ -61,6 +62,18 @@ def test_mended_captions_are_the_known_ones(entries: list[corrective.Entry]) -> 
     differ = [e for e, a, b in zip(own, as_written, mended, strict=True) if a != b]
     assert differ == [entry for entry in own if entry.is_known]
     assert len(differ) == 2
+
+
+def test_fine_tuning_starts_in_an_empty_folder(
+    asked: Namespace, entries: list[corrective.Entry]
+) -> None:
+    """And leaves a model that opens, with what it learnt."""
+    asked.seed, asked.batch_size, asked.learning_rate, asked.steps = 0, 2, 1e-3, 1
+    model = load_model("pocket")
+    before = {name: weight.clone() for name, weight in model.weights("full").items()}
+    corrective.fine_tune(model, entries, asked.out / "poisoned", asked, is_mended=False)
+    after = load_model(str(asked.out / "poisoned")).weights("full")
+    assert all(not torch.equal(after[name].cpu(), value) for name, value in before.items())
 
 
 def test_restored_is_a_share_of_what_was_lost(asked: Namespace) -> None:
