@@ -1,5 +1,6 @@
 """What is compared between an edited model, the un-erased one and gold."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -142,19 +143,24 @@ def _compare_relearning(three: Three, found: dict[str, Scores], more: dict[str, 
     presets = read_presets(three.edited.folder, "relearn")
     chosen, _ = resolve(Relearn, given={}, quick=False, presets=presets)
     short = replace(chosen, steps=60, every=5)
-    counts = {who: _steps(three, who, short) for who in ("edited", "gold")}
+    counts = {who: steps_to_relearn(three, who, short) for who in ("edited", "gold")}
     found["edited"]["relearn_ratio"] = ratio(counts["edited"], counts["gold"], short.steps)
     more["relearn_steps"] = {"rates": [r * short.learning_rate for r in RATES], **counts}
 
 
-def _steps(three: Three, who: str, short: Relearn) -> list[int | None]:
-    """For each rate the steps taken, None where the concept did not come back; kept on disk."""
+def steps_to_relearn(
+    three: Three, who: str, short: Relearn, rates: Sequence[float] = RATES
+) -> list[int | None]:
+    """For each rate the steps taken, None where the concept did not come back; kept on disk.
+
+    `rates` are times `short`'s.
+    """
     scene = three.scene(who)
     file = scene.folder / f"{three.concept.name.casefold().replace(' ', '-')}.json"
-    key = {"settings": repr(short), "edit": edit_digest(scene.folder.parents[1])}
+    key = {"settings": repr((short, rates)), "edit": edit_digest(scene.folder.parents[1])}
     known = read_record(file, dict[str, Any]) if file.is_file() else {}
     counts: list[int | None] = known.get("steps", []) if known.get("of") == key else []
-    for factor in RATES[len(counts) :]:
+    for factor in rates[len(counts) :]:
         tried = replace(short, learning_rate=factor * short.learning_rate)
         ended = tried.attack(scene, three.cases[::4])
         is_back = 2 * sum(one.success for one in ended) >= len(ended)

@@ -140,8 +140,21 @@ def pictures(run: Path) -> dict[str, bytes]:
     return {str(file.relative_to(run)): file.read_bytes() for file in run.rglob("*.png")}
 
 
-@pytest.mark.parametrize("stopped", ["in a chunk", "after a note", "in drawing"])
-@pytest.mark.parametrize("name", ATTACKS.names())
+STOPS = ("in a chunk", "after a note", "in drawing")
+STOPPED_ANYWHERE = ("completion", "textual-inversion", "relearn")  # one of each kind; more is slow
+
+
+@pytest.mark.parametrize(
+    ("name", "stopped"),
+    [
+        pytest.param(
+            name, stop,
+            marks=[] if name in STOPPED_ANYWHERE or stop == STOPS[0] else pytest.mark.slow,
+        )
+        for name in ATTACKS.names()
+        for stop in STOPS
+    ],
+)  # fmt: skip
 def test_an_interrupted_attack_ends_as_if_it_had_not_been(
     name: str, stopped: str, run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
