@@ -5,8 +5,8 @@
 
 Each concept is erased by prompts that name it beside every fourth style (of a style: every fourth
 object) of the pocket suite, and judged beside all of them: UA_in on those four, UA_out on the
-other twelve. Then it is attacked in the `--quick` form of a few probes: `worst` is the share of the
-cases that at least one of them wins. Finished erasures, evaluations and attacks are kept, so it can
+other twelve. Then it is attacked in the `--quick` form of a few probes: `worst` is the rate of the
+one that wins most cases. Finished erasures, evaluations and attacks are kept, so it can
 be stopped and started again; --finished shows them and measures nothing. Prints the table in
 Markdown: percent, with the number of images, and 95 % intervals (Wilson).
 """
