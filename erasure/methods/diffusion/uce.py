@@ -133,16 +133,17 @@ class UCE:
         sources, targets = [], []
         for first in range(0, len(rows), ENCODED_AT_ONCE):
             part = rows[first : first + ENCODED_AT_ONCE]
-            hidden = model.states(model.encode([r[0] for r in part] + [r[2] for r in part]))
-            hidden = hidden.cpu().double()
+            texts = list(dict.fromkeys(text for row in part for text in (row[0], row[2])))
+            hidden = model.states(model.encode(texts)).cpu().double()
             for own in model.text_parts():
-                some, other = hidden[:, own.rows].chunk(2)
-                for number, (prompt, name, anchor, stand_in) in enumerate(part):
+                states = dict(zip(texts, hidden[:, own.rows], strict=True))
+                for prompt, name, anchor, stand_in in part:
                     start = last_position(own.count, prompt, name)
                     last = last_position(own.count, anchor, stand_in)
-                    length = 1 if self.positions == "last" else some.shape[1] - max(start, last)
-                    sources.append(some[number, start : start + length])
-                    targets.append(other[number, last : last + length])
+                    some, other = states[prompt], states[anchor]
+                    length = 1 if self.positions == "last" else len(some) - max(start, last)
+                    sources.append(some[start : start + length])
+                    targets.append(other[last : last + length])
         scale = (self.erase_weight / (len(rows) if self.average else 1)) ** 0.5
         return torch.cat(sources) * scale, torch.cat(targets) * scale
 
