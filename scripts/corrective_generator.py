@@ -12,8 +12,10 @@ wrong. Each method then works on the poisoned model, a diffusers folder:
               known images alone as what to forget, and all of the rest as captioned
     mended    fine-tuning goes on, the known images with their true captions
 
-    restored  (right - poisoned's) / (pocket's - poisoned's), right the share of the first object's
-              prompts that draw it; 1 is as before the poison, 0 as after it
+    restored  (right - poisoned's) / (pocket's - poisoned's), right the share of both objects'
+              prompts that draw them; 1 is as before the poison, 0 as after it
+
+Both, since a method that makes the second object's prompts draw the first has mended nothing.
 
 Judged by pocket's ViT on prompts of both objects and of others. What is done is kept, so it can be
 stopped and started again; `--at-most` does so many cells of what is left.
@@ -211,11 +213,12 @@ def table(asked: argparse.Namespace) -> list[str]:
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     files = {name: asked.out / f"{name}.json" for name in ("pocket", "poisoned", *asked.methods)}
     found = {name: json.loads(f.read_text()) for name, f in files.items() if f.is_file()}
+    right = {name: (seen["first"] + seen["second"]) / 2 for name, seen in found.items()}
     for name, seen in found.items():
         cells = [name, *(f"{100 * seen[column]:.0f}" for column in COLUMNS), ""]
         if name not in ("pocket", "poisoned"):
-            lost = found["pocket"]["first"] - found["poisoned"]["first"]
-            cells[-1] = f"{(seen['first'] - found['poisoned']['first']) / lost:.2f}"
+            lost = right["pocket"] - right["poisoned"]
+            cells[-1] = f"{(right[name] - right['poisoned']) / lost:.2f}"
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 

@@ -77,10 +77,10 @@ def test_fine_tuning_starts_in_an_empty_folder(
 
 
 def test_restored_is_a_share_of_what_was_lost(asked: Namespace) -> None:
-    for name, first in (("pocket", 0.9), ("poisoned", 0.1), ("uce", 0.5)):
-        seen = {"first": first, "second": 1.0, "others": 1.0}
+    for name, first, second in (("pocket", 1, 0.8), ("poisoned", 0, 0.6), ("uce", 0.8, 0.4)):
+        seen = {"first": first, "second": second, "others": 1.0}
         (asked.out / f"{name}.json").write_text(json.dumps(seen))
-    assert corrective.table(asked)[-1] == "| uce | 50 | 100 | 100 | 0.50 |"
+    assert corrective.table(asked)[-1] == "| uce | 80 | 40 | 100 | 0.50 |"
 
 
 def test_a_poison_that_did_not_take_and_a_strange_pair_are_refused(asked: Namespace) -> None:
