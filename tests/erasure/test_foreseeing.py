@@ -1,5 +1,6 @@
 """Dry runs: what they find, that they check what a run checks, and that they leave nothing."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -199,3 +200,11 @@ def test_the_command_line_says_where_each_setting_comes_from(
     assert f"{found.tensors} tensors, {found.parameters:,} numbers" in out
     assert "sampling_steps 2, paths 16, and multiplied" in out
     assert "measured" in out
+
+
+def test_what_is_drawn_first_is_little_in_a_dry_run() -> None:
+    """Of every method that gathers pictures, so that a model of real size answers in minutes."""
+    for name in METHODS.names("diffusion"):
+        for item in fields(METHODS.get("diffusion", name)):  # type: ignore[arg-type]
+            if item.name in ("forget_images", "retain_images", "sampling_steps"):
+                assert item.metadata["rehearsal"] in (2, 16), (name, item.name)

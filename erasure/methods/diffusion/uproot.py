@@ -88,9 +88,13 @@ class Uproot:
     images: str = setting(
         "auto", help="auto (the model's data set, else generated), generated, or a folder"
     )
-    forget_images: int = setting(800, help="how many images of the concept", at_least=1)
-    retain_images: int = setting(800, help="how many images to keep", at_least=1)
-    sampling_steps: int = setting(50, quick=12, help="DDIM steps for generated images", at_least=1)
+    forget_images: int = setting(
+        800, rehearsal=16, help="how many images of the concept", at_least=1
+    )
+    retain_images: int = setting(800, rehearsal=16, help="how many images to keep", at_least=1)
+    sampling_steps: int = setting(
+        50, quick=12, rehearsal=2, help="DDIM steps for generated images", at_least=1
+    )
     guidance: float = setting(7.5, help="guidance for generated images", at_least=0)
     retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to keep")
 
