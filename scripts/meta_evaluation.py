@@ -16,7 +16,8 @@ Every edit gets the figures that any user can have:
 and the two that need gold, of the protocol `gold`: `divergence`, and `relearn_ratio` at one slow
 rate. Prints every edit, and each figure's rank correlation (Spearman) with both, over all edits and
 as the mean of the concepts' own, in Markdown. What is measured is kept, so it can be stopped and
-started again; `--at-most` does so many of what is left, `--finished` measures nothing.
+started again; `--at-most` does so many of what is left, `--finished` measures nothing. A dash:
+the figure, or the concept's distance, is the same for all edits.
 """
 
 import argparse
@@ -49,7 +50,7 @@ WEIGHTS = (0.1, 0.3, 1.0)  # of UCE
 ATTACKS = ("paraphrase", "completion", "image-prompt", "textual-inversion", "state-inversion")
 CASES = 8  # of each attack
 SUBSET = 48  # images that are judged, 16 of the concept
-RATE = 0.2  # of the relearning preset's
+RATES = {"object": 0.2, "style": 1.0}  # of the relearning preset's; styles come back slowly
 JUDGED = ("UA", "IRA", "CRA", "CRA_target")
 CHEAP = (*JUDGED, *ATTACKS, "worst", "moved", "rise_caption", "rise_empty")
 TOLD = ("divergence", "relearn_ratio")
@@ -105,8 +106,10 @@ def beside_gold(three: Three) -> dict[str, float]:
     chosen, _ = resolve(
         Relearn, given={"steps": 100, "every": 5}, quick=False, presets=_presets("relearn")
     )
-    counts = [steps_to_relearn(three, who, chosen, (RATE,)) for who in ("edited", "gold")]
-    return {**found, "relearn_ratio": ratio(counts[0], counts[1], chosen.steps).value}
+    rates = (RATES[three.concept.kind],)
+    counts = [steps_to_relearn(three, who, chosen, rates) for who in ("edited", "gold")]
+    relearned = ratio(counts[0], counts[1], chosen.steps)
+    return found if relearned is None else {**found, "relearn_ratio": relearned.value}
 
 
 def tables(found: dict[tuple[str, str, str], dict[str, float]]) -> list[str]:
@@ -119,7 +122,7 @@ def tables(found: dict[tuple[str, str, str], dict[str, float]]) -> list[str]:
     lines += ["", "| concept | method | strength | " + " | ".join([*TOLD, *CHEAP]) + " |"]
     lines.append("|" + "---|" * (3 + len(TOLD) + len(CHEAP)))
     for names, one in found.items():
-        cells = [cell(name, one[name]) for name in (*TOLD, *CHEAP)]
+        cells = [cell(name, one[name]) if name in one else "-" for name in (*TOLD, *CHEAP)]
         lines.append("| " + " | ".join([*names, *cells]) + " |")
     return lines
 
@@ -137,15 +140,18 @@ def agreement(found: dict[tuple[str, str, str], dict[str, float]], figure: str, 
         [one for names, one in found.items() if names[0] == concept]
         for concept in dict.fromkeys(names[0] for names in found)
     ]
-    every, *own = (_correlation([(one[figure], one[told]) for one in part]) for part in groups)
-    if every is None or None in own:
-        return "all alike"
-    return f"{sign * every:.2f} ({', '.join(f'{sign * part:.2f}' for part in own if part)})"
+    every, *own = (
+        _correlation([(one[figure], one[told]) for one in part if told in one]) for part in groups
+    )
+    cells = ["-" if part is None else f"{sign * part:.2f}" for part in (every, *own)]
+    return f"{cells[0]} ({', '.join(cells[1:])})"
 
 
 def _correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
+    if len(pairs) < 3:
+        return None
     one, other = np.array(pairs).T
-    if len(pairs) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
         return None
     return float(spearmanr(one, other).statistic)
 

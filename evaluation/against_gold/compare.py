@@ -144,7 +144,9 @@ def _compare_relearning(three: Three, found: dict[str, Scores], more: dict[str, 
     chosen, _ = resolve(Relearn, given={}, quick=False, presets=presets)
     short = replace(chosen, steps=60, every=5)
     counts = {who: steps_to_relearn(three, who, short) for who in ("edited", "gold")}
-    found["edited"]["relearn_ratio"] = ratio(counts["edited"], counts["gold"], short.steps)
+    compared = ratio(counts["edited"], counts["gold"], short.steps)
+    if compared is not None:
+        found["edited"]["relearn_ratio"] = compared
     more["relearn_steps"] = {"rates": [r * short.learning_rate for r in RATES], **counts}
 
 

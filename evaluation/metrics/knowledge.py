@@ -96,16 +96,18 @@ def judge_distance(
     )  # fmt: skip
 
 
-def ratio(edited: Sequence[int | None], gold: Sequence[int | None], most: int) -> Score:
+def ratio(edited: Sequence[int | None], gold: Sequence[int | None], most: int) -> Score | None:
     """Steps to relearn, edited / gold, least over a grid; a cell that never got there: `most`.
 
-    1 is as forgotten as never learned. The grid is one experiment, so that there is no spread.
+    1 is as forgotten as never learned. A cell where neither got there says nothing and is passed
+    over; None if all are such. The grid is one experiment, so that there is no spread.
     """
-    value = min(
+    known = [
         (most if one is None else one) / max(most if other is None else other, 1)
         for one, other in zip(edited, gold, strict=True)
-    )
-    return Score(value, 0.0, len(edited), low=value, high=value)
+        if (one, other) != (None, None)
+    ]
+    return Score(min(known), 0.0, len(known), low=min(known), high=min(known)) if known else None
 
 
 @torch.no_grad()

@@ -10,7 +10,8 @@ gold models differ by as the floor:
   under their captions, the empty prompt, and the best state that a search finds for each model.
   Below 0 it remembers, far above 0 it is over-erased; the empty prompt is the honest one.
 - divergence, divergence_kept: likelihoods in both directions (`metrics/knowledge.py`).
-- relearn_ratio: steps to relearn over gold's, the least of three rates; 1 is as never learned.
+- relearn_ratio: steps to relearn over gold's, the least of three rates; 1 is as never learned. A
+  rate at which neither relearned says nothing.
 - probe: how well the middle block's features tell the concept from the rest, under the empty
   prompt.
 """
@@ -76,7 +77,7 @@ class Gold(Protocol):
             file, NAME, _means([part[0] for part in parts.values()]),
             {name: part[0] for name, part in parts.items()},
             _means([part[1] for part in parts.values()]),
-            _left_out(asked.model), stamp=made_by,
+            _left_out(asked.model, [part[0] for part in parts.values()]), stamp=made_by,
             floor=_floor(names, weights),
             curves={name: part[2] for name, part in parts.items()},
         )  # fmt: skip
@@ -95,19 +96,25 @@ def _stamp(seeds: Sequence[int], weights: str, digest: str | None) -> dict[str, 
 
 
 def _means(parts: Sequence[Scores]) -> Scores:
-    """Over concepts, each counting the same; their errors are taken as independent."""
+    """Over concepts, each counting the same; their errors are taken as independent.
+
+    A score that one of the concepts lacks has no mean.
+    """
     return {
         key: replace(
             mean_of_rates([part[key] for part in parts]),
             higher_is_better=parts[0][key].higher_is_better,
         )
         for key in parts[0]
+        if all(key in part for part in parts)
     }
 
 
-def _left_out(model: LatentDiffusion) -> dict[str, str]:
+def _left_out(model: LatentDiffusion, parts: Sequence[Scores]) -> dict[str, str]:
     if is_pocket(model):
-        return {}
+        is_unknown = any("relearn_ratio" not in part for part in parts)
+        why = "neither it nor gold drew the concept again at any rate"
+        return {"relearn_ratio": why} if is_unknown else {}
     none = f"no judge knows the concepts of {model.name}"
     return dict.fromkeys(("judge_distance", "picture_distance", "relearn_ratio"), none)
 

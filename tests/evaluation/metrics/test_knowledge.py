@@ -83,12 +83,19 @@ def test_judged_labels_are_compared_by_their_shares() -> None:
     ("edited", "gold", "want"),
     [
         ([10, 8, None], [40, 20, 60], 0.25),
-        ([None, None], [30, None], 1.0),
+        ([None, None], [30, None], 2.0),
         ([None], [20], 3.0),
-        ([None], [None], 1.0),
+        ([30], [None], 0.5),
     ],
 )
 def test_relearning_counts_the_worst_of_the_grid(
     edited: list[int | None], gold: list[int | None], want: float
 ) -> None:
-    assert ratio(edited, gold, 60).value == pytest.approx(want)
+    found = ratio(edited, gold, 60)
+    assert found is not None
+    assert found.value == pytest.approx(want)
+
+
+def test_where_neither_relearned_nothing_is_known() -> None:
+    """It was 1 once, as if never learned."""
+    assert ratio([None, None], [None, None], 60) is None
