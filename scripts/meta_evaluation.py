@@ -14,10 +14,10 @@ Every edit gets the figures that any user can have:
   model, has risen under their captions and under the empty prompt;
 
 and the two that need gold, of the protocol `gold`: `divergence`, and `relearn_ratio` at one slow
-rate. Prints every edit, and each figure's rank correlation (Spearman) with both, over all edits and
-as the mean of the concepts' own, in Markdown. What is measured is kept, so it can be stopped and
-started again; `--at-most` does so many of what is left, `--finished` measures nothing. A dash:
-the figure, or the concept's distance, is the same for all edits.
+rate. Prints each figure's rank correlation (Spearman) with both, over all edits and in brackets each
+concept's own, and every edit, with gold itself below, in Markdown. A dash: the figure or the
+distance is the same for all. What is measured is kept, so it can be stopped and started again;
+`--at-most` does so many of what is left, `--finished` measures nothing.
 """
 
 import argparse
@@ -53,12 +53,15 @@ SUBSET = 48  # images that are judged, 16 of the concept
 RATES = {"object": 0.2, "style": 1.0}  # of the relearning preset's; styles come back slowly
 JUDGED = ("UA", "IRA", "CRA", "CRA_target")
 CHEAP = (*JUDGED, *ATTACKS, "worst", "moved", "rise_caption", "rise_empty")
+Found = dict[tuple[str, str, str], dict[str, float]]  # by concept, method and strength
 TOLD = ("divergence", "relearn_ratio")
 MORE_IS_LESS = {*ATTACKS, "worst"}  # known of the concept, where the others have more
 
 
-def strengths(method: str) -> list[dict[str, Value]]:
-    """The settings of the weak, the middle and the full edit."""
+def strengths(method: str, weights: str) -> list[dict[str, Value]]:
+    """The settings of the weak, the middle and the full edit; gold has one."""
+    if method == "gold":
+        return [{"weights": weights}]
     if method == "uce":
         return [{"erase_weight": weight} for weight in WEIGHTS]
     preset, _ = resolve(
@@ -112,7 +115,7 @@ def beside_gold(three: Three) -> dict[str, float]:
     return found if relearned is None else {**found, "relearn_ratio": relearned.value}
 
 
-def tables(found: dict[tuple[str, str, str], dict[str, float]]) -> list[str]:
+def tables(found: Found) -> list[str]:
     """Markdown: the rank correlations, then every edit."""
     lines = ["| figure | " + " | ".join(f"with {name}" for name in TOLD) + " |", "|---|---|---|"]
     for figure in CHEAP:
@@ -133,12 +136,13 @@ def cell(name: str, value: float) -> str:
     return f"{100 * value:.0f}"
 
 
-def agreement(found: dict[tuple[str, str, str], dict[str, float]], figure: str, told: str) -> str:
+def agreement(found: Found, figure: str, told: str) -> str:
     """Spearman's correlation, signed so that 1 ranks the edits as gold does; and by concept."""
     sign = (-1 if figure in MORE_IS_LESS else 1) * (-1 if told == "divergence" else 1)
-    groups = [list(found.values())] + [
-        [one for names, one in found.items() if names[0] == concept]
-        for concept in dict.fromkeys(names[0] for names in found)
+    edits = {names: one for names, one in found.items() if names[1] != "gold"}
+    groups = [list(edits.values())] + [
+        [one for names, one in edits.items() if names[0] == concept]
+        for concept in dict.fromkeys(names[0] for names in edits)
     ]
     every, *own = (
         _correlation([(one[figure], one[told]) for one in part if told in one]) for part in groups
@@ -169,19 +173,20 @@ def main() -> None:
     markdown_file.add_option(parser)
     asked = parser.parse_args()
     left = 0 if asked.finished else asked.at_most
-    found: dict[tuple[str, str, str], dict[str, float]] = {}
+    found: Found = {}
     for concept in asked.concepts.split(","):
-        for method in asked.methods.split(","):
-            for given in strengths(method):
-                strength = ", ".join(f"{name} {value}" for name, value in given.items())
-                folder = asked.out / concept / f"{method}-{next(iter(given.values()))}"
+        gold = asked.out / concept / "gold"
+        for method in [*asked.methods.split(","), "gold"]:
+            for given in strengths(method, asked.gold):
+                (name, value), *_ = given.items()
+                folder = gold if method == "gold" else gold.with_name(f"{method}-{value}")
                 file = folder / "meta.json"
                 if not file.is_file() and left:
-                    gold = asked.out / concept / "gold"
                     erase("pocket", "gold", [concept], out=gold, weights=asked.gold)
                     measure(method, given, concept, folder, gold)
                     left -= 1
                 if file.is_file():
+                    strength = "" if method == "gold" else f"{name} {value}"
                     found[concept, method, strength] = read_record(file, dict[str, float])
     text = "\n".join(tables(found))
     print(text)
