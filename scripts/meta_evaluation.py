@@ -14,8 +14,8 @@ Every edit gets the figures that any user can have:
   model, has risen under their captions and under the empty prompt;
 
 and the two that need gold, of the protocol `gold`: `divergence`, and `relearn_ratio` at one slow
-rate. Prints each figure's rank correlation (Spearman) with both, over all edits and in brackets each
-concept's own, and every edit, with gold itself below, in Markdown. A dash: the figure or the
+rate. Prints each figure's rank correlation (Spearman) with both, over all edits and in brackets
+each concept's own, and every edit, with gold itself below, in Markdown. A dash: the figure or the
 distance is the same for all. What is measured is kept, so it can be stopped and started again;
 `--at-most` does so many of what is left, `--finished` measures nothing.
 """
