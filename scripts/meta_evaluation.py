@@ -13,15 +13,16 @@ Every edit gets the figures that any user can have:
 - rise_caption, rise_empty: by how much its loss on pictures of the concept, drawn by the un-erased
   model, has risen under their captions and under the empty prompt;
 
-and the two that need gold, of the protocol `gold`: `divergence`, and `relearn_ratio` at one slow
-rate. Prints each figure's rank correlation (Spearman) with both, over all edits and in brackets
-each concept's own, and every edit, with gold itself below, in Markdown. A dash: the figure or the
-distance is the same for all. What is measured is kept, so it can be stopped and started again;
-`--at-most` does so many of what is left, `--finished` measures nothing.
+and the three that need gold, of the protocol `gold`: `divergence`, `relearn_ratio` at one slow
+rate, and `loss_gap_empty`, below 0 where it remembers and above where it is over-erased. Prints
+each figure's rank correlation (Spearman) with being near gold by each of them, over all edits and
+in brackets each concept's own, and every edit, with gold itself below, in Markdown. A dash: the
+figure or the distance is the same for all. What is measured is kept, so it can be stopped and
+started again; `--at-most` does so many of what is left, `--finished` measures nothing.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,11 @@ RATES = {"object": 0.2, "style": 1.0}  # of the relearning preset's; styles come
 JUDGED = ("UA", "IRA", "CRA", "CRA_target")
 CHEAP = (*JUDGED, *ATTACKS, "worst", "moved", "rise_caption", "rise_empty")
 Found = dict[tuple[str, str, str], dict[str, float]]  # by concept, method and strength
-TOLD = ("divergence", "relearn_ratio")
+NEARNESS: dict[str, Callable[[float], float]] = {  # what is larger the nearer to gold
+    "divergence": lambda value: -value,
+    "relearn_ratio": lambda value: value,
+    "loss_gap_empty": lambda value: -abs(value),
+}
 MORE_IS_LESS = {*ATTACKS, "worst"}  # known of the concept, where the others have more
 
 
@@ -93,7 +98,7 @@ def measure(method: str, given: dict[str, Value], concept: str, folder: Path, go
 
 
 def beside_gold(three: Three) -> dict[str, float]:
-    """Divergence and relearning against gold; and how the losses rose, which needs no gold."""
+    """The distances from gold; and how the losses rose, which needs no gold."""
     own, golds, before = (
         three.drawn(who, three.cases, three.folder_name) for who in ("edited", "gold", "original")
     )
@@ -106,6 +111,10 @@ def beside_gold(three: Three) -> dict[str, float]:
     for name, prompts in (("caption", before.prompts), ("empty", [""] * len(before.prompts))):
         after, first = (three.losses(w, before, prompts=prompts) for w in ("edited", "original"))
         found[f"rise_{name}"] = gap(after, first).value
+    held_out = three.held_out()
+    empty = [""] * len(held_out.prompts)
+    curves = [three.losses(who, held_out, prompts=empty) for who in ("edited", "gold")]
+    found["loss_gap_empty"] = gap(curves[0], curves[1]).value
     chosen, _ = resolve(
         Relearn, given={"steps": 100, "every": 5}, quick=False, presets=_presets("relearn")
     )
@@ -117,37 +126,42 @@ def beside_gold(three: Three) -> dict[str, float]:
 
 def tables(found: Found) -> list[str]:
     """Markdown: the rank correlations, then every edit."""
-    lines = ["| figure | " + " | ".join(f"with {name}" for name in TOLD) + " |", "|---|---|---|"]
+    lines = [
+        "| figure | " + " | ".join(f"with {name}" for name in NEARNESS) + " |",
+        "|---" * (1 + len(NEARNESS)) + "|",
+    ]
     for figure in CHEAP:
-        lines.append(
-            f"| {figure} | " + " | ".join(agreement(found, figure, t) for t in TOLD) + " |"
-        )
-    lines += ["", "| concept | method | strength | " + " | ".join([*TOLD, *CHEAP]) + " |"]
-    lines.append("|" + "---|" * (3 + len(TOLD) + len(CHEAP)))
+        cells = [agreement(found, figure, told) for told in NEARNESS]
+        lines.append("| " + " | ".join([figure, *cells]) + " |")
+    lines += ["", "| concept | method | strength | " + " | ".join([*NEARNESS, *CHEAP]) + " |"]
+    lines.append("|" + "---|" * (3 + len(NEARNESS) + len(CHEAP)))
     for names, one in found.items():
-        cells = [cell(name, one[name]) if name in one else "-" for name in (*TOLD, *CHEAP)]
+        cells = [cell(name, one[name]) if name in one else "-" for name in (*NEARNESS, *CHEAP)]
         lines.append("| " + " | ".join([*names, *cells]) + " |")
     return lines
 
 
 def cell(name: str, value: float) -> str:
-    if name in TOLD or name == "moved" or name.startswith("rise"):
+    if name in NEARNESS or name == "moved" or name.startswith("rise"):
         return f"{value:.3f}"
     return f"{100 * value:.0f}"
 
 
 def agreement(found: Found, figure: str, told: str) -> str:
     """Spearman's correlation, signed so that 1 ranks the edits as gold does; and by concept."""
-    sign = (-1 if figure in MORE_IS_LESS else 1) * (-1 if told == "divergence" else 1)
+    sign = -1 if figure in MORE_IS_LESS else 1
     edits = {names: one for names, one in found.items() if names[1] != "gold"}
     groups = [list(edits.values())] + [
         [one for names, one in edits.items() if names[0] == concept]
         for concept in dict.fromkeys(names[0] for names in edits)
     ]
     every, *own = (
-        _correlation([(one[figure], one[told]) for one in part if told in one]) for part in groups
+        _correlation(
+            [(sign * one[figure], NEARNESS[told](one[told])) for one in part if told in one]
+        )
+        for part in groups
     )
-    cells = ["-" if part is None else f"{sign * part:.2f}" for part in (every, *own)]
+    cells = ["-" if part is None else f"{part:.2f}" for part in (every, *own)]
     return f"{cells[0]} ({', '.join(cells[1:])})"
 
 
