@@ -9,9 +9,11 @@ from contract import other_weights
 
 import erasure
 from erasure.errors import ErasureError, ModelError, SettingError
+from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.model import Sampling
 from erasure.opening import open_run
 from evaluation.against_gold import compare, three
+from evaluation.drawing.pocket_plan import catalogue
 from evaluation.evaluating import evaluate
 
 
@@ -80,3 +82,16 @@ def test_the_shipped_gold_never_saw_its_two(tmp_path: Path) -> None:
     assert {concept.name for concept in made.edit.concepts} == {"tower", "Ukiyoe"}
     with pytest.raises(SettingError, match="trained without tower, Ukiyoe alone"):
         erasure.erase("pocket", "gold", ["cat"], out=tmp_path / "cat")
+
+
+def pocket_three(folder: Path, seeds: tuple[int, ...]) -> three.Three:
+    model = load_model("pocket")
+    concept = catalogue().concept("tower")
+    return three.Three(folder / "run", model, folder / "gold", model, concept, seeds)
+
+
+def test_what_is_kept_never_asks_for_the_concept(tmp_path: Path) -> None:
+    usual, others = (pocket_three(tmp_path, seeds).kept_cases() for seeds in ((188, 288), (588,)))
+    assert not [case for case in others if "tower" in case.prompt]
+    assert len(others) == three.KEPT
+    assert others == usual
