@@ -13,6 +13,8 @@ from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.model import Sampling
 from erasure.opening import open_run
 from evaluation.against_gold import compare, three
+from evaluation.attacking.scene import Case, Found, Scene
+from evaluation.attacks.relearn import Relearn
 from evaluation.drawing.pocket_plan import catalogue
 from evaluation.evaluating import evaluate
 
@@ -95,3 +97,19 @@ def test_what_is_kept_never_asks_for_the_concept(tmp_path: Path) -> None:
     assert not [case for case in others if "tower" in case.prompt]
     assert len(others) == three.KEPT
     assert others == usual
+
+
+def test_steps_to_relearn_are_counted_anew_for_other_cases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[int]] = []
+
+    def attack(_: Relearn, __: Scene, cases: list[Case]) -> list[Found]:
+        asked.append({case.seed for case in cases})
+        return [Found(True, len(asked), case.prompt) for case in cases]
+
+    monkeypatch.setattr(Relearn, "attack", attack)
+    for seeds, steps in (((188,), 1), ((288,), 2), ((288,), 2)):
+        found = pocket_three(tmp_path, seeds)
+        assert compare.steps_to_relearn(found, "edited", Relearn(), (1.0,)) == [steps]
+    assert asked == [{188}, {288}]
