@@ -59,6 +59,9 @@ def test_a_run_stands_beside_the_retrained_model(place: Path) -> None:
     page = report([place / "head"], place / "one.html")[0].read_text()
     for word in ("Probes by block", "random weights", ", retrained ", "blocks.1"):
         assert word in page
+    # a class that is asked for as forgotten, though it was kept, is not among the kept as well
+    asked = evaluate(place / "head", reference=place / "gold", concepts=["green"])
+    assert asked["scores"]["probe"]["n"] == 6 + 2 * 6
     # what the reference does not stand for is left out, and the distance stays
     beside = evaluate(place / "head", reference=place / "other")
     assert "distance" in beside["scores"]
