@@ -35,6 +35,7 @@ from evaluation.forgetting_run import ForgettingRun, confidence, open_run, sampl
 from evaluation.metrics.forgetting import accuracy, h_mean, membership
 from evaluation.protocols import Asked, Option, Protocol
 from evaluation.score import Score
+from evaluation.scored import of_others
 
 NAME = "class-forgetting"
 
@@ -45,14 +46,26 @@ def evaluate(
 ) -> dict[str, Any]:  # fmt: skip
     """Score a run of `erasure forget`; returns the record that it writes to scores/NAME.json.
 
-    `classes` scores these as the forgotten ones instead of the last request's; `reference` is a
-    retrained model's run, to which the distance is taken. Classes without test images are named in
-    `without_images`, and a score without any is left out. SettingError for what does not fit.
+    `classes` scores these as the forgotten ones instead of the last request's, whose record stays:
+    this one is called NAME-of_cat.json. `reference` is a retrained model's run, to which the
+    distance is taken. Classes without test images are named in `without_images`, and a score
+    without any is left out. SettingError for what does not fit.
     """
     found = open_run(run, reference=reference, base=base)
     record = scored(found, name=name, classes=classes, reference=reference)
-    write_json(run / "scores" / f"{name}.json", record)
+    write_json(file_of(run, found, name, classes), record)
     return record
+
+
+def file_of(
+    run: Path, found: ForgettingRun, name: str, classes: Sequence[str] | None
+) -> Path:  # fmt: skip
+    """Where a record goes: scores/NAME.json, or beside it what is of other classes."""
+    model = found.model
+    asked = list(dict.fromkeys(model.asked(classes or ())))
+    is_own = not asked or {*asked} == {*model.indices(found.config["tasks"][-1])}
+    words = [name] if is_own else [name, of_others([model.title(c) for c in asked])]
+    return run / "scores" / f"{'-'.join(words)}.json"
 
 
 def scored(
