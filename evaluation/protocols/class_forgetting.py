@@ -94,7 +94,7 @@ def scored(
     scores = figures(before)
     second = ask(model, questions) if questions else None
     said = second.said if second else model.predict(test.images)
-    left_out, beside = _left_out(model, scores, now, earlier), dict[str, Any]()
+    left_out, beside = _left_out(model, scores, now, earlier, asked), dict[str, Any]()
     if questions and first and second and found.other:
         told = compare(first, second, found.other, questions)
         scores, before = scores | told.edited, before | told.original
@@ -127,9 +127,10 @@ def _plain(scores: Mapping[str, Score]) -> dict[str, Any]:
 
 
 def _left_out(
-    model: Classifier, scores: Mapping[str, Score], now: list[int], earlier: list[int]
-) -> dict[str, str]:
-    """Why each score that is missing is."""
+    model: Classifier, scores: Mapping[str, Score], now: list[int], earlier: list[int],
+    samples: Request | None,
+) -> dict[str, str]:  # fmt: skip
+    """Why each score that is missing is; `samples` is a request of single images."""
     titles = {"Acc_f": now, **({"Acc_o": earlier} if earlier else {})}
     wanted = {
         name: f"no test image of {', '.join(map(model.title, classes))}"
@@ -140,6 +141,9 @@ def _left_out(
         "H": "it needs Acc_f and Acc_r",
         "MIA": "it needs training images of both kinds and test images of kept classes",
     }
+    if samples is not None:
+        none = "no other training image is at hand"
+        wanted = {"Acc_r": none, "MIA": none}
     return {name: why for name, why in wanted.items() if name not in scores}
 
 
@@ -195,11 +199,15 @@ def _of_samples(model: Classifier, request: Request, test: Labelled) -> dict[str
     """Every figure of one model that was to forget single training images."""
     every, scores, sure = list(range(len(model.labels))), dict[str, Score](), dict[str, Tensor]()
     for name, part in request.measured(test).items():
+        if not len(part):
+            continue
         said = model.predict(part.images)
         score = accuracy(said, part.labels, every)
         scores[name] = replace(score, higher_is_better=name != "Acc_f")
         sure[name] = said[torch.arange(len(part)), part.labels]
-    return {**scores, "MIA": membership(sure["Acc_r"], sure["Acc_t"], sure["Acc_f"])}
+    if "Acc_r" in sure:
+        scores["MIA"] = membership(sure["Acc_r"], sure["Acc_t"], sure["Acc_f"])
+    return scores
 
 
 @PROTOCOLS.register
