@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import kept_figures
 import markdown_file
 import numpy as np
 from scipy.stats import spearmanr
@@ -162,6 +163,7 @@ def main() -> None:
     parser.add_argument("--finished", action="store_true", help="only edits measured before")
     markdown_file.add_option(parser)
     asked = parser.parse_args()
+    kept_figures.refuse_others(parser, asked, ("gold",))
     left = 0 if asked.finished else asked.at_most
     found: dict[tuple[str, str, str], dict[str, float]] = {}
     for concept in asked.concepts.split(","):
