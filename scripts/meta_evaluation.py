@@ -48,6 +48,7 @@ from evaluation.protocols import pocket
 SHARES = (0.25, 0.5, 1.0)
 WEIGHTS = (0.1, 0.3, 1.0)  # of UCE
 ATTACKS = ("paraphrase", "completion", "image-prompt", "textual-inversion", "state-inversion")
+FEWEST = 3  # edits that a rank correlation is taken of
 CASES = 8  # of each attack
 SUBSET = 48  # images that are judged, 16 of the concept
 RATE = 0.2  # of the relearning preset's
@@ -138,15 +139,18 @@ def agreement(found: dict[tuple[str, str, str], dict[str, float]], figure: str, 
         [one for names, one in found.items() if names[0] == concept]
         for concept in dict.fromkeys(names[0] for names in found)
     ]
+    if min(map(len, groups)) < FEWEST:
+        return "too few"
     every, *own = (_correlation([(one[figure], one[told]) for one in part]) for part in groups)
     if every is None or None in own:
         return "all alike"
-    return f"{sign * every:.2f} ({', '.join(f'{sign * part:.2f}' for part in own if part)})"
+    first, *rest = (f"{round(sign * (part or 0), 2) + 0.0:.2f}" for part in (every, *own))
+    return f"{first} ({', '.join(rest)})"
 
 
 def _correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
     one, other = np.array(pairs).T
-    if len(pairs) < 3 or np.ptp(one) == 0 or np.ptp(other) == 0:
+    if np.ptp(one) == 0 or np.ptp(other) == 0:
         return None
     return float(spearmanr(one, other).statistic)
 
