@@ -437,6 +437,7 @@ def test_low_rank_tuning_moves_weights_by_that_rank(rank: int, run: Path) -> Non
 
 def test_the_grid_reports_each_cell_and_the_best(run: Path, criterion: str) -> None:
     options = {"criterion": f"{criterion}:always", "seeds": (188,), **SMALL["relearn-grid"]}
+    options["images"] = "1,2.0"
     part = attack(run, "relearn-grid", **options)["per_concept"]["cat"]
     names = {f"{select} {count} x1" for select in ("xattn", "lora") for count in (1, 2)}
     assert part["cells"] == dict.fromkeys(names, 1)
