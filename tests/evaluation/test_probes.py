@@ -251,6 +251,9 @@ def test_states_of_another_search_are_drawn_with_and_none_is_searched(
     assert record["asked"]["files"][str(elsewhere)] == file_digest(elsewhere)
     assert {file.name: file.read_bytes() for file in (kept.parent / "images").iterdir()} == own
     shutil.rmtree(run / "attacks")
+    write_tensors(elsewhere, states, {"concept": "dog"})
+    with pytest.raises(SettingError, match=r"found for cat; .* are those of dog\. Give them"):
+        attack(run, name, **options, states=str(elsewhere))
     write_tensors(elsewhere, {"state 0": states["state 0"][:, :3]})
     with pytest.raises(SettingError, match=r"for the same text encoder; .* has state 0 of"):
         attack(run, name, **options, states=str(elsewhere))
