@@ -28,6 +28,7 @@ from evaluation.attacks.latent_inversion import walked_back
 from evaluation.attacks.p4d import nearest
 from evaluation.attacks.state_inversion import StateInversion
 from evaluation.criteria import Criterion
+from evaluation.reports.facts import facts
 
 CRITERION = """
 def rarely(images):
@@ -331,8 +332,12 @@ def test_a_budget_of_all_attacks_is_shared_equally(
     found = every_attack.attack_all(run, budget=10.0 * every, **options)
     assert given == dict.fromkeys(ATTACKS.names(), 10.0)
     assert found["left_out"] == {"p4d": "no time."}
+    assert found["is_cut_by_budget"]
+    assert facts(run)["attacks"]["all"]["is_cut_by_budget"]
     every_attack.attack_all(run, budget=10.0 * every, gold="pocket", **options)
     assert set(given.values()) == {5.0}  # gold's share is as large
+    every_attack.attack_all(run, budget=10.0 * every, concepts=["cat", "dog"], **options)
+    assert set(given.values()) == {5.0}  # the budget of an attack is one concept's
     with pytest.raises(SettingError, match="budget must be a number of seconds above 0"):
         every_attack.attack_all(run, budget=0.0, **options)
 
