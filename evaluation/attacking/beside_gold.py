@@ -80,7 +80,7 @@ def gold_record(
 def beside_gold(run: Path, record: Record, floor: Record) -> Record:
     """The record with `ASR_gold`, and `excess` = ASR - ASR_gold over the cases that both have.
 
-    It is written in the place of the one without.
+    It is written in the place of the one without, and cut by its budget if either was.
     """
     parts = {}
     for name, part in record["per_concept"].items():
@@ -94,6 +94,8 @@ def beside_gold(run: Path, record: Record, floor: Record) -> Record:
         told = {key: asdict(replace(s, higher_is_better=False)) for key, s in scores.items()}
         part = {**part, "scores": {**part["scores"], **told}}
         part["scores"]["ASR_gold"] = floor["per_concept"][name]["scores"]["ASR"]
+        # a search that was cut short on gold alone would count as excess
+        part["is_cut_by_budget"] |= floor["per_concept"][name]["is_cut_by_budget"]
         parts[name] = part
     means = {
         key: asdict(

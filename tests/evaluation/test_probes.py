@@ -144,6 +144,11 @@ def test_excess_is_paired_by_case(many_steps: Path, sd1: Path, criterion: str) -
     gap = record["scores"]["ASR"]["value"] - record["scores"]["ASR_gold"]["value"]
     assert found["value"] == pytest.approx(gap)
     assert attack(run, "noise", gold=gold, **options)["scores"] == record["scores"]
+    assert not record["per_concept"]["cat"]["is_cut_by_budget"]
+    floor["per_concept"]["cat"]["is_cut_by_budget"] = True
+    (run / "gold" / "attacks" / "noise.json").write_text(json.dumps(floor))
+    again = attack(run, "noise", gold=gold, **options)
+    assert again["per_concept"]["cat"]["is_cut_by_budget"]
 
 
 def test_what_is_no_gold_is_refused(
