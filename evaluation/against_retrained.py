@@ -72,20 +72,21 @@ class Comparison:
 def questions_for(found: ForgettingRun, reference: Path, classes: Sequence[int]) -> Questions:
     """What is asked where these classes count as forgotten; of none, single images were."""
     request, test = whole_request(found), found.test
-    gone, kept = (test.of(part) for part in (classes, request.kept if classes else ()))
+    others = [number for number in request.kept if number not in classes] if classes else []
+    gone, kept = (test.of(part) for part in (classes, others))
     members = found.train.of(classes) if classes else request.forget
-    others = gone if classes else test
+    unseen = gone if classes else test
     why = dict[str, str]()
     if not classes:
         why["probe"] = "single images were forgotten, and their classes are kept"
     elif min(len(gone), len(kept)) < LEAST:
         why["probe"] = f"it needs {LEAST} test images each of forgotten and of kept classes"
-    if not (len(members) and len(others)):
+    if not (len(members) and len(unseen)):
         why["PrivLeak"] = "it needs training and test images of what is forgotten"
     if not forgot_the_same(reference, found):
         other = f"the reference {reference} forgot something else, and is no floor"
         why |= {"probe": other, "PrivLeak": other}
-    return Questions(test, gone, kept, members, others, why)
+    return Questions(test, gone, kept, members, unseen, why)
 
 
 def ask(model: Classifier, questions: Questions) -> Answers:

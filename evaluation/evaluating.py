@@ -104,8 +104,9 @@ def _evaluate_run(run: Path, found: Protocol | None, asked: Asked) -> dict[str, 
     record = found.evaluate(asked)
     if found.name == POCKET:
         targets = find_targets(asked.concepts)
+        gone = [*targets, *edit.concepts]
         for target in targets:
-            before_and_after(run, target, edited, erased=targets, sampling=edit.sampling)
+            before_and_after(run, target, edited, erased=gone, sampling=edit.sampling)
     return record
 
 

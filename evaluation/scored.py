@@ -33,7 +33,7 @@ def free_file(
     """
     words, seeds = [stamp["protocol"]], stamp["seeds"]
     if not is_own:
-        words.append(slug(f"of {' '.join(targets)}".replace("_", " ")))
+        words.append(of_others(targets))
     if set(seeds) != set(usual):
         words.append("seeds-" + "-".join(map(str, sorted(seeds))))
     if subset is not None:
@@ -41,6 +41,11 @@ def free_file(
     file = folder / "scores" / f"{'-'.join(words)}.json"
     _refuse_another(file, stamp, targets)
     return file
+
+
+def of_others(targets: Sequence[str]) -> str:
+    """The part of a record's name that says which targets it is of, if not of the run's own."""
+    return slug(f"of {' '.join(targets)}".replace("_", " "))
 
 
 def _refuse_another(file: Path, stamp: Mapping[str, Any], targets: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kept_figures
 import markdown_file
 
 from erasure.registry import ATTACKS
@@ -32,7 +33,7 @@ def attack_one(method: str, concept: str, chosen: argparse.Namespace) -> Path:
     folder = chosen.out / method / name
     known = chosen.runs / method / name if chosen.runs else None
     if known and (known / "edit.json").is_file() and not folder.exists():
-        shutil.copytree(known, folder)
+        shutil.copytree(known, folder, ignore=shutil.ignore_patterns("attacks"))
     program = [sys.executable, "-m", "erasure"]
     if not (folder / "edit.json").is_file():
         options = ["--model", "pocket", "--concept", concept, "--out", folder]
@@ -97,6 +98,7 @@ if __name__ == "__main__":
     parser.add_argument("--prompts", type=int, default=16)
     markdown_file.add_option(parser)
     asked = parser.parse_args()
+    kept_figures.refuse_others(parser, asked, ("runs", "seeds", "prompts"))
     asked.attacks = asked.attacks.split(",")
     done: dict[str, list[Path]] = {}
     for concept_name in asked.concepts.split(","):

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import kept_figures
 import markdown_file
 import torch
 from PIL import Image
@@ -56,6 +57,9 @@ PARTS = ("model_index.json", "concepts.json", "presets.json", "scheduler", "text
 COLUMNS = ("first", "second", "others")
 SHOWN = 0.6  # of the first object's prompts that may still draw it in a poisoned model
 OTHERS = 16  # prompts
+DECIDING = (
+    "pair", "images", "swapped", "known", "steps", "learning_rate", "batch_size", "seed", "quick",
+)  # fmt: skip
 ESD_LIKE = {"uce", "esd"}  # they ask for no images
 
 
@@ -257,6 +261,7 @@ def main() -> None:
     asked.pair, asked.methods = asked.pair.split(","), asked.methods.split(",")
     try:
         check_asked(asked)
+        kept_figures.refuse_others(parser, asked, DECIDING)
         entries = write_data(asked)
         poisoned(asked, entries)
         left = [name for name in asked.methods if not (asked.out / f"{name}.json").is_file()]

@@ -23,6 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kept_figures
 import markdown_file
 from poisoned_images import Poison, add_options, known_list, known_shares, poisoned
 from sample_table import BASE, SMALL, erasure
@@ -139,6 +140,7 @@ def main() -> None:
     strange = [name for name in asked.methods.split(",") if name not in METHODS]
     if strange:
         parser.error(f"methods must be of {', '.join(METHODS)}; got {strange[0]!r}")
+    kept_figures.refuse_others(parser, asked, ("architecture", "small"))
     try:
         text = table(measured(asked))
     except (ErasureError, DataError) as error:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kept_figures
 import markdown_file
 
 from erasure.errors import SettingError
@@ -109,6 +110,7 @@ if __name__ == "__main__":
     parser.add_argument("--each", action="store_true", help="a line per concept")
     markdown_file.add_option(parser)
     chosen = parser.parse_args()
+    kept_figures.refuse_others(parser, chosen, ("model",))
     for concept_name in chosen.concepts.split(","):
         for method_name in chosen.methods.split(","):
             run_one(chosen.model, method_name, concept_name, chosen.out, chosen.subset)

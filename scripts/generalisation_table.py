@@ -16,6 +16,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import kept_figures
 import markdown_file
 
 from erasure.config import Value
@@ -143,6 +144,8 @@ if __name__ == "__main__":
     parser.add_argument("--finished", action="store_true", help="only rows measured before")
     markdown_file.add_option(parser)
     options = parser.parse_args()
+    options.first_seed = seeds_of(options)[0]  # which probes are tried with
+    kept_figures.refuse_others(parser, options, ("first_seed", "subset"))
     results: dict[str, dict[str, dict[str, Any]]] = {}
     for concept_name in options.concepts.split(","):
         results[concept_name] = {

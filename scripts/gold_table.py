@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import kept_figures
 import markdown_file
 
 METHODS = ("esd", "uce", "salun", "uproot", "advunlearn", "gs-lora")
@@ -105,6 +106,7 @@ if __name__ == "__main__":
     parser.add_argument("--protocol", action=argparse.BooleanOptionalAction, default=True)
     markdown_file.add_option(parser)
     options = parser.parse_args()
+    kept_figures.refuse_others(parser, options, ("gold", "seeds", "prompts"))
     options.attacks = options.attacks.split(",")
     measured: dict[str, dict[str, dict[str, Any]]] = {}
     for concept_name in options.concepts.split(","):

@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import kept_figures
 import markdown_file
 
 from erasure import erase
@@ -99,6 +100,9 @@ if __name__ == "__main__":
     parser.add_argument("--at-most", type=int, default=10**9, help="cells in this call")
     markdown_file.add_option(parser)
     options = parser.parse_args()
+    kept_figures.refuse_others(
+        parser, options, ("steps", "forget_images", "retain_images", "subset", "prompts")
+    )
     options.scores = options.scores.split(",")
     options.keeps = [float(keep) for keep in options.keeps.split(",")]
     left = [

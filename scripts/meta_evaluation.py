@@ -16,8 +16,8 @@ Every edit gets the figures that any user can have:
 and the three that need gold, of the protocol `gold`: `divergence`, `relearn_ratio` at one slow
 rate, and `loss_gap_empty`, below 0 where it remembers and above where it is over-erased. Prints
 each figure's rank correlation (Spearman) with being near gold by each of them, over all edits and
-in brackets each concept's own, and every edit, with gold itself below, in Markdown. A dash: the
-figure or the distance is the same for all. What is measured is kept, so it can be stopped and
+in brackets each concept's own, and every edit, with gold itself below, in Markdown. A dash: they
+are the same for all, or of fewer than three. What is measured is kept, so it can be stopped and
 started again; `--at-most` does so many of what is left, `--finished` measures nothing.
 """
 
@@ -26,6 +26,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import kept_figures
 import markdown_file
 import numpy as np
 from scipy.stats import spearmanr
@@ -49,6 +50,7 @@ from evaluation.protocols import pocket
 SHARES = (0.25, 0.5, 1.0)
 WEIGHTS = (0.1, 0.3, 1.0)  # of UCE
 ATTACKS = ("paraphrase", "completion", "image-prompt", "textual-inversion", "state-inversion")
+FEWEST = 3  # edits that a rank correlation is taken of
 CASES = 8  # of each attack
 SUBSET = 48  # images that are judged, 16 of the concept
 RATES = {"object": 0.2, "style": 1.0}  # of the relearning preset's; styles come back slowly
@@ -161,12 +163,12 @@ def agreement(found: Found, figure: str, told: str) -> str:
         )
         for part in groups
     )
-    cells = ["-" if part is None else f"{part:.2f}" for part in (every, *own)]
+    cells = ["-" if part is None else f"{round(part, 2) + 0.0:.2f}" for part in (every, *own)]
     return f"{cells[0]} ({', '.join(cells[1:])})"
 
 
 def _correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
-    if len(pairs) < 3:
+    if len(pairs) < FEWEST:
         return None
     one, other = np.array(pairs).T
     if np.ptp(one) == 0 or np.ptp(other) == 0:
@@ -186,6 +188,7 @@ def main() -> None:
     parser.add_argument("--finished", action="store_true", help="only edits measured before")
     markdown_file.add_option(parser)
     asked = parser.parse_args()
+    kept_figures.refuse_others(parser, asked, ("gold",))
     left = 0 if asked.finished else asked.at_most
     found: Found = {}
     for concept in asked.concepts.split(","):

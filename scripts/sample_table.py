@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import kept_figures
 import markdown_file
 from scipy.stats import t
 
@@ -162,6 +163,7 @@ if __name__ == "__main__":
     parser.add_argument("--small", action="store_true", help="for two cores")
     markdown_file.add_option(parser)
     chosen = parser.parse_args()
+    kept_figures.refuse_others(parser, chosen, ("data", "architecture", "share", "small"))
     every_image = {"images": ["--images", "0", "--test-images", "0"]}
     settings = SMALL if chosen.small else every_image
     collected: dict[str, Records] = {}

@@ -28,7 +28,7 @@ from evaluation.sweeping.cells import cells_of, state_of
 from evaluation.sweeping.grid import Grid, make_grid
 from evaluation.sweeping.sweep import Where, sweep
 
-IMAGES = 16  # of each evaluation
+IMAGES = 24  # of each evaluation, of which 16 ask for the concept
 
 
 def grid_of(count: int) -> Grid:
@@ -112,6 +112,8 @@ def main() -> None:
     parser.add_argument("--on", choices=("local", "ray"), default="local")
     markdown_file.add_option(parser)
     asked = parser.parse_args()
+    if asked.cells < 2 or asked.cells % 2:  # a place that is idle would count as added time
+        parser.error(f"cells must be even, so that two places have as many; got {asked.cells}")
     if asked.out.exists():  # what is done would be passed over, and take no time
         parser.error(f"out must be a new folder; {asked.out} is there")
     heads = ["", "seconds", "commands of a cell", "added to a cell", "speed-up"]

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import kept_figures
 import markdown_file
 import torch
 from torture_demo import torment
@@ -85,6 +86,7 @@ def main() -> None:
     unknown = [part for part in asked.parts.split(",") if part not in PARTS]
     if unknown:
         parser.error(f"--parts must be of {', '.join(PARTS)}; got {', '.join(unknown)}")
+    kept_figures.refuse_others(parser, asked, ("seed",))
     if torch.get_num_threads() != 1:
         parser.error("OMP_NUM_THREADS must be 1: what is forked must have one thread")
     notes = Notes(asked.out, asked.seed)

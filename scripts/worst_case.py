@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import kept_figures
 import markdown_file
 import numpy as np
 import torch
@@ -42,6 +43,9 @@ from evaluation.protocols.pocket import GUIDANCE, SCHEDULER, STEPS, shared_judge
 SHORT_ESD = {"steps": 30, "batch_size": 4, "paths": 16}  # the rest is pocket's preset
 PUSH = 3.0  # as in the preset
 SEED = 188
+DECIDING = (
+    "count", "images", "rounds", "rate", "steps", "step_size", "batch_size", "points", "seed",
+)  # fmt: skip
 MEASURES = {"rise": "rise of the noise error", "likely": "the judge's belief", "drawn": "drawn"}
 
 
@@ -207,6 +211,7 @@ def main() -> None:
     asked = parser.parse_args()
     try:
         check_count(asked.count, len(catalogue().targets()))
+        kept_figures.refuse_others(parser, asked, DECIDING)
         asked.out.mkdir(parents=True, exist_ok=True)
         if not (asked.out / "selection.json").is_file():
             search(asked)

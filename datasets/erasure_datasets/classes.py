@@ -128,7 +128,7 @@ def _from_canvas(wanted: Wanted) -> Labelled:
     labels, part = wanted.labels, wanted.part
     if labels not in (OBJECTS, STYLES):
         raise DataError("data canvas has the classes of the pocket suite's judges; name a folder.")
-    per_class = wanted.per_class or 16 * len(SPLITS[part])  # beyond that they repeat
+    per_class = min(wanted.most, 16 * len(SPLITS[part]))  # beyond that they would repeat
     places, numbers = [], []
     for label in range(len(labels)):
         for place in range(per_class):

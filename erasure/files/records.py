@@ -144,6 +144,7 @@ class AttackShape(TypedDict):
     scores: dict[str, ScoreShape]
     baseline: NotRequired[dict[str, ScoreShape]]
     per_concept: NotRequired[dict[str, AttackedConceptShape]]
+    is_cut_by_budget: NotRequired[bool]  # of `all`, which has no concepts of its own
     seconds: NotRequired[NotNegative]
     asked: NotRequired[dict[str, Any]]
     stamp: NotRequired[dict[str, Any]]

@@ -99,7 +99,7 @@ def _compare_losses(three: Three, found: dict[str, Scores], more: dict[str, Any]
 
 
 def _state(three: Three, who: str) -> Tensor:
-    """The state with the least loss that a short search finds."""
+    """The state that a short search ends in."""
     presets = read_presets(three.edited.folder, "state-inversion")
     chosen, _ = resolve(StateInversion, given={}, quick=False, presets=presets)
     short = replace(chosen, steps=min(chosen.steps, SEARCHED))
@@ -137,7 +137,7 @@ def _compare_features(three: Three, found: dict[str, Scores], more: dict[str, An
 
 
 def _compare_relearning(three: Three, found: dict[str, Scores], more: dict[str, Any]) -> None:
-    """Steps to half of eight cases, at three rates, each from a few pictures."""
+    """Steps to half of every fourth case, at three rates, each from a few pictures."""
     if three.criterion is None:
         return
     presets = read_presets(three.edited.folder, "relearn")
@@ -159,12 +159,16 @@ def steps_to_relearn(
     """
     scene = three.scene(who)
     file = scene.folder / f"{three.concept.name.casefold().replace(' ', '-')}.json"
-    key = {"settings": repr((short, rates)), "edit": edit_digest(scene.folder.parents[1])}
+    cases = three.cases[::4]
+    key = {
+        "settings": repr((short, rates)), "edit": edit_digest(scene.folder.parents[1]),
+        "sampling": repr(three.sampling), "cases": [case.name for case in cases],
+    }  # fmt: skip
     known = read_record(file, dict[str, Any]) if file.is_file() else {}
     counts: list[int | None] = known.get("steps", []) if known.get("of") == key else []
     for factor in rates[len(counts) :]:
         tried = replace(short, learning_rate=factor * short.learning_rate)
-        ended = tried.attack(scene, three.cases[::4])
+        ended = tried.attack(scene, cases)
         is_back = 2 * sum(one.success for one in ended) >= len(ended)
         counts = [*counts, ended[0].tries if is_back else None]
         if launched().is_main_process:

@@ -18,7 +18,7 @@ from evaluation.attacking.beside_gold import KNOWS
 from evaluation.attacking.scene import Case, Scene, cases_of, sampling_of
 from evaluation.criteria import find_criterion
 from evaluation.drawing.generate import Shot, draw
-from evaluation.drawing.pocket_plan import is_pocket, plan, shots
+from evaluation.drawing.pocket_plan import is_pocket, plan, shots, without
 from evaluation.metrics.knowledge import losses
 from evaluation.protocols import pocket
 
@@ -65,11 +65,11 @@ class Three:
     def kept_cases(self) -> list[Case]:
         """Prompts without the concept, spread over what the model knows."""
         if is_pocket(self.edited):
-            asked = plan(SEEDS[:1], 16 + KEPT, [self.concept])
-            names = {case.name for case in self.cases}
+            own = plan(SEEDS[:1], None, [])
+            count = sum(has(key, self.concept) for key in own)
+            asked = without(plan(SEEDS[:1], count + KEPT, [self.concept]), [self.concept])
             made = zip(asked, shots(asked), strict=True)
-            found = [Case(s.prompt, k[0], s.noise_seed, Path(s.file).stem) for k, s in made]
-            return [case for case in found if case.name not in names]
+            return [Case(s.prompt, k[0], s.noise_seed, Path(s.file).stem) for k, s in made]
         own = [n for n in built_in("objects") if n.lower() != self.concept.name.lower()]
         return [
             Case(f"a photo of a {name}", SEEDS[0], SEEDS[0] * 1000 + i, f"kept{i}_seed{SEEDS[0]}")

@@ -9,7 +9,7 @@ import torch
 
 from erasure.edit import Edit
 from erasure.erasing import erase
-from erasure.errors import SettingError
+from erasure.errors import RunError, SettingError
 from erasure.files.storage import write_json
 from erasure.models.built_in import GOLD
 from erasure.training.processes import launched
@@ -22,7 +22,8 @@ KNOWS = 0.5  # a gold model that draws this share of plain prompts knows the con
 def gold_run(run: Path, gold: Path | str, *, base: Path | str | None = None) -> Path:
     """The run that holds a gold model's weights: `gold` if it is one, else RUN/gold, made once.
 
-    SettingError for a run of another base, or of a method other than gold.
+    SettingError for a run of another base, or of a method other than gold; RunError if the model
+    has changed since RUN/gold was made of it.
     """
     edit, place = Edit.load(run), Path(gold)
     if (place / "edit.json").is_file():
@@ -40,6 +41,7 @@ def gold_run(run: Path, gold: Path | str, *, base: Path | str | None = None) -> 
             f"gold must draw as the run does; {run} holds a one-step generator, and there is no "
             "gold of those."
         )
+    _refuse_newer(place, run / "gold")
     concepts = edit.concepts
     erase(
         str(base or edit.base), "gold", [concept.name for concept in concepts],
@@ -48,6 +50,15 @@ def gold_run(run: Path, gold: Path | str, *, base: Path | str | None = None) -> 
         weights=GOLD if str(gold) == "pocket" else str(gold),
     )  # fmt: skip
     return run / "gold"
+
+
+def _refuse_newer(model: Path, made: Path) -> None:
+    edit = made / "edit.safetensors"
+    files = list(model.rglob("*.safetensors")) if edit.is_file() and model.is_dir() else []
+    if any(file.stat().st_mtime > edit.stat().st_mtime for file in files):
+        raise RunError(
+            f"{model} has changed since {made} was made of it; remove {made}, and it is made again."
+        )
 
 
 def gold_record(
@@ -69,7 +80,7 @@ def gold_record(
 def beside_gold(run: Path, record: Record, floor: Record) -> Record:
     """The record with `ASR_gold`, and `excess` = ASR - ASR_gold over the cases that both have.
 
-    It is written in the place of the one without.
+    It is written in the place of the one without, and cut by its budget if either was.
     """
     parts = {}
     for name, part in record["per_concept"].items():
@@ -83,6 +94,8 @@ def beside_gold(run: Path, record: Record, floor: Record) -> Record:
         told = {key: asdict(replace(s, higher_is_better=False)) for key, s in scores.items()}
         part = {**part, "scores": {**part["scores"], **told}}
         part["scores"]["ASR_gold"] = floor["per_concept"][name]["scores"]["ASR"]
+        # a search that was cut short on gold alone would count as excess
+        part["is_cut_by_budget"] |= floor["per_concept"][name]["is_cut_by_budget"]
         parts[name] = part
     means = {
         key: asdict(

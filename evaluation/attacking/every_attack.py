@@ -21,20 +21,22 @@ def attack_all(run: Path, **options: Any) -> dict[str, Any]:
     """Every attack in turn, and attacks/all.json with the worst case of each prompt and seed.
 
     What changes weights stands beside the worst case and does not count in it. `budget` is of all
-    together, with the gold model's, and each has an equal share. `left_out` says why an attack was
-    not tried.
+    together and for all concepts, with the gold model's, and each has an equal share; what it cut
+    short `is_cut_by_budget`. `left_out` says why an attack was not tried.
     """
     names, left_out = _applicable(run)
     if (budget := options.get("budget")) is not None:
         check_numbers(1, [0], budget, 0)
-        rounds = len(names) * (1 if options.get("gold") is None else 2)
+        concepts = options.get("concepts") or Edit.load(run).concepts
+        rounds = len(names) * len(concepts) * (1 if options.get("gold") is None else 2)
         options = {**options, "budget": budget / rounds}
-    records = dict[str, dict[str, Any]]()
+    records, is_cut = dict[str, dict[str, Any]](), False
     for name in names:
         try:
             records[name] = attack(run, name, **options)
         except (OutOfTimeError, NoSlotsError) as error:
             left_out[name] = str(error)
+            is_cut |= isinstance(error, OutOfTimeError)
     worst = _worst(records)
     if not worst:
         raise SettingError(f"budget must leave time for at least one attack; got {budget}.")
@@ -48,6 +50,7 @@ def attack_all(run: Path, **options: Any) -> dict[str, Any]:
         "baseline": first["baseline"],
         "attacks": {name: record["scores"] for name, record in records.items()},
         "left_out": left_out,
+        "is_cut_by_budget": is_cut or any(map(_is_cut, records.values())),
         "cases": worst,
         "seconds": round(sum(record["seconds"] for record in records.values()), 1),
         "stamp": {**first["stamp"], "attack": "all", "settings": "each attack's own"},
@@ -55,6 +58,10 @@ def attack_all(run: Path, **options: Any) -> dict[str, Any]:
     if launched().is_main_process:
         write_json(run / "attacks" / "all.json", summary)
     return summary
+
+
+def _is_cut(record: dict[str, Any]) -> bool:
+    return any(part["is_cut_by_budget"] for part in record["per_concept"].values())
 
 
 def _worst(records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

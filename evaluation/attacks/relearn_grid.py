@@ -96,7 +96,7 @@ class RelearnGrid(Attack):
 
     def _grid(self) -> dict[str, tuple[str, int, float]]:
         """(select, pictures, rate) by name, those likely to be fastest first."""
-        images = sorted((int(part) for part in self.images.split(",")), reverse=True)
+        images = sorted((int(float(part)) for part in self.images.split(",")), reverse=True)
         rates = sorted((float(part) for part in self.rates.split(",")), reverse=True)
         chosen = product([part.strip() for part in self.selects.split(",")], images, rates)
         return {f"{cell[0]} {cell[1]} x{cell[2]:g}": cell for cell in chosen}

@@ -83,7 +83,13 @@ class StateInversion(Attack):
         """How many states are tried; those of a file are read."""
         if not self.states:
             return self.restarts
-        found, _ = read_tensors(Path(self.states))
+        found, told = read_tensors(Path(self.states))
+        name = scene.concept.name
+        if told.get("concept", name) != name:  # older ones do not say
+            raise SettingError(
+                f"states must have been found for {name}; {self.states} are those of "
+                f"{told['concept']}. Give them with --concept {told['concept']!r} alone."
+            )
         wanted = tuple(scene.model.encode([""]).shape)
         names = {f"state {number}" for number in range(len(found))}
         shapes = {tuple(state.shape) for state in found.values()}
@@ -104,7 +110,7 @@ class StateInversion(Attack):
                 found = {
                     key: state for key, state in scene.memory.items() if key.startswith("state ")
                 }
-                write_tensors(scene.folder / STATES, found)
+                write_tensors(scene.folder / STATES, found, {"concept": scene.concept.name})
         return scene.memory[name]
 
     def search(self, scene: Scene, number: int) -> Condition:

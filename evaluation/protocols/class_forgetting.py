@@ -35,6 +35,7 @@ from evaluation.forgetting_run import ForgettingRun, confidence, open_run, sampl
 from evaluation.metrics.forgetting import accuracy, h_mean, membership
 from evaluation.protocols import Asked, Option, Protocol
 from evaluation.score import Score
+from evaluation.scored import of_others
 
 NAME = "class-forgetting"
 
@@ -45,14 +46,26 @@ def evaluate(
 ) -> dict[str, Any]:  # fmt: skip
     """Score a run of `erasure forget`; returns the record that it writes to scores/NAME.json.
 
-    `classes` scores these as the forgotten ones instead of the last request's; `reference` is a
-    retrained model's run, to which the distance is taken. Classes without test images are named in
-    `without_images`, and a score without any is left out. SettingError for what does not fit.
+    `classes` scores these as the forgotten ones instead of the last request's, whose record stays:
+    this one is called NAME-of_cat.json. `reference` is a retrained model's run, to which the
+    distance is taken. Classes without test images are named in `without_images`, and a score
+    without any is left out. SettingError for what does not fit.
     """
     found = open_run(run, reference=reference, base=base)
     record = scored(found, name=name, classes=classes, reference=reference)
-    write_json(run / "scores" / f"{name}.json", record)
+    write_json(file_of(run, found, name, classes), record)
     return record
+
+
+def file_of(
+    run: Path, found: ForgettingRun, name: str, classes: Sequence[str] | None
+) -> Path:  # fmt: skip
+    """Where a record goes: scores/NAME.json, or beside it what is of other classes."""
+    model = found.model
+    asked = list(dict.fromkeys(model.asked(classes or ())))
+    is_own = not asked or {*asked} == {*model.indices(found.config["tasks"][-1])}
+    words = [name] if is_own else [name, of_others([model.title(c) for c in asked])]
+    return run / "scores" / f"{'-'.join(words)}.json"
 
 
 def scored(
@@ -81,7 +94,7 @@ def scored(
     scores = figures(before)
     second = ask(model, questions) if questions else None
     said = second.said if second else model.predict(test.images)
-    left_out, beside = _left_out(model, scores, now, earlier), dict[str, Any]()
+    left_out, beside = _left_out(model, scores, now, earlier, asked), dict[str, Any]()
     if questions and first and second and found.other:
         told = compare(first, second, found.other, questions)
         scores, before = scores | told.edited, before | told.original
@@ -114,9 +127,10 @@ def _plain(scores: Mapping[str, Score]) -> dict[str, Any]:
 
 
 def _left_out(
-    model: Classifier, scores: Mapping[str, Score], now: list[int], earlier: list[int]
-) -> dict[str, str]:
-    """Why each score that is missing is."""
+    model: Classifier, scores: Mapping[str, Score], now: list[int], earlier: list[int],
+    samples: Request | None,
+) -> dict[str, str]:  # fmt: skip
+    """Why each score that is missing is; `samples` is a request of single images."""
     titles = {"Acc_f": now, **({"Acc_o": earlier} if earlier else {})}
     wanted = {
         name: f"no test image of {', '.join(map(model.title, classes))}"
@@ -127,6 +141,9 @@ def _left_out(
         "H": "it needs Acc_f and Acc_r",
         "MIA": "it needs training images of both kinds and test images of kept classes",
     }
+    if samples is not None:
+        none = "no other training image is at hand"
+        wanted = {"Acc_r": none, "MIA": none}
     return {name: why for name, why in wanted.items() if name not in scores}
 
 
@@ -182,11 +199,15 @@ def _of_samples(model: Classifier, request: Request, test: Labelled) -> dict[str
     """Every figure of one model that was to forget single training images."""
     every, scores, sure = list(range(len(model.labels))), dict[str, Score](), dict[str, Tensor]()
     for name, part in request.measured(test).items():
+        if not len(part):
+            continue
         said = model.predict(part.images)
         score = accuracy(said, part.labels, every)
         scores[name] = replace(score, higher_is_better=name != "Acc_f")
         sure[name] = said[torch.arange(len(part)), part.labels]
-    return {**scores, "MIA": membership(sure["Acc_r"], sure["Acc_t"], sure["Acc_f"])}
+    if "Acc_r" in sure:
+        scores["MIA"] = membership(sure["Acc_r"], sure["Acc_t"], sure["Acc_f"])
+    return scores
 
 
 @PROTOCOLS.register

@@ -54,7 +54,7 @@ def evaluate(
     if probe is not None:
         record["probe"] = probe
         record["stamp"] = {**record["stamp"], "probe": probe["note"]}
-    write_json(run / "scores" / f"{name}.json", record)
+    write_json(class_forgetting.file_of(run, found, name, classes), record)
     return record
 
 

@@ -34,6 +34,7 @@ from evaluation.score import Score, rate
 
 NAME = "random-forgetting"
 RATES = ("UA", "RA", "TA", "MIA")
+SURE = "the retrained model is surer of every forgotten image than of any test image"
 LEAST = 20  # images of each part, below which --subset says nothing
 
 Said = dict[str, Tensor]  # what a model says of each part: probabilities (n, classes)
@@ -72,6 +73,7 @@ def evaluate(
         "per_concept": {},
         "baseline": {key: asdict(value) for key, value in baseline.items()},
         "retrained": {key: asdict(value) for key, value in gold.items()},
+        "left_out": {"leak": SURE} if gold and "leak" not in scores else {},
         "requests": found.requests,
         "seconds": found.config.get("seconds"),
         "stamp": stamp(name, dict(found.config["data"]), model, len(parts["test"]), reference),

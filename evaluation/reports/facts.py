@@ -224,7 +224,10 @@ def _attacked(run: Path, file: Path) -> dict[str, Any]:
         "seconds": record.get("seconds"),
         "stamp": record.get("stamp", {}),
         "criterion": sorted({part["criterion"] for part in parts.values()}),
-        "is_cut_by_budget": any(part["is_cut_by_budget"] for part in parts.values()),
+        "is_cut_by_budget": any(
+            [record.get("is_cut_by_budget", False)]
+            + [part["is_cut_by_budget"] for part in parts.values()]
+        ),
         "relearning": relearning,
         "wins": len(wins),
         "cases": [*wins, *(case for case in cases if not case["success"])][:SHOWN],

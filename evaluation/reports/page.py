@@ -13,7 +13,8 @@ from erasure.errors import RunError
 from evaluation.reports import plots
 
 MEANING = {
-    "UA": "the concept is gone: asked for it, the judge saw nothing that was erased",
+    "UA": "the concept is gone: asked for it, the judge saw nothing that was erased; of a "
+    "classifier, forgotten training images that are named wrongly",
     "UA_own": "asked for it, the judge saw something else, be it another erased concept",
     "UA_in": "UA on the prompts that it was erased by",
     "UA_out": "UA on the prompts that it was not erased by",
@@ -47,6 +48,11 @@ MEANING = {
     "Acc_o": "classes of earlier requests are still recognised",
     "Acc_r": "the kept classes or training images are still recognised",
     "Acc_t": "test images are recognised",
+    "RA": "other training images are recognised",
+    "TA": "test images of what is kept are recognised",
+    "Acc_corr": "what the manipulation touches is recognised by its true labels",
+    "Acc_ret": "all other test images are recognised",
+    "restored": "how much of what the manipulation cost came back; 0 as before, 1 all",
     "H": "harmonic mean of the drop in Acc_f and of Acc_r",
     "MIA": "forgotten training images that look never seen",
     "distance": "to the predictions of a model trained without them",

@@ -69,10 +69,11 @@ def _order(group: dict[str, Any]) -> None:
     """Sort a group's rows and say by what."""
     rows = group["rows"]
     if all(row.get("kept") for row in rows):
-        names = rows[0]["order"]
+        names = [n for n in rows[0]["order"] if all(n in row["order"] for row in rows)]
         rows.sort(key=lambda row: -sum(_value(name, row["scores"]) for name in names))
         words = [name.replace("-", "1 − ") for name in names]
-        group["order"] = f"the mean of {', '.join(words[:-1])} and {words[-1]}"
+        first = f"{', '.join(words[:-1])} and " if words[1:] else ""
+        group["order"] = f"the mean of {first}{words[-1]}" if words else ""
     elif all("ASR" in row["scores"] for row in rows):
         rows.sort(key=lambda row: row["scores"]["ASR"]["value"])
         group["order"] = "ASR, the lowest first"

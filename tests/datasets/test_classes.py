@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from erasure_datasets import classes
+from erasure_datasets.canvas import OBJECTS, SPLITS
 from erasure_datasets.classes import class_names, load_classes, match_labels
 from erasure_datasets.errors import DataError, DataWarning
 
@@ -40,6 +42,19 @@ def test_classes_are_matched_by_name(tmp_path: Path) -> None:
     for image, label in zip(found.images, found.labels.tolist(), strict=True):
         by_class[label].append(int(image.float().mean()))
     assert by_class == {0: [10, 40, 70], 1: [0, 30, 60]}
+
+
+def test_no_render_counts_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    places: list[tuple[int, int, int]] = []
+
+    def drawn(asked: list[tuple[int, int, int]]) -> np.ndarray:
+        places.extend(asked)
+        return np.zeros((len(asked), 64, 64, 3), np.uint8)
+
+    monkeypatch.setattr(classes, "rendered", drawn)
+    monkeypatch.setitem(SPLITS, "test", range(1100, 1101))  # one of each object in each style
+    found = load_classes("canvas", "test", OBJECTS, size=64, per_class=20)
+    assert len(found) == len(set(places)) == len(OBJECTS) * 16
 
 
 def test_a_folder_of_parquet_needs_no_word_before_it(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from evaluation.evaluating import evaluate
 from evaluation.reports import plots
 from evaluation.reports.reporting import report
 
+NONE_LEFT = "no other training image is at hand"
 MADE = {"batch_size": 8, "watch_every": 0}
 
 
@@ -59,6 +60,9 @@ def test_a_run_stands_beside_the_retrained_model(place: Path) -> None:
     page = report([place / "head"], place / "one.html")[0].read_text()
     for word in ("Probes by block", "random weights", ", retrained ", "blocks.1"):
         assert word in page
+    # a class that is asked for as forgotten, though it was kept, is not among the kept as well
+    asked = evaluate(place / "head", reference=place / "gold", concepts=["green"])
+    assert asked["scores"]["probe"]["n"] == 6 + 2 * 6
     # what the reference does not stand for is left out, and the distance stays
     beside = evaluate(place / "head", reference=place / "other")
     assert "distance" in beside["scores"]
@@ -76,7 +80,19 @@ def test_single_images_leave_the_probe_out(tmp_path: Path) -> None:
     record = evaluate(tmp_path / "run", reference=tmp_path / "run")
     assert record["scores"]["PrivLeak"]["value"] == 0
     assert "single images" in record["left_out"]["probe"]
+    assert record["left_out"].keys() == {"probe"}  # H is none of single images' scores
     assert "probes" in record
+
+
+def test_nothing_else_at_hand_leaves_out_what_needs_it(tmp_path: Path) -> None:
+    resnet_folder(tmp_path / "model")
+    data = Data(source=str(image_folder(tmp_path / "images")), images=2, test_images=2)
+    ids = [str(place) for place in range(8)]  # every image
+    forget(str(tmp_path / "model"), "random-label", samples=ids, out=tmp_path / "run", data=data,
+           epochs=1, learning_rate=1e-3, keep_by="nothing", **MADE)  # fmt: skip
+    record = evaluate(tmp_path / "run")
+    assert record["scores"].keys() == {"Acc_f", "Acc_t"}
+    assert record["left_out"] == dict.fromkeys(("Acc_r", "MIA"), NONE_LEFT)
 
 
 def score(value: float, low: float | None = None) -> dict:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from erasure.commandline.main import main
 from erasure.edit import Edit
+from erasure.erasing import erase
 from erasure.errors import ErasureError, RunError, SettingError
 from erasure.models.diffusion.load import load_model
 from erasure.registry import PROTOCOLS
@@ -244,6 +245,20 @@ def test_what_is_shown_as_kept_is_not_erased(
     assert len(told) == len(drawn) // 2
     assert all(rows[1] in prompt for prompt in told)
     assert not any(names[1] in prompt for prompt in drawn)
+
+
+def test_what_the_run_erased_beside_the_asked_is_not_shown_as_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone: list[set[str]] = []
+    monkeypatch.setattr(type(PROTOCOLS.get("pocket")()), "evaluate", lambda *_: {})
+    monkeypatch.setattr(
+        "evaluation.evaluating.before_and_after",
+        lambda *_, erased, **__: gone.append({concept.name for concept in erased}),
+    )
+    erase("pocket", "uce", ["cat", "bear"], anchor=["dog", "house"], out=tmp_path / "run")
+    evaluate(tmp_path / "run", concepts=["cat"])
+    assert gone == [{"cat", "bear"}]
 
 
 def test_a_name_that_is_no_files_name_is_refused_or_cleaned(tmp_path: Path) -> None:

@@ -146,6 +146,14 @@ def test_requests_that_were_swapped_by_hand_are_refused(two: Path) -> None:
     evaluate(two)
 
 
+def test_scores_of_other_classes_stand_beside_the_runs_own(two: Path) -> None:
+    own = evaluate(two)
+    assert evaluate(two, concepts=["blue"])["scores"] == own["scores"]  # the last request's
+    others = evaluate(two, concepts=["grey"])
+    held = {file.stem: json.loads(file.read_text()) for file in (two / "scores").iterdir()}
+    assert held == {"continual": own, "continual-of_grey": others}
+
+
 def test_classes_asked_for_by_part_and_number(two: Path) -> None:
     scores = evaluate(two, concepts=["Red,#1"])["per_concept"]
     assert set(scores) == {"red", "green", "blue"}

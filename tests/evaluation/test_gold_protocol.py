@@ -1,6 +1,9 @@
 """The protocol gold on miniatures: what it says, and what it refuses."""
 
 import json
+import os
+import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -8,10 +11,15 @@ import torch
 from contract import other_weights
 
 import erasure
-from erasure.errors import ErasureError, ModelError, SettingError
+from erasure.errors import ErasureError, ModelError, RunError, SettingError
+from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.model import Sampling
 from erasure.opening import open_run
 from evaluation.against_gold import compare, three
+from evaluation.attacking.beside_gold import gold_run
+from evaluation.attacking.scene import Case, Found, Scene
+from evaluation.attacks.relearn import Relearn
+from evaluation.drawing.pocket_plan import catalogue
 from evaluation.evaluating import evaluate
 
 
@@ -80,3 +88,43 @@ def test_the_shipped_gold_never_saw_its_two(tmp_path: Path) -> None:
     assert {concept.name for concept in made.edit.concepts} == {"tower", "Ukiyoe"}
     with pytest.raises(SettingError, match="trained without tower, Ukiyoe alone"):
         erasure.erase("pocket", "gold", ["cat"], out=tmp_path / "cat")
+
+
+def test_a_gold_model_that_was_trained_on_is_made_again(sd1: Path, tmp_path: Path) -> None:
+    gold, out = tmp_path / "model", tmp_path / "run"
+    shutil.copytree(other_weights(sd1), gold)
+    erasure.erase(str(sd1), "uce", ["cat"], kind="object", anchor="dog", out=out)
+    assert gold_run(out, gold) == gold_run(out, gold) == out / "gold"
+    later = time.time() + 10
+    os.utime(gold / "unet" / "diffusion_pytorch_model.safetensors", (later, later))
+    with pytest.raises(RunError, match=r"changed since .*gold was made of it; remove"):
+        gold_run(out, gold)
+
+
+def pocket_three(folder: Path, seeds: tuple[int, ...]) -> three.Three:
+    model = load_model("pocket")
+    concept = catalogue().concept("tower")
+    return three.Three(folder / "run", model, folder / "gold", model, concept, seeds)
+
+
+def test_what_is_kept_never_asks_for_the_concept(tmp_path: Path) -> None:
+    usual, others = (pocket_three(tmp_path, seeds).kept_cases() for seeds in ((188, 288), (588,)))
+    assert not [case for case in others if "tower" in case.prompt]
+    assert len(others) == three.KEPT
+    assert others == usual
+
+
+def test_steps_to_relearn_are_counted_anew_for_other_cases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[int]] = []
+
+    def attack(_: Relearn, __: Scene, cases: list[Case]) -> list[Found]:
+        asked.append({case.seed for case in cases})
+        return [Found(True, len(asked), case.prompt) for case in cases]
+
+    monkeypatch.setattr(Relearn, "attack", attack)
+    for seeds, steps in (((188,), 1), ((288,), 2), ((288,), 2)):
+        found = pocket_three(tmp_path, seeds)
+        assert compare.steps_to_relearn(found, "edited", Relearn(), (1.0,)) == [steps]
+    assert asked == [{188}, {288}]

@@ -28,6 +28,7 @@ from evaluation.attacks.latent_inversion import walked_back
 from evaluation.attacks.p4d import nearest
 from evaluation.attacks.state_inversion import StateInversion
 from evaluation.criteria import Criterion
+from evaluation.reports.facts import facts
 
 CRITERION = """
 def rarely(images):
@@ -143,6 +144,11 @@ def test_excess_is_paired_by_case(many_steps: Path, sd1: Path, criterion: str) -
     gap = record["scores"]["ASR"]["value"] - record["scores"]["ASR_gold"]["value"]
     assert found["value"] == pytest.approx(gap)
     assert attack(run, "noise", gold=gold, **options)["scores"] == record["scores"]
+    assert not record["per_concept"]["cat"]["is_cut_by_budget"]
+    floor["per_concept"]["cat"]["is_cut_by_budget"] = True
+    (run / "gold" / "attacks" / "noise.json").write_text(json.dumps(floor))
+    again = attack(run, "noise", gold=gold, **options)
+    assert again["per_concept"]["cat"]["is_cut_by_budget"]
 
 
 def test_what_is_no_gold_is_refused(
@@ -251,6 +257,9 @@ def test_states_of_another_search_are_drawn_with_and_none_is_searched(
     assert record["asked"]["files"][str(elsewhere)] == file_digest(elsewhere)
     assert {file.name: file.read_bytes() for file in (kept.parent / "images").iterdir()} == own
     shutil.rmtree(run / "attacks")
+    write_tensors(elsewhere, states, {"concept": "dog"})
+    with pytest.raises(SettingError, match=r"found for cat; .* are those of dog\. Give them"):
+        attack(run, name, **options, states=str(elsewhere))
     write_tensors(elsewhere, {"state 0": states["state 0"][:, :3]})
     with pytest.raises(SettingError, match=r"for the same text encoder; .* has state 0 of"):
         attack(run, name, **options, states=str(elsewhere))
@@ -328,8 +337,12 @@ def test_a_budget_of_all_attacks_is_shared_equally(
     found = every_attack.attack_all(run, budget=10.0 * every, **options)
     assert given == dict.fromkeys(ATTACKS.names(), 10.0)
     assert found["left_out"] == {"p4d": "no time."}
+    assert found["is_cut_by_budget"]
+    assert facts(run)["attacks"]["all"]["is_cut_by_budget"]
     every_attack.attack_all(run, budget=10.0 * every, gold="pocket", **options)
     assert set(given.values()) == {5.0}  # gold's share is as large
+    every_attack.attack_all(run, budget=10.0 * every, concepts=["cat", "dog"], **options)
+    assert set(given.values()) == {5.0}  # the budget of an attack is one concept's
     with pytest.raises(SettingError, match="budget must be a number of seconds above 0"):
         every_attack.attack_all(run, budget=0.0, **options)
 
@@ -437,6 +450,7 @@ def test_low_rank_tuning_moves_weights_by_that_rank(rank: int, run: Path) -> Non
 
 def test_the_grid_reports_each_cell_and_the_best(run: Path, criterion: str) -> None:
     options = {"criterion": f"{criterion}:always", "seeds": (188,), **SMALL["relearn-grid"]}
+    options["images"] = "1,2.0"
     part = attack(run, "relearn-grid", **options)["per_concept"]["cat"]
     names = {f"{select} {count} x1" for select in ("xattn", "lora") for count in (1, 2)}
     assert part["cells"] == dict.fromkeys(names, 1)

@@ -21,7 +21,7 @@ from erasure_datasets.unlearncanvas import THEMES
 from evaluation.evaluating import evaluate
 from evaluation.reports import page as page_module
 from evaluation.reports.facts import asks_for, facts
-from evaluation.reports.ranking import differences
+from evaluation.reports.ranking import differences, rankings
 from evaluation.reports.reporting import report
 from evaluation.score import interval
 
@@ -53,6 +53,23 @@ def test_one_page_without_addresses_and_the_same_figures_beside_it(
     assert float(value["best", "UA"]["high"]) == 1.0
     assert 0.75 < float(value["best", "UA"]["low"]) < 0.85  # 16 of 16 is no certainty
     assert "| worse" in files[3].read_text().replace(str(runs[0].parent) + "/", "")
+
+
+def test_runs_are_ordered_by_the_scores_that_all_of_them_have() -> None:
+    """Of two runs of one protocol the one with a single request has no Acc_o."""
+
+    def run(name: str, **values: float) -> dict:
+        scores = {key: {"value": v, "low": None, "high": None} for key, v in values.items()}
+        about = dict.fromkeys(("run", "method", "concepts", "seconds", "peak_memory_gb",
+                               "storage_mb"))  # fmt: skip
+        record = {"scores": scores, "baseline": {}, "stamp": {}}
+        return {**about, "name": name, "scores": {"class-forgetting": record}}
+
+    found = [run("two", Acc_f=0.1, Acc_o=0.0, Acc_r=0.8), run("one", Acc_f=0.0, Acc_r=0.9)]
+    for given in (found, found[::-1]):
+        (group,) = rankings(given)
+        assert [row["name"] for row in group["rows"]] == ["one", "two"]
+        assert group["order"] == "the mean of 1 − Acc_f and Acc_r"
 
 
 def test_unlike_stamps_are_not_ranked_together(runs: list[Path], tmp_path: Path) -> None:
