@@ -59,6 +59,13 @@ TINY: dict[str, dict[str, Value]] = {
         "forget_images": 4,
         "sampling_steps": 2,
     },
+    "task-vector": {
+        "steps": 6,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "forget_images": 4,
+        "sampling_steps": 2,
+    },
     "esd": {"steps": 6, "batch_size": 2, "learning_rate": 1e-3, "paths": 2, "sampling_steps": 3},
     "uce": {},
     "adapt-unlearn": {
@@ -115,7 +122,7 @@ SELECTED_OF = {
     "flux": {**OF_TRANSFORMERS, "gs-lora": f"{SELECTED['gs-lora']},*single_*.proj_*"},
 }
 FAMILIES = ("sd1", "sd2", "sdxl", "sd3", "flux")
-NO_ANCHOR = {"adapt-unlearn"}  # nothing is drawn instead
+NO_ANCHOR = {"adapt-unlearn", "task-vector"}  # nothing is drawn instead
 # methods that say in one line that they do not work on a family
 REFUSED = {("sfd", "sdxl"), ("sfd", "sd3"), ("sfd", "flux"), ("advunlearn", "flux")}
 # on top of pocket's presets, for those methods that have these settings
