@@ -100,6 +100,17 @@ TINY: dict[str, dict[str, Value]] = {
         "distil_rate": 1e-3,
         "distil_pairs": 4,
     },
+    "stereo": {
+        "rounds": 2,
+        "round_steps": 2,
+        "round_rate": 1e-3,
+        "word_steps": 2,
+        "steps": 6,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "paths": 2,
+        "sampling_steps": 3,
+    },
     "gs-lora": {
         "steps": 6,
         "batch_size": 2,
@@ -124,7 +135,13 @@ SELECTED_OF = {
 FAMILIES = ("sd1", "sd2", "sdxl", "sd3", "flux")
 NO_ANCHOR = {"adapt-unlearn", "task-vector"}  # nothing is drawn instead
 # methods that say in one line that they do not work on a family
-REFUSED = {("sfd", "sdxl"), ("sfd", "sd3"), ("sfd", "flux"), ("advunlearn", "flux")}
+REFUSED = {
+    ("sfd", "sdxl"),
+    ("sfd", "sd3"),
+    ("sfd", "flux"),
+    ("advunlearn", "flux"),
+    ("stereo", "flux"),
+}
 # on top of pocket's presets, for those methods that have these settings
 POCKET_FEW: dict[str, Value] = {
     "steps": 6,
