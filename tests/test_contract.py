@@ -41,7 +41,7 @@ PAIRS = [(method, family) for method in every_method() for family in FAMILIES]
 LEFT_OUT = [("doco", "flux"), ("bounded", "flux")]
 CASES = [pair for pair in PAIRS if pair not in [*REFUSED, *LEFT_OUT]]
 # whose checks on the built-in model take seconds
-SLOW = ("advunlearn", "sfd", "uproot", "doco", "bounded", "adapt-unlearn")
+SLOW = ("advunlearn", "sfd", "uproot", "doco", "bounded", "adapt-unlearn", "stereo")
 TRAINED = [(method, "sd1") for method in every_method() if "steps" in TINY[method]]
 
 
