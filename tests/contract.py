@@ -101,7 +101,7 @@ TINY: dict[str, dict[str, Value]] = {
         "distil_pairs": 4,
     },
     "stereo": {
-        "rounds": 2,
+        "rounds": 1,
         "round_steps": 2,
         "round_rate": 1e-3,
         "word_steps": 2,
@@ -151,6 +151,8 @@ POCKET_FEW: dict[str, Value] = {
     "sampling_steps": 8,
     "warmup": 2,
     "group_warmup": 2,
+    "rounds": 1,
+    "round_steps": 4,
     "word_steps": 20,
     "looks": 2,
 }
