@@ -141,9 +141,10 @@ class Stereo:
         def loss(_step: int) -> dict[str, Tensor]:
             at = points(forget, self.batch_size, run)
             with model.original():
-                wanted = away(model, at, self._asked(model, at, named, words)[-1:], self.round_push)
-            asked = self._asked(model, at, named, words)[-1]
-            return {"erase": F.mse_loss(model.predict(at.z_t, at.t, asked), wanted)}
+                asked = self._asked(model, at, named, words[-1:])[-1:]
+                wanted = away(model, at, asked, self.round_push)
+            (last,) = self._asked(model, at, named, words[-1:])[-1:]
+            return {"erase": F.mse_loss(model.predict(at.z_t, at.t, last), wanted)}
 
         start: Mapping[str, Tensor] = model.originals
         for number in range(self.rounds):

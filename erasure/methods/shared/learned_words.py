@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from erasure.errors import SettingError
 from erasure.methods.shared.training_data import Pictures, draw
 from erasure.models.diffusion.model import Condition, DiffusionModel
 from erasure.models.diffusion.slots import around
@@ -46,8 +47,10 @@ class Named:
 
 
 def embedding_of(model: DiffusionModel, word: str) -> Float[Tensor, "1 w"]:
-    """The mean token embedding of a word."""
+    """The mean token embedding of a word. SettingError for one of which nothing is read."""
     ids = model.open_slots([("", word)], 0).ids[0, 1 : 1 + model.token_count(word)]
+    if not len(ids):
+        raise SettingError(f"init must be a word that {model.name} reads; got {word!r}.")
     return model.token_table[ids].detach().mean(0, keepdim=True).clone()
 
 

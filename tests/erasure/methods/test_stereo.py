@@ -139,6 +139,7 @@ def test_rounds_and_what_is_kept(listed: Path, tmp_path: Path) -> None:
     [
         ({"retain_prompts": "kept.csv"}, "Stereo.retain_prompts needs a retain_weight above 0"),
         ({"tokens": 90}, "do not fit"),
+        ({"init": "  "}, "init must be a word that .* reads; got '  '"),
         ({"rounds": -1}, "Stereo.rounds must be at least 0"),
     ],
 )
