@@ -52,6 +52,7 @@ RESULTS = {
     ("doco", "sd1"): Measured("docs/results/generalisation.md", "| doco |"),
     ("bounded", "sd1"): Measured("docs/results/generalisation.md", "| bounded, flat, 40 steps |"),
     ("adapt-unlearn", "sd1"): Measured("docs/results/adapt-unlearn.md", "| fish | 93.8 |"),
+    ("task-vector", "sd1"): Measured("docs/results/neighbours.md", "| task-vector | fish |"),
     ("uproot", "sd1"): Measured("docs/results/uproot.md", "erase uproot --model pocket"),
     ("gold", "sd1"): Measured("docs/results/tables/beside-gold.md", "| **gold** |"),
     **{

@@ -59,6 +59,13 @@ TINY: dict[str, dict[str, Value]] = {
         "forget_images": 4,
         "sampling_steps": 2,
     },
+    "task-vector": {
+        "steps": 6,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "forget_images": 4,
+        "sampling_steps": 2,
+    },
     "esd": {"steps": 6, "batch_size": 2, "learning_rate": 1e-3, "paths": 2, "sampling_steps": 3},
     "uce": {},
     "adapt-unlearn": {
@@ -93,6 +100,17 @@ TINY: dict[str, dict[str, Value]] = {
         "distil_rate": 1e-3,
         "distil_pairs": 4,
     },
+    "stereo": {
+        "rounds": 1,
+        "round_steps": 2,
+        "round_rate": 1e-3,
+        "word_steps": 2,
+        "steps": 6,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "paths": 2,
+        "sampling_steps": 3,
+    },
     "gs-lora": {
         "steps": 6,
         "batch_size": 2,
@@ -115,9 +133,15 @@ SELECTED_OF = {
     "flux": {**OF_TRANSFORMERS, "gs-lora": f"{SELECTED['gs-lora']},*single_*.proj_*"},
 }
 FAMILIES = ("sd1", "sd2", "sdxl", "sd3", "flux")
-NO_ANCHOR = {"adapt-unlearn"}  # nothing is drawn instead
+NO_ANCHOR = {"adapt-unlearn", "task-vector"}  # nothing is drawn instead
 # methods that say in one line that they do not work on a family
-REFUSED = {("sfd", "sdxl"), ("sfd", "sd3"), ("sfd", "flux"), ("advunlearn", "flux")}
+REFUSED = {
+    ("sfd", "sdxl"),
+    ("sfd", "sd3"),
+    ("sfd", "flux"),
+    ("advunlearn", "flux"),
+    ("stereo", "flux"),
+}
 # on top of pocket's presets, for those methods that have these settings
 POCKET_FEW: dict[str, Value] = {
     "steps": 6,
@@ -127,6 +151,8 @@ POCKET_FEW: dict[str, Value] = {
     "sampling_steps": 8,
     "warmup": 2,
     "group_warmup": 2,
+    "rounds": 1,
+    "round_steps": 4,
     "word_steps": 20,
     "looks": 2,
 }

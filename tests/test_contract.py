@@ -37,11 +37,13 @@ from erasure.opening import open_run
 from erasure.registry import METHODS
 
 PAIRS = [(method, family) for method in every_method() for family in FAMILIES]
-# two whose networks are asked as SalUn's are; the rest of FLUX is what the others show
-LEFT_OUT = [("doco", "flux"), ("bounded", "flux")]
+# whose networks are asked as SalUn's are; the rest of FLUX is what the others show
+LEFT_OUT = [("doco", "flux"), ("bounded", "flux"), ("task-vector", "flux")]
 CASES = [pair for pair in PAIRS if pair not in [*REFUSED, *LEFT_OUT]]
 # whose checks on the built-in model take seconds
-SLOW = ("advunlearn", "sfd", "uproot", "doco", "bounded", "adapt-unlearn")
+SLOW = (
+    "advunlearn", "sfd", "uproot", "doco", "bounded", "adapt-unlearn", "stereo", "task-vector",
+)  # fmt: skip
 TRAINED = [(method, "sd1") for method in every_method() if "steps" in TINY[method]]
 
 

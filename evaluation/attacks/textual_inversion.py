@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.files.storage import read_tensors, write_tensors
-from erasure.models.diffusion.model import DiffusionModel
+from erasure.methods.shared.learned_words import embedding_of
 from erasure.models.diffusion.slots import around
 from erasure.registry import ATTACKS
 from erasure_datasets.concept import Concept
@@ -75,7 +75,7 @@ class TextualInversion(Attack):
         chosen = [prompts[i % len(prompts)] for i in range(self.images)]
         targets = scene.targets(chosen, "inversion images")
         slotted = model.open_slots([around(p, scene.concept.name) for p in chosen], self.tokens)
-        vectors = _embedding(model, self.init or scene.concept.name).repeat(self.tokens, 1)
+        vectors = embedding_of(model, self.init or scene.concept.name).repeat(self.tokens, 1)
         vectors.requires_grad_()
         optimiser = torch.optim.AdamW([vectors], lr=self.learning_rate)
         with scene.progress("textual-inversion", self.steps) as bar:
@@ -92,9 +92,3 @@ class TextualInversion(Attack):
                 optimiser.step()
                 bar.advance(f"loss {loss.item():.4f}")
         return vectors.detach()
-
-
-def _embedding(model: DiffusionModel, word: str) -> Tensor:
-    """The mean token embedding of a word, (1, w)."""
-    ids = model.open_slots([("", word)], 0).ids[0, 1 : 1 + model.token_count(word)]
-    return model.token_table[ids].detach().mean(0, keepdim=True).clone()

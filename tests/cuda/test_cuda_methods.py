@@ -12,7 +12,7 @@ from erasure.errors import SettingError
 from erasure.opening import open_run
 from erasure.registry import METHODS
 
-NO_FP16 = {"advunlearn", "sfd", "uproot", "adapt-unlearn"}
+NO_FP16 = {"advunlearn", "sfd", "uproot", "adapt-unlearn", "stereo"}
 FREE = {
     method: getattr(METHODS.get("diffusion", method), "without_effect", ()) for method, _ in CASES
 }
