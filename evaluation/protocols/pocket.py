@@ -173,13 +173,14 @@ def shipped_baseline(name: str = "pocket") -> tuple[Labels, Looks]:
 def evaluate(
     model: DiffusionModel, folder: Path, *, concepts: Sequence[Concept],
     seeds: Sequence[int] = SEEDS, subset: int | None = None, sampling: Sampling | None = None,
-    is_own: bool = True,
+    is_own: bool = True, gone: Sequence[Concept] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Draw, judge and score; returns the record that it writes.
 
     `sampling` replaces the protocol's steps, guidance and scheduler; a one-step generator has its
     own. `concepts` empty means an un-erased model; `is_own` False says that they are not all that
-    the run erased.
+    the run erased. `gone` is what else it erased: prompts that name it are not asked, for they are
+    neither the concepts' nor to be kept.
 
     Writes folder/images/pocket and, with the record, a file in folder/scores: pocket.json, or what
     evaluation/scored.py calls another part of it. The baseline is the suite's own where the seeds
@@ -190,8 +191,9 @@ def evaluate(
             f"the protocol pocket needs a model with pocket's concept list; {model.name} has none."
         )
     how = sampling or model.sampling or SAMPLING
-    chosen = plan(seeds, subset, concepts)
+    chosen = without(plan(seeds, subset, concepts), gone)
     made_by, names = stamp(chosen, how) | told_of(concepts), [c.name for c in concepts]
+    made_by |= {"not_asked": ", ".join(concept.name for concept in gone)} if gone else {}
     usual = SEEDS if subset is None else SEEDS[:1]
     file = free_file(folder, made_by, names, usual=usual, subset=subset, is_own=is_own)
     model.use_scheduler(how.scheduler)
@@ -281,9 +283,11 @@ class Pocket(Protocol):
             return evaluate_images(
                 asked.images, asked.folder, concepts=concepts, seeds=seeds, subset=subset
             )
+        names = {concept.name for concept in concepts}
         return evaluate(
             asked.model, asked.folder, concepts=concepts, seeds=seeds, subset=subset,
             sampling=asked.sampling, is_own=asked.is_own,
+            gone=[concept for concept in asked.erased if concept.name not in names],
         )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -259,6 +260,26 @@ def test_what_the_run_erased_beside_the_asked_is_not_shown_as_kept(
     erase("pocket", "uce", ["cat", "bear"], anchor=["dog", "house"], out=tmp_path / "run")
     evaluate(tmp_path / "run", concepts=["cat"])
     assert gone == [{"cat", "bear"}]
+
+
+def test_what_the_run_erased_beside_the_asked_does_not_count_as_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bear that is gone, too, once lowered the accuracy on what is kept."""
+    asked: list[str] = []
+
+    def draw(_: object, shots: list[Any], *__: object, **___: object) -> torch.Tensor:
+        asked.extend(shot.prompt for shot in shots)
+        return torch.zeros(len(shots), 3, 64, 64, dtype=torch.uint8)
+
+    monkeypatch.setattr("evaluation.protocols.pocket.draw", draw)
+    monkeypatch.setattr("evaluation.evaluating.before_and_after", lambda *_, **__: None)
+    erase("pocket", "uce", ["cat", "bear"], anchor=["dog", "house"], out=tmp_path / "run")
+    record = evaluate(tmp_path / "run", concepts=["cat"], seeds=(188,), subset="48")
+    assert record["stamp"]["not_asked"] == "bear"
+    assert sum("cat" in prompt for prompt in asked) == 16
+    assert 16 < len(asked) < 48
+    assert not any("bear" in prompt for prompt in asked)
 
 
 def test_a_name_that_is_no_files_name_is_refused_or_cleaned(tmp_path: Path) -> None:
