@@ -8,6 +8,7 @@ stamp (evaluation/unlearncanvas/settings.py). By default the photographs' theme 
 out, images of a target count for UA and CRA_target alone, and each image has noise of its own.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ from erasure.models.diffusion.model import DiffusionModel, Sampling
 from erasure.registry import PROTOCOLS
 from erasure.training.processes import own_device
 from erasure.training.run_folder import run_record
+from erasure_datasets.errors import DataWarning
 from erasure_datasets.unlearncanvas import OBJECTS
 from evaluation.drawing.answer_set import find_answers, read_in_parts
 from evaluation.drawing.generate import draw, own_noise
@@ -257,8 +259,21 @@ class UnlearnCanvas(Protocol):
                 asked.images, asked.folder, concepts=asked.concepts, settings=settings, seeds=seeds,
                 subset=asked.subset, reference=asked.reference,
             )  # fmt: skip
+        if others := _others(asked):
+            warnings.warn(
+                f"the run erased {' and '.join(others)}, too: what asks for that counts as kept "
+                "here. Leave --concept out to judge all of them.",
+                DataWarning,
+                stacklevel=2,
+            )
         return evaluate(
             asked.model, asked.folder, concepts=asked.concepts, settings=settings, seeds=seeds,
             subset=asked.subset, sampling=asked.sampling, reference=asked.reference,
             is_own=asked.is_own, given=asked.settings,
         )  # fmt: skip
+
+
+def _others(asked: Asked) -> list[str]:
+    """What the run erased beside the concepts that are asked for."""
+    own = {name.casefold() for name in asked.concepts}
+    return [c.name for c in asked.erased if own and c.name.casefold() not in own]

@@ -2,7 +2,9 @@
 
 import json
 import sys
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +20,13 @@ from erasure.errors import RunError, SettingError
 from erasure.models.classifier.classifier import Classifier
 from erasure.models.classifier.transform import Transform
 from erasure.models.diffusion.load import load_model
+from erasure.registry import PROTOCOLS
+from erasure_datasets.concept import Concept
+from erasure_datasets.errors import DataWarning
 from erasure_datasets.unlearncanvas import OBJECTS, THEMES
 from evaluation.drawing.generate import own_noise
 from evaluation.evaluating import evaluate
+from evaluation.protocols import Asked
 from evaluation.unlearncanvas.noise import RunningNoise
 from evaluation.unlearncanvas.plan import SEEDS, find_targets, plan, shots
 
@@ -380,3 +386,17 @@ def test_a_free_text_concept_and_others_settings(sd1: Path, tmp_path: Path) -> N
         evaluate(model="pocket", out=tmp_path / "out", steps=3)
     with pytest.raises(SettingError, match="number of images for the protocol pocket; got '2x2'"):
         evaluate(model="pocket", out=tmp_path / "out", subset="2x2")
+
+
+def test_what_the_run_erased_beside_the_asked_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluation.protocols.unlearncanvas.evaluate", lambda *_, **__: {})
+    protocol = PROTOCOLS.get("unlearncanvas")()
+    erased = [Concept("Cats", "object"), Concept("Dogs", "object")]
+    asked = Asked(tmp_path, model=object(), concepts=["cats"], erased=erased)  # type: ignore[arg-type]
+    with pytest.warns(DataWarning, match="erased Dogs, too"):
+        protocol.evaluate(asked)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        protocol.evaluate(replace(asked, concepts=["Cats", "Dogs"]))
