@@ -14,11 +14,12 @@ Every edit gets the figures that any user can have:
   model, has risen under their captions and under the empty prompt;
 
 and the three that need gold, of the protocol `gold`: `divergence`, `relearn_ratio` at one slow
-rate, and `loss_gap_empty`, below 0 where it remembers and above where it is over-erased. Prints
-each figure's rank correlation (Spearman) with being near gold by each of them, over all edits and
-in brackets each concept's own, and every edit, with gold itself below, in Markdown. A dash: they
-are the same for all, or of fewer than three. What is measured is kept, so it can be stopped and
-started again; `--at-most` does so many of what is left, `--finished` measures nothing.
+rate, and `loss_gap_empty`, below 0 where it remembers and above where it is over-erased; that one
+both as it is and by its distance from 0. Prints each figure's rank correlation (Spearman) with
+being near gold by each of them, over all edits and in brackets each concept's own, and every edit,
+with gold itself below, in Markdown. A dash: they are the same for all, or of fewer than three. What
+is measured is kept, so it can be stopped and started again; `--at-most` does so many of what is
+left, `--finished` measures nothing.
 """
 
 import argparse
@@ -57,10 +58,12 @@ RATES = {"object": 0.2, "style": 1.0}  # of the relearning preset's; styles come
 JUDGED = ("UA", "IRA", "CRA", "CRA_target")
 CHEAP = (*JUDGED, *ATTACKS, "worst", "moved", "rise_caption", "rise_empty")
 Found = dict[tuple[str, str, str], dict[str, float]]  # by concept, method and strength
-NEARNESS: dict[str, Callable[[float], float]] = {  # what is larger the nearer to gold
-    "divergence": lambda value: -value,
-    "relearn_ratio": lambda value: value,
-    "loss_gap_empty": lambda value: -abs(value),
+DISTANCES = ("divergence", "relearn_ratio", "loss_gap_empty")
+NEARNESS: dict[str, Callable[[dict[str, float]], float]] = {  # what is larger the nearer to gold
+    "divergence": lambda one: -one["divergence"],
+    "relearn_ratio": lambda one: one["relearn_ratio"],
+    "loss_gap_empty": lambda one: one["loss_gap_empty"],
+    "its distance from 0": lambda one: -abs(one["loss_gap_empty"]),
 }
 MORE_IS_LESS = {*ATTACKS, "worst"}  # known of the concept, where the others have more
 
@@ -135,16 +138,16 @@ def tables(found: Found) -> list[str]:
     for figure in CHEAP:
         cells = [agreement(found, figure, told) for told in NEARNESS]
         lines.append("| " + " | ".join([figure, *cells]) + " |")
-    lines += ["", "| concept | method | strength | " + " | ".join([*NEARNESS, *CHEAP]) + " |"]
-    lines.append("|" + "---|" * (3 + len(NEARNESS) + len(CHEAP)))
+    lines += ["", "| concept | method | strength | " + " | ".join([*DISTANCES, *CHEAP]) + " |"]
+    lines.append("|" + "---|" * (3 + len(DISTANCES) + len(CHEAP)))
     for names, one in found.items():
-        cells = [cell(name, one[name]) if name in one else "-" for name in (*NEARNESS, *CHEAP)]
+        cells = [cell(name, one[name]) if name in one else "-" for name in (*DISTANCES, *CHEAP)]
         lines.append("| " + " | ".join([*names, *cells]) + " |")
     return lines
 
 
 def cell(name: str, value: float) -> str:
-    if name in NEARNESS or name == "moved" or name.startswith("rise"):
+    if name in DISTANCES or name == "moved" or name.startswith("rise"):
         return f"{value:.3f}"
     return f"{100 * value:.0f}"
 
@@ -152,16 +155,14 @@ def cell(name: str, value: float) -> str:
 def agreement(found: Found, figure: str, told: str) -> str:
     """Spearman's correlation, signed so that 1 ranks the edits as gold does; and by concept."""
     sign = -1 if figure in MORE_IS_LESS else 1
-    edits = {names: one for names, one in found.items() if names[1] != "gold"}
+    key = told if told in DISTANCES else "loss_gap_empty"
+    edits = {names: one for names, one in found.items() if names[1] != "gold" and key in one}
     groups = [list(edits.values())] + [
         [one for names, one in edits.items() if names[0] == concept]
         for concept in dict.fromkeys(names[0] for names in edits)
     ]
     every, *own = (
-        _correlation(
-            [(sign * one[figure], NEARNESS[told](one[told])) for one in part if told in one]
-        )
-        for part in groups
+        _correlation([(sign * one[figure], NEARNESS[told](one)) for one in part]) for part in groups
     )
     cells = ["-" if part is None else f"{round(part, 2) + 0.0:.2f}" for part in (every, *own)]
     return f"{cells[0]} ({', '.join(cells[1:])})"

@@ -142,6 +142,8 @@ REFUSED = {
     ("advunlearn", "flux"),
     ("stereo", "flux"),
 }
+# whose networks are asked as SalUn's are; the rest of FLUX is what the others show
+LEFT_OUT = {("doco", "flux"), ("bounded", "flux"), ("task-vector", "flux")}
 # on top of pocket's presets, for those methods that have these settings
 POCKET_FEW: dict[str, Value] = {
     "steps": 6,
