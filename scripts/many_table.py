@@ -68,17 +68,20 @@ def changed(labels: Sequence[Sequence[int]], concepts: Sequence[str]) -> tuple[i
     return count, lost, won
 
 
+def rate(record: dict[str, Any], key: str) -> str:
+    """In percent, with the un-erased model's in brackets, of which UA has none."""
+    if key not in record["scores"]:
+        return "-"
+    before = record["baseline"].get(key, {}).get("value")
+    told = "" if before is None or key == "UA" else f" ({100 * before:.1f})"
+    return f"{100 * record['scores'][key]['value']:.1f}{told}"
+
+
 def line(method: str, count: int, split: int, record: dict[str, Any]) -> str:
-    concepts, scores = drawn_split(count, split), record["scores"]
+    concepts = drawn_split(count, split)
     lowest = min(part["UA"]["value"] for part in record["per_concept"].values())
     cells = [method, str(count), str(split)]
-    for key in RATES:
-        if key not in scores:
-            cells.append("-")
-            continue
-        was = record["baseline"].get(key, {}).get("value")
-        was_told = "" if was is None or key == "UA" else f" ({100 * was:.1f})"
-        cells.append(f"{100 * scores[key]['value']:.1f}{was_told}")
+    cells += [rate(record, key) for key in RATES]
     cells.insert(4, f"{100 * lowest:.0f}")
     images, lost, won = changed(record["labels"], concepts)
     p = binomtest(lost, lost + won).pvalue if lost + won else 1.0

@@ -15,10 +15,9 @@ import argparse
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 import markdown_file
-from many_table import METHODS, RATES, SEED, drawn_split
+from many_table import METHODS, RATES, SEED, drawn_split, rate
 
 from erasure import erase
 from erasure.comparing.diffing import diff
@@ -69,14 +68,6 @@ def line(method: str, count: int, asked: argparse.Namespace) -> str:
     cells.append(f"{diff(folder, whole).relative:.2g} of {diff('pocket', whole).relative:.2g}")
     seconds = json.loads((folder / "config.json").read_text())["seconds"]
     return f"| {' | '.join([*cells, f'{seconds:.2g}'])} |"
-
-
-def rate(record: dict[str, Any], key: str) -> str:
-    if key not in record["scores"]:
-        return "-"
-    before = record["baseline"].get(key, {}).get("value")
-    told = "" if before is None or key == "UA" else f" ({100 * before:.1f})"
-    return f"{100 * record['scores'][key]['value']:.1f}{told}"
 
 
 def weakest(folder: Path) -> str:
