@@ -37,6 +37,12 @@ class Asked:
     gold: Path | str | None = None
     settings: dict[str, Value] = field(default_factory=dict)
 
+    @property
+    def also_erased(self) -> list[Concept]:
+        """What the run erased beside the concepts that are asked for."""
+        own = {name.casefold() for name in self.concepts}
+        return [concept for concept in self.erased if own and concept.name.casefold() not in own]
+
 
 Option = Literal["seeds", "subset", "reference", "gold"]
 

@@ -283,11 +283,10 @@ class Pocket(Protocol):
             return evaluate_images(
                 asked.images, asked.folder, concepts=concepts, seeds=seeds, subset=subset
             )
-        names = {concept.name for concept in concepts}
         return evaluate(
             asked.model, asked.folder, concepts=concepts, seeds=seeds, subset=subset,
             sampling=asked.sampling, is_own=asked.is_own,
-            gone=[concept for concept in asked.erased if concept.name not in names],
+            gone=asked.also_erased,
         )  # fmt: skip
 
 

@@ -259,7 +259,7 @@ class UnlearnCanvas(Protocol):
                 asked.images, asked.folder, concepts=asked.concepts, settings=settings, seeds=seeds,
                 subset=asked.subset, reference=asked.reference,
             )  # fmt: skip
-        if others := _others(asked):
+        if others := [concept.name for concept in asked.also_erased]:
             warnings.warn(
                 f"the run erased {' and '.join(others)}, too: what asks for that counts as kept "
                 "here. Leave --concept out to judge all of them.",
@@ -271,9 +271,3 @@ class UnlearnCanvas(Protocol):
             subset=asked.subset, sampling=asked.sampling, reference=asked.reference,
             is_own=asked.is_own, given=asked.settings,
         )  # fmt: skip
-
-
-def _others(asked: Asked) -> list[str]:
-    """What the run erased beside the concepts that are asked for."""
-    own = {name.casefold() for name in asked.concepts}
-    return [c.name for c in asked.erased if own and c.name.casefold() not in own]
