@@ -50,7 +50,7 @@ SMALL = {
     "base": ["--size", "16", "--argument", "channels=16,32,64,128", "--epochs", "30",
              "--label-smoothing", "0", *BATCH],
     "fine-tune": BATCH, "l1-sparse": BATCH, "random-label": MILD, "salun": MILD,
-    "gradient-ascent": [*BATCH, "--learning-rate", "5e-4"],
+    "gradient-ascent": [*BATCH, "--learning-rate", "2e-4"],
     "prune, fine-tune": [*BATCH, "--then-settings", "batch_size=64"],
     "prune, random-label": [
         *BATCH, "--then-settings", "batch_size=64,epochs=5,learning_rate=0.002",
