@@ -4,9 +4,10 @@ UA, the share of the forgotten training images that are named wrongly; RA and TA
 the other training images at hand and on the test images; MIA, the share of the forgotten that the
 papers' attack takes for never trained on. Of classes, the forgotten images are all of theirs, and
 the test images those of the kept ones. With --reference, a retrained model's run that forgot the
-same: `gap`, the mean of the four differences to it in size; `leak`, signed, 0 where the forgotten
-are told from test images as well as in the retrained model; `distance`, the total variation of the
-two models' probabilities on test images.
+same, a rate is the better the nearer it is to that model's, and there are three more: `gap`, the
+mean of the four differences to it in size; `leak`, signed, 0 where the forgotten are told from test
+images as well as in the retrained model; `distance`, the total variation of the two models'
+probabilities on test images.
 
 Jia et al. (NeurIPS 2023) and Fan et al. (ICLR 2024). `--subset N` is the quick form: at most N
 images of each part.
@@ -64,8 +65,8 @@ def evaluate(
     if found.other is not None:
         theirs = _said(found.other, parts)
         gold = _rates(theirs, parts)
-        scores |= _beside(said, scores, theirs, gold, parts)
-        baseline |= _beside(before, baseline, theirs, gold, parts)
+        scores = _towards(gold, scores) | _beside(said, scores, theirs, gold, parts)
+        baseline = _towards(gold, baseline) | _beside(before, baseline, theirs, gold, parts)
     name = NAME if most is None else f"{NAME}-{most}-subset"
     record = {
         "protocol": NAME if most is None else f"{NAME}-subset",
@@ -118,6 +119,14 @@ def _rates(said: Said, parts: dict[str, Labelled]) -> dict[str, Score]:
     sure = _sure(said, parts)
     attack = support_vectors(sure["retain"], sure["test"], sure["forget"])
     return {"UA": wrong, "RA": right["retain"], "TA": right["test"], "MIA": attack}
+
+
+def _towards(gold: dict[str, Score], scores: dict[str, Score]) -> dict[str, Score]:
+    """The rates, each of which is the better the nearer it is to the retrained model's."""
+    return {
+        name: replace(score, higher_is_better=score.value <= gold[name].value)
+        for name, score in scores.items()
+    }
 
 
 def _beside(
