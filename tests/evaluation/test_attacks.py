@@ -331,6 +331,30 @@ def test_a_loss_that_is_not_finite_gives_no_rate(
     assert attack(run, name, **options, **other)["scores"]["ASR"]["n"] == 1
 
 
+def test_cells_of_a_grid_that_diverged_are_no_other_attacks(
+    run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says to lower the learning rate; what was tuned at the old one is not the new's."""
+    import evaluation.attacks.relearn_grid as grid
+
+    real, tuned = grid.tune, list[str]()
+
+    def twice(*given: object, **more: object) -> object:
+        tuned.append("cell")
+        if len(tuned) > 1:
+            raise DivergedError("the second cell has a loss that is not finite.")
+        return real(*given, **more)  # type: ignore[arg-type]
+
+    options = {"criterion": f"{criterion}:never", "seeds": (188,), **SMALL["relearn-grid"]}
+    monkeypatch.setattr(grid, "tune", twice)
+    with pytest.raises(DivergedError):
+        attack(run, "relearn-grid", learning_rate=1.0, **options)
+    monkeypatch.setattr(grid, "tune", real)
+    with pytest.raises(RunError, match=r"holds another attack: its learning_rate is 1\.0"):
+        attack(run, "relearn-grid", learning_rate=1e-5, **options)
+    assert attack(run, "relearn-grid", learning_rate=1.0, **options)["scores"]["ASR"]["n"] == 3
+
+
 def test_a_criterion_that_fails_at_once_leaves_the_folder_free(run: Path, criterion: str) -> None:
     options = {"prompts": 1, "seeds": (188,), **SMALL["paraphrase"]}
     with pytest.raises(SettingError, match="must return one bool per image"):
