@@ -8,7 +8,7 @@ from erasure.errors import SettingError
 from erasure.files.storage import atomic
 from evaluation.reports.facts import facts
 from evaluation.reports.page import shown
-from evaluation.reports.ranking import differences, how_judged, rankings
+from evaluation.reports.ranking import differences, how_judged, rankings, without_gold
 
 HEAD = ("run", "method", "concepts")
 
@@ -112,7 +112,7 @@ def _comparable_attacks(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """The attacks that every run has under one stamp; what each was asked about may differ."""
 
     def stamps(name: str) -> list[dict[str, Any]]:
-        return [how_judged(entry["attacks"][name]["stamp"]) for entry in found]
+        return [without_gold(how_judged(entry["attacks"][name]["stamp"])) for entry in found]
 
     shared = [name for name in found[0]["attacks"] if all(name in e["attacks"] for e in found)]
     return [

@@ -20,6 +20,7 @@ from erasure.training.run_folder import run_record
 from erasure_datasets.unlearncanvas import THEMES
 from evaluation.evaluating import evaluate
 from evaluation.reports import page as page_module
+from evaluation.reports.comparing import _comparable_attacks
 from evaluation.reports.facts import asks_for, facts
 from evaluation.reports.ranking import differences, rankings
 from evaluation.reports.reporting import report
@@ -85,6 +86,24 @@ def test_unlike_stamps_are_not_ranked_together(runs: list[Path], tmp_path: Path)
     with (tmp_path / "all.csv").open(newline="") as stream:
         stamps = {Path(row["run"]).name: row["stamp"] for row in csv.DictReader(stream)}
     assert stamps["best"] == stamps["worse"] != stamps["other"]
+
+
+def test_excess_over_two_gold_models_is_not_ranked_together() -> None:
+    """An attack without gold goes with either: its own rates are the same."""
+
+    def run(name: str, **gold: str) -> dict:
+        scores = {"ASR": {"value": 0.5, "low": None, "high": None}}
+        about = dict.fromkeys(("run", "method", "concepts", "seconds", "peak_memory_gb",
+                               "storage_mb"))  # fmt: skip
+        record = {"scores": scores, "stamp": {"attack": "noise", "edit": name, **gold}}
+        return {**about, "name": name, "attacks": {"noise": record}}
+
+    found = [run("bare"), run("one", gold="a"), run("other", gold="b"), run("third", gold="a")]
+    first, second = rankings(found, "attacks")
+    assert {row["name"] for row in first["rows"]} == {"bare", "one", "third"}
+    assert {row["name"] for row in second["rows"]} == {"other"}
+    assert second["differs"] == ["gold: a there, b here"]
+    assert "noise" in _comparable_attacks(found)
 
 
 def test_it_says_what_was_seen_instead_and_which_tensors_moved(
