@@ -23,7 +23,7 @@ from evaluation.reports import page as page_module
 from evaluation.reports.comparing import _comparable_attacks
 from evaluation.reports.facts import asks_for, facts
 from evaluation.reports.ranking import differences, rankings
-from evaluation.reports.reporting import report
+from evaluation.reports.reporting import report, rows
 from evaluation.score import interval
 
 
@@ -104,6 +104,21 @@ def test_excess_over_two_gold_models_is_not_ranked_together() -> None:
     assert {row["name"] for row in second["rows"]} == {"other"}
     assert second["differs"] == ["gold: a there, b here"]
     assert "noise" in _comparable_attacks(found)
+
+
+def test_attacks_of_two_runs_share_a_stamp_in_the_table() -> None:
+    """The edit and the concepts are the run's own columns."""
+    score = {"value": 0.5, "low": 0.0, "high": 1.0, "n": 4, "higher_is_better": False}
+
+    def run(name: str, tries: int) -> dict:
+        stamp = {"settings": {"tries": tries}, "edit": name, "concepts": [name]}
+        record = {"scores": {"ASR": score}, "baseline": {}, "stamp": stamp}
+        about = dict.fromkeys(("run", "method", "seconds", "peak_memory_gb", "storage_mb"), 1)
+        return {**about, "name": name, "run": name, "concepts": [name], "scores": {},
+                "attacks": {"noise": record}}  # fmt: skip
+
+    one, other, third = (row["stamp"] for row in rows([run("a", 1), run("b", 1), run("c", 2)]))
+    assert one == other != third
 
 
 def test_it_says_what_was_seen_instead_and_which_tensors_moved(
