@@ -315,7 +315,8 @@ def _check_room(chosen: Attack, scene: Scene, cases: Sequence[Case]) -> None:
         if place is not None:
             if place[1] < 1:
                 raise SettingError(f"tokens must be at least 1; got {place[1]}.")
-            scene.model.open_slots([place[0]], place[1])
+            if chosen.fills_slots or not scene.model.slots_refusal:
+                scene.model.open_slots([place[0]], place[1])
 
 
 def _stamp(scene: Scene, asked: dict[str, Any]) -> dict[str, Any]:

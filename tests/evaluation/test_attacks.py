@@ -11,7 +11,7 @@ import torch
 from contract import Case
 
 import erasure
-from erasure.errors import DivergedError, EditError, RunError, SettingError
+from erasure.errors import DivergedError, EditError, ErasureError, RunError, SettingError
 from erasure.files.locking import alone_in
 from erasure.files.naming import slug
 from erasure.opening import open_run
@@ -124,6 +124,21 @@ def test_every_attack_works_on_other_families(
     sampled_shortly(run, "FlowMatchEulerDiscreteScheduler" if family == "sd3" else "DDIMScheduler")
     options = {"criterion": f"{criterion}:by_chance", "seeds": (188,), "prompts": 2}
     assert attack(run, name, **options, **SMALL[name])["scores"]["ASR"]["n"] == 2
+
+
+@pytest.mark.parametrize("name", ["paraphrase", "state-inversion"])
+def test_a_model_without_slots_is_asked_in_words_and_in_states(
+    name: str, flux: Path, tmp_path: Path, criterion: str
+) -> None:
+    """Only the control's random tokens stand in a prompt, and as words."""
+    run = tmp_path / "run"
+    erasure.erase(str(flux), "uce", ["cat"], kind="object", anchor="dog", out=run)
+    sampled_shortly(run, "FlowMatchEulerDiscreteScheduler")
+    options = {"criterion": f"{criterion}:never", "seeds": (188,), "prompts": 2}
+    scores = attack(run, name, **options, **SMALL[name])["scores"]
+    assert scores["ASR"]["n"] == scores["control_tries_ASR"]["n"] == 2
+    with pytest.raises(ErasureError, match="no slots"):
+        attack(run, "p4d", **options, **SMALL["p4d"])
 
 
 def test_the_same_attack_again_is_read_and_another_is_refused(run: Path, criterion: str) -> None:
