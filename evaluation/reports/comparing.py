@@ -94,7 +94,9 @@ def _rows(found: Sequence[Mapping[str, Any]], protocol: str) -> list[dict[str, s
         for key in scores:
             line[key] = _cell(row["scores"].get(key), row["baseline"].get(key))
         for name in attacks:
-            line[f"ASR {name}"] = _cell(entry["attacks"][name]["scores"]["ASR"], None)
+            record = entry["attacks"][name]
+            cut = ", cut by its budget" if record["is_cut_by_budget"] else ""
+            line[f"ASR {name}"] = _cell(record["scores"]["ASR"], None) + cut
         line["seconds"] = "" if entry["seconds"] is None else f"{entry['seconds']:.0f}"
         table.append(line)
     return table

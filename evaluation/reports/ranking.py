@@ -68,6 +68,7 @@ def _row(entry: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     same = ("name", "run", "method", "concepts", "seconds", "peak_memory_gb", "storage_mb")
     row: dict[str, Any] = {key: entry[key] for key in same}
     row |= {key: record.get(key, {}) for key in ("scores", "baseline", "floor", "retrained")}
+    row["is_cut"] = record.get("is_cut_by_budget", False)
     for erased, kept in FAMILIES:
         if erased[0].lstrip("-") in record["scores"]:
             row["erased"], row["kept"] = (_mean(part, record["scores"]) for part in (erased, kept))

@@ -194,7 +194,8 @@ def _markdown(groups: Mapping[str, Sequence[Mapping[str, Any]]], table: Sequence
         keys = list(dict.fromkeys(key for row in group["rows"] for key in row["scores"]))
         ranked = [
             {
-                **{key: row[key] for key in ("name", "method")},
+                "name": row["name"] + (" (cut by its budget)" if row["is_cut"] else ""),
+                "method": row["method"],
                 "concepts": ", ".join(row["concepts"]),
                 **{k: shown(row["scores"][k]) if k in row["scores"] else "" for k in keys},
             }

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from records import attacked, judged
 
+from erasure.commandline.printing import print_scores
 from erasure.edit import Edit
 from erasure.erasing import erase
 from erasure.errors import EditError, ErasureError, RunError, SettingError
@@ -20,7 +21,7 @@ from erasure.training.run_folder import run_record
 from erasure_datasets.unlearncanvas import THEMES
 from evaluation.evaluating import evaluate
 from evaluation.reports import page as page_module
-from evaluation.reports.comparing import _comparable_attacks
+from evaluation.reports.comparing import _comparable_attacks, compare
 from evaluation.reports.facts import asks_for, facts
 from evaluation.reports.ranking import differences, rankings
 from evaluation.reports.reporting import report, rows
@@ -239,6 +240,32 @@ def test_attacks_stand_beside_their_controls_with_three_pictures_of_a_case(
         assert word in page
     assert page.count("data:image/jpeg") == 10  # two cases of three, and both as before and after
     assert all('alt="' in tag for tag in re.findall(r"<img [^>]*>", page))
+
+
+def test_a_rate_that_the_budget_cut_is_marked_wherever_it_stands_beside_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [tmp_path / "whole", tmp_path / "cut"]
+    for run in runs:
+        erase("pocket", "uce", ["cat"], out=run)
+        judged(run, "cat", wrong=0)
+        attacked(run)
+    file = runs[1] / "attacks" / "paraphrase.json"
+    record = json.loads(file.read_text())
+    record["per_concept"]["cat"]["is_cut_by_budget"] = True
+    file.write_text(json.dumps(record))
+    files = report(runs, tmp_path / "all.html")
+    (ranking,) = re.findall(r"<h2>Attacked by .*?</section>", files[0].read_text(), re.DOTALL)
+    assert ranking.count("cut by its budget") == 1
+    assert "| cut (cut by its budget) |" in files[3].read_text()
+    assert "| whole |" in files[3].read_text()
+    cells = {Path(row["run"]).name: row["ASR paraphrase"] for row in compare(runs)}
+    assert cells["cut"] == cells["whole"] + ", cut by its budget"
+    for told, marks in ((record, 1), ({**record, "per_concept": {}, "is_cut_by_budget": True}, 1)):
+        print_scores(told)
+        assert capsys.readouterr().out.count("cut short by its budget") == marks
+    print_scores({**record, "per_concept": {}})
+    assert "cut short" not in capsys.readouterr().out
 
 
 def test_unlearncanvas_labels_are_told_apart_and_only_those_met_are_shown(tmp_path: Path) -> None:
