@@ -21,7 +21,10 @@ from erasure_datasets.concept import Concept
 from erasure_datasets.paraphrases import paraphrases
 from evaluation.attacking.attacking import attack
 from evaluation.attacking.every_attack import attack_all
-from evaluation.attacking.scene import Scene, cases_of, sampling_of
+from evaluation.attacking.scene import KEPT, Scene, cases_of, sampling_of
+from evaluation.attacks import Attack
+from evaluation.attacks.noise import Noise
+from evaluation.attacks.paraphrase import Paraphrase
 from evaluation.attacks.ring_a_bell import RingABell
 from evaluation.attacks.unlearndiffatk import onto_simplex
 from evaluation.criteria import find_criterion
@@ -124,6 +127,41 @@ def test_every_attack_works_on_other_families(
     sampled_shortly(run, "FlowMatchEulerDiscreteScheduler" if family == "sd3" else "DDIMScheduler")
     options = {"criterion": f"{criterion}:by_chance", "seeds": (188,), "prompts": 2}
     assert attack(run, name, **options, **SMALL[name])["scores"]["ASR"]["n"] == 2
+
+
+def test_a_control_that_was_never_tried_has_no_rate(
+    run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plug-in need not have one."""
+    monkeypatch.setattr(Paraphrase, "control", Attack.control)
+    options = {"criterion": f"{criterion}:never", "seeds": (188,), "prompts": 1}
+    scores = attack(run, "paraphrase", **options, **SMALL["paraphrase"])["scores"]
+    assert scores.keys() == {"pre_ASR", "ASR", "named_ASR"}
+
+
+@pytest.mark.parametrize("eta", ["0", "1"])
+def test_noise_begins_where_the_case_does_and_its_control_elsewhere(
+    eta: str, run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = dict[str, list[torch.Tensor]]()
+    whole = Noise._draw
+
+    def told(self: Noise, scene: Scene, cases: list, pairs: list, kept_as: str) -> list:
+        begun["case"] = [scene.noise(cases)]
+        walk = scene.model.continue_path
+        own = begun.setdefault(kept_as, [])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                scene.model, "continue_path", lambda z, *a, **k: own.append(z) or walk(z, *a, **k)
+            )
+            return whole(self, scene, cases, pairs, kept_as)
+
+    monkeypatch.setattr(Noise, "_draw", told)
+    options = {"criterion": f"{criterion}:never", "seeds": (188,), "prompts": 1}
+    attack(run, "noise", **options, steps=2, etas=eta, churns="1")
+    (start,) = begun["case"]
+    assert torch.equal(begun[KEPT][0], start)
+    assert not torch.equal(begun["control"][0], start)
 
 
 @pytest.mark.parametrize("name", ["paraphrase", "state-inversion"])
