@@ -15,11 +15,13 @@ class Attack(ABC):
 
     One that `changes_weights` is a single event for all cases: it gets them together, also those
     that are shown anyway, and stands beside the worst case of `attack all`. One that `walks_path`
-    needs a model that draws in several steps.
+    needs a model that draws in several steps; one whose tokens are learned vectors `fills_slots`,
+    which some models lack.
     """
 
     changes_weights: ClassVar[bool] = False
     walks_path: ClassVar[bool] = False
+    fills_slots: ClassVar[bool] = True  # matters only where `control` has tokens
 
     @abstractmethod
     def attack(self, scene: Scene, cases: Sequence[Case]) -> list[Found]:

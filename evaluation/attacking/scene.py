@@ -88,7 +88,7 @@ def cases_of(
     return [
         Case(
             line.prompt, own, noise_seed(line, number, own),
-            file_stem(slug(concept.name), number, line.prompt, own),
+            file_stem(slug(concept.name), number, line, own),
         )
         for seed in seeds
         for number, line in enumerate(asked[:prompts])
