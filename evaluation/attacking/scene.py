@@ -21,7 +21,7 @@ from erasure.models.diffusion.one_step import OneStep
 from erasure.models.diffusion.slots import named
 from erasure.training.processes import launched
 from erasure.training.progress import Bar, live_bar, shown
-from erasure_datasets.concept import Concept, has_article
+from erasure_datasets.concept import Concept, filled, has_article
 from erasure_datasets.prompt_files import Line
 from evaluation.criteria import Criterion
 from evaluation.drawing.pocket_plan import is_pocket
@@ -295,10 +295,13 @@ class Scene:
         found = named(prompt, concept.name)
         if found is None:
             return concept.anchor_prompts()[0]
-        before = prompt[: found.start()]
-        if has_article(concept.anchor):
+        before, anchor = prompt[: found.start()], concept.anchor
+        if has_article(anchor):
             before = re.sub(r"\b(?:an?|the)\s+$", "", before, flags=re.IGNORECASE)
-        return before + concept.anchor + prompt[found.end() :]
+        elif article := re.search(r"\b(a)n?\s+$", before, flags=re.IGNORECASE):
+            before = before[: article.start()]
+            anchor = article[1] + filled("{a name}", anchor)[1:]  # an owl, where a cat stood
+        return before + anchor + prompt[found.end() :]
 
     def random_prompt(self, place: tuple[str, str], count: int, generator: torch.Generator) -> str:
         """A prompt (text before, text after) with `count` random tokens between, as plain text."""

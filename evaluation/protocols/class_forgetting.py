@@ -107,7 +107,9 @@ def scored(
         "protocol": name,
         "scores": _plain(scores),
         "per_concept": {
-            model.title(c): _plain({"Acc": accuracy(said, test.labels, [c])})
+            model.title(c): _plain(
+                {"Acc": replace(accuracy(said, test.labels, [c]), higher_is_better=False)}
+            )
             for c in [*earlier, *now]
             if c in seen
         },

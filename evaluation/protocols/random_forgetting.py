@@ -149,10 +149,8 @@ def gap(scores: dict[str, Score], gold: dict[str, Score]) -> Score:
     value = sum(abs(own.value - other.value) for own, other in pairs) / len(pairs)
     error = sum(own.stderr**2 + other.stderr**2 for own, other in pairs) ** 0.5 / len(pairs)
     count = sum(own.n for own, _ in pairs)
-    found = Score(
-        value, error, count, low=max(0.0, value - 1.96 * error), high=value + 1.96 * error
-    )
-    return replace(found, higher_is_better=False)
+    low, high = max(0.0, value - 1.96 * error), min(1.0, value + 1.96 * error)
+    return Score(value, error, count, higher_is_better=False, low=low, high=high)
 
 
 @PROTOCOLS.register

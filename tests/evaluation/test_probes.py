@@ -291,10 +291,10 @@ def test_states_of_another_search_are_drawn_with_and_none_is_searched(
 
 def test_levels_are_counted_up_to_each_or_down_to_each() -> None:
     reached = [0.1, 0.3, None, 0.3]
-    entries = [{"found": {"level": level}} for level in reached]
-    entries += [{"found": None}]  # shown without an attack
-    assert by_level(entries, [0.1, 0.2, 0.3]) == {"0.1": 0.2, "0.2": 0.2, "0.3": 0.6}
-    assert by_level(entries, [0.3, 0.2, 0.1], falling=True) == {"0.3": 0.4, "0.2": 0.4, "0.1": 0.6}
+    entries = [{"pre": False, "found": {"level": level}} for level in reached]
+    entries += [{"pre": True, "found": None}]  # shown without an attack, as the rate counts it
+    assert by_level(entries, [0.1, 0.2, 0.3]) == {"0.1": 0.4, "0.2": 0.4, "0.3": 0.8}
+    assert by_level(entries, [0.3, 0.2, 0.1], falling=True) == {"0.3": 0.6, "0.2": 0.6, "0.1": 0.8}
 
 
 # budgets

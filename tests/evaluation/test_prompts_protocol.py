@@ -283,6 +283,9 @@ def test_a_decoy_never_names_the_concept(run: Path) -> None:
     assert scene.anchored("A Church at night") == "a house at night"
     assert scene.anchored("two (churches) by the church") == "two (churches) by a house"
     assert scene.anchored("a churchyard") == "an image of a house"
+    scene.concept = replace(scene.concept, anchor="owl")
+    assert scene.anchored("A church in a field") == "An owl in a field"
+    assert scene.anchored("the church at night") == "the owl at night"
     assert model.catalogue is None
 
 
