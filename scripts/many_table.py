@@ -24,12 +24,13 @@ from scipy.stats import binomtest
 from erasure import erase, load_model
 from erasure.concepts import find_concepts
 from erasure.config import Value
+from erasure.edit import Edit
 from erasure.files.storage import atomic
 from erasure.models.diffusion.load import POCKET
 from erasure_datasets.captions import OBJECT_SYNONYMS, STYLE_SYNONYMS
 from evaluation import evaluate
 from evaluation.drawing.pocket_plan import catalogue
-from evaluation.protocols.pocket import shipped_baseline
+from evaluation.protocols import pocket
 
 METHODS: dict[str, dict[str, Value]] = {
     "uce": {"preserve_weight": 10.0},
@@ -68,6 +69,13 @@ def erased_by_names(
     erase(str(bare), method, every, kind=kinds, anchor=anchors, out=out, **METHODS[method])
 
 
+def judged(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """The record of the concepts themselves, in the model that has a list."""
+    model = load_model("pocket")
+    Edit.load(folder).apply(model)
+    return pocket.evaluate(model, folder, concepts=pocket.find_targets(names), seeds=[SEED])
+
+
 def measured(method: str, count: int, split: int, asked: argparse.Namespace) -> dict[str, Any]:
     """The record of one erasure's evaluation, with the seconds of the erasure."""
     names = drawn_split(count, split)
@@ -80,7 +88,7 @@ def measured(method: str, count: int, split: int, asked: argparse.Namespace) -> 
             erased_by_names(method, names, asked, folder)
     kept = folder / "record.json"
     if not kept.is_file():
-        found = evaluate(folder, protocol="pocket", seeds=[SEED], concepts=names)
+        found = evaluate(folder, seeds=[SEED]) if asked.names == 1 else judged(folder, names)
         kept.write_text(json.dumps(found))
     seconds = json.loads((folder / "config.json").read_text())["seconds"]
     return {**json.loads(kept.read_text()), "seconds": seconds}
@@ -88,7 +96,7 @@ def measured(method: str, count: int, split: int, asked: argparse.Namespace) -> 
 
 def changed(labels: Sequence[Sequence[int]], concepts: Sequence[str]) -> tuple[int, int, int]:
     """(images without a target, drawn right before and not now, right now and not before)."""
-    own, before = catalogue(), shipped_baseline()[0]
+    own, before = catalogue(), pocket.shipped_baseline()[0]
     lost = won = count = 0
     for seed, index, *seen in labels:
         name, style = own.pairs()[index]

@@ -35,13 +35,12 @@ METHODS = {
     "gradient-ascent": [],
     "random-label": [],
     "salun": [],
-    "ssd": [],
+    "ssd": ["--selection", "10"],  # the paper's for ResNets
     "laf": [],
     "prune, fine-tune": ["--then", "fine-tune"],
     "prune, random-label": ["--then", "random-label"],
 }
 COMMANDS = {"l1-sparse": "fine-tune"} | {name: "prune" for name in METHODS if "prune" in name}
-OF_SAMPLES = {"ssd": ["--selection", "10"]}  # the paper's; its other values are those of classes
 BASE = ["--epochs", "40", "--label-smoothing", "0"]
 BATCH = ["--batch-size", "64"]
 MILD = [*BATCH, "--epochs", "5", "--learning-rate", "0.002"]  # the published take all along
@@ -84,17 +83,15 @@ def forgotten(
     if not (run / "edit.json").is_file():
         erasure(
             "forget", COMMANDS.get(name, name), "--model", base, "--data", asked.data,
-            *request(name, asked), "--seed", seed, "--watch-every", 0,
+            *request(asked), "--seed", seed, "--watch-every", 0,
             "--out", run, *small["images"], *METHODS.get(name, []), *small.get(name, []),
         )  # fmt: skip
     return run
 
 
-def request(name: str, asked: argparse.Namespace) -> list[str]:
-    """What is to be forgotten, and the settings of a method that belong to it."""
-    if asked.label:
-        return ["--class", asked.label]
-    return ["--random-share", asked.share, *OF_SAMPLES.get(name, [])]
+def request(asked: argparse.Namespace) -> list[str]:
+    """What is to be forgotten."""
+    return ["--class", asked.label] if asked.label else ["--random-share", asked.share]
 
 
 def judged(run: Path, reference: Path) -> dict[str, Any]:
