@@ -13,6 +13,7 @@ Choices
 - The noise is uniform, as in the authors' code. That shrinks vectors without noise and refuses
   convolutions; here norms and biases stay as they are, and a convolution's fans count its window.
 - A mask's other weights are neither noised nor moved.
+- The teacher is a copy of the weights beside them, in the precision that the networks compute in.
 - It ends once the noise loss of pictures to keep is within `tolerance` of the teacher's, which is
   looked at every `LOOK_EVERY` steps, or after `steps`.
 """
