@@ -1,6 +1,6 @@
 """The one optimisation loop; methods call it with what learns."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from erasure.training.stepping import Stepping
 
 def fit(
     learners: Learner | Mapping[str, Learner], *, steps: int, run: Run, stage: str = "fit",
-    carried: Mapping[str, Tensor] | None = None,
+    carried: Mapping[str, Tensor] | None = None, until: Callable[[int], bool] | None = None,
 ) -> None:  # fmt: skip
     """Move each learner's weights down the sum of its loss's terms, resuming an interrupted run.
 
@@ -19,6 +19,8 @@ def fit(
     for gradients; `trainable` lends them to another's turn. Their terms, named apart, share a line
     of the log. `carried` are tensors that a loss changes in place from step to step; they resume as
     well. A network learns in eval mode, BatchNorm's statistics fixed, unless a loss says otherwise.
+    Where `until` of the number of steps done is true, it ends early; a resumed run asks again, so
+    that it must follow from that number and the weights alone.
     DivergedError, with the learner's name, if a loss or gradient is not finite; the state
     before that step is kept and named.
     """
@@ -26,17 +28,20 @@ def fit(
     stepping = Stepping(named, run, stage, carried=carried or {})
     try:
         first, note = stepping.restore(), ""
+        if until is not None and 0 < first < steps and until(first):
+            steps = first  # killed between its end and the edit
         with run.progress(stage, steps, first, is_training=True) as bar:
             for step in range(first, steps):
                 stepping.take(step, steps)
+                is_last = step + 1 == steps or (until is not None and until(step + 1))
                 is_due = run.is_due
-                if is_due or stepping.is_due or step + 1 == steps:
+                if is_due or stepping.is_due or is_last:
                     note = stepping.read()
                 bar.advance(note)
                 run.watch(stage, step + 1)
-                if is_due or (step + 1 == steps):
+                if is_due or is_last:
                     stepping.keep(step + 1)
-                    if run.is_only_tried:
-                        break
+                if is_last or (is_due and run.is_only_tried):
+                    break
     finally:
         stepping.close()

@@ -12,7 +12,9 @@ holds are asked as well:
                 k y's prompt, or '' for the `empty_share` of a batch
     search  s <- onto_states(s - rate Adam(grad_s mean (predict(x_t, t, s) - target)^2))
 
-x pictures of the concept, y of what is kept, target what `predict` is trained on.
+x pictures of the concept, y of what is kept, target what `predict` is trained on. With `renew` a
+second stage follows, renewal.py's: weights are noised and learn this model's answers anew, on y as
+above and on pictures of the anchor under the concept's prompts and each under a state.
 
 Choices
 - The target is the current model under stop-gradient, not the original one: that is itself a good
@@ -35,15 +37,28 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.methods.shared.conditions import distances
+from erasure.methods.shared.renewal import (
+    Question,
+    Renewal,
+    check_renewable,
+    renew_and_distil,
+)
 from erasure.methods.shared.saliency import read_masks
 from erasure.methods.shared.state_search import Search, StateSearch
-from erasure.methods.shared.training_data import Pictures, Plan, draw, gather
+from erasure.methods.shared.training_data import (
+    Drawn,
+    Pictures,
+    Plan,
+    draw,
+    gather,
+    gather_anchors,
+    noise_loss,
+)
 from erasure.models.diffusion.model import Condition, DiffusionModel
 from erasure.registry import METHODS
 from erasure.training.fit import fit
@@ -82,6 +97,21 @@ class Uproot:
         "full", help="which weights: full, xattn, xattn.kv, noxattn, selfattn, or a pattern"
     )
     decay: bool = setting(True, help="let the learning rate fall to 0 along a cosine")
+    renew: float = setting(
+        0.0,
+        help="second stage: share of noise in the weights (alpha), below 1; 0: none",
+        at_least=0,
+    )
+    renew_scale: float = setting(
+        0.1, help="of renew: size of the noise, 1 is a fresh network's (beta)", at_least=0
+    )
+    distil_steps: int = setting(
+        600, quick=20, help="of renew: optimiser steps at most that learn anew", at_least=1
+    )
+    distil_rate: float = setting(1e-4, help="of renew: Adam's learning rate there", above=0)
+    distil_within: float = setting(
+        0.05, help="of renew: end once the loss on kept images is higher by no more", at_least=0
+    )
     mask: str = setting(
         "", help="change only the weights of the mask in this .safetensors file, as SalUn writes it"
     )
@@ -100,10 +130,14 @@ class Uproot:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.renew >= 1:
+            raise SettingError(f"Uproot.renew must be below 1; got {self.renew:g}.")
 
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
         weights = model.weights(self.select)
         masks = read_masks("Uproot", Path(self.mask), weights, run.device) if self.mask else None
+        if self.renew:
+            check_renewable("Uproot", weights, masks)
         if self.state_weight and run.low is torch.float16:
             raise SettingError(
                 "mixed_precision must be no or bf16 for uproot: its search's gradients are too "
@@ -114,20 +148,32 @@ class Uproot:
         retain_file = Path(self.retain_prompts) if self.retain_prompts else None
         plan = Plan(
             self.images, self.forget_images, self.retain_images, retain_file, self.sampling_steps,
-            self.guidance,
+            self.guidance, has_anchors=self.renew > 0,
         )  # fmt: skip
         forget, retain = gather(model, concepts, plan, run)
+        anchors = gather_anchors(model, concepts, plan, run) if self.renew else None
+        asked = ["", *forget.prompts, *forget.anchors, *retain.prompts]
+        asked += anchors.prompts if anchors else []
         search = self._search(model, forget, run) if self.state_weight else None
         loss = self._loss(model, forget, retain, search, run)
-        with model.memorised(["", *forget.prompts, *forget.anchors, *retain.prompts]):
-            by = Optimiser(cosine=self.decay)
-            fit(
-                Learner(
-                    loss, weights, self.learning_rate, by, masks=masks, start=model.originals
-                ),
-                steps=self.steps, run=run, carried=search.carried if search else {},
-            )  # fmt: skip
+        by = Optimiser(cosine=self.decay)
+        learner = Learner(
+            loss, weights, self.learning_rate, by, masks=masks, start=model.originals
+        )  # fmt: skip
+        with model.memorised(asked):
+            # a rehearsal sees both stages
+            with run.preparing() if anchors and run.rehearsal else nullcontext():
+                fit(learner, steps=self.steps, run=run, carried=search.carried if search else {})
+            if anchors:
+                lesson = self._lesson(model, retain, anchors, search, run)
+                renew_and_distil(model, weights, masks, lesson, retain, self._renewal(), run)
         return Edit.between(model, concepts, "uproot", asdict(self))
+
+    def _renewal(self) -> Renewal:
+        return Renewal(
+            self.renew, self.renew_scale, self.distil_steps, self.distil_rate, self.distil_within,
+            self.decay,
+        )  # fmt: skip
 
     def _search(self, model: DiffusionModel, forget: Pictures, run: Run) -> StateSearch:
         search = Search(
@@ -150,16 +196,40 @@ class Uproot:
                 rows = run.part(torch.arange(self.batch_size))
                 asked["erase_states"] = self.state_weight, search.conditions(rows + step)
             terms = self._relabelled(model, model.add_noise(z0, noise, t), t, anchors, asked)
-            z0, prompts, _, t, noise = draw(retain, self.retain_batch_size, model, run)
-            rows = run.part(torch.arange(self.retain_batch_size))
-            blank = (rows < round(self.empty_share * self.retain_batch_size)).tolist()
-            asked_of = ["" if none else text for text, none in zip(prompts, blank, strict=True)]
-            condition = model.encode(asked_of)
-            said = model.predict(model.add_noise(z0, noise, t), t, condition)
-            terms["retain"] = self.retain_weight * F.mse_loss(said, model.target(z0, noise, t))
+            kept = noise_loss(model, self._kept(model, retain, run))
+            terms["retain"] = self.retain_weight * kept
             return terms
 
         return loss
+
+    def _kept(self, model: DiffusionModel, retain: Pictures, run: Run) -> Drawn:
+        """Pictures to keep, of which a share has no prompt."""
+        z0, prompts, anchors, t, noise = draw(retain, self.retain_batch_size, model, run)
+        rows = run.part(torch.arange(self.retain_batch_size))
+        blank = (rows < round(self.empty_share * self.retain_batch_size)).tolist()
+        asked = ["" if none else text for text, none in zip(prompts, blank, strict=True)]
+        return z0, asked, anchors, t, noise
+
+    def _lesson(
+        self, model: DiffusionModel, retain: Pictures, anchors: Pictures,
+        search: StateSearch | None, run: Run,
+    ) -> Callable[[], dict[str, Question]]:  # fmt: skip
+        """What the second stage asks: none of it shows the concept."""
+
+        def lesson() -> dict[str, Question]:
+            z0, prompts, _, t, noise = self._kept(model, retain, run)
+            questions = {"retain": Question(model.add_noise(z0, noise, t), t, prompts)}
+            z0, prompts, _, t, noise = draw(anchors, self.batch_size, model, run)
+            z_t = model.add_noise(z0, noise, t)
+            questions["erase"] = Question(z_t, t, prompts)
+            if search:
+                numbers = run.part(
+                    torch.randint(self.states, (self.batch_size,), generator=run.generator)
+                )
+                questions["erase_states"] = Question(z_t, t, search.conditions(numbers))
+            return questions
+
+        return lesson
 
     def _relabelled(
         self, model: DiffusionModel, z_t: Tensor, t: Tensor, anchors: Sequence[str],

@@ -1,7 +1,7 @@
 """Images to forget and to keep, as latents: from Pocket Canvas, a folder, or the model itself."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -44,8 +44,9 @@ class Pictures:
 class Plan:
     """What to gather: (object, style) pairs or plain prompts, and where images come from.
 
-    With `shows_anchor` the pictures to forget show what is drawn instead, under the same prompts.
-    A `retain_count` of 0 gathers none to keep.
+    With `shows_anchor` the pictures to forget show what is drawn instead, under the same prompts;
+    with `has_anchors` a folder has pictures of that as well, for `gather_anchors`. A `retain_count`
+    of 0 gathers none to keep.
     """
 
     images: str
@@ -55,6 +56,7 @@ class Plan:
     sampling_steps: int
     guidance: float
     shows_anchor: bool = False
+    has_anchors: bool = False
 
 
 def gather(
@@ -65,6 +67,14 @@ def gather(
         return _gathered(model, concepts, plan, run)
     except DataError as error:
         raise SettingError(str(error)) from error
+
+
+def gather_anchors(
+    model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run
+) -> Pictures:
+    """Pictures of what is drawn instead, under the concepts' prompts; SettingError as `gather`."""
+    pictures, _ = gather(model, concepts, replace(plan, retain_count=0, shows_anchor=True), run)
+    return pictures
 
 
 def gather_kept(model: DiffusionModel, plan: Plan, run: Run) -> Pictures:
@@ -188,6 +198,7 @@ def _from_two_folders(
     kept = retain_prompts(all_gone, model.catalogue, plan.retain_file)
     gone = "anchor" if plan.shows_anchor else "forget"
     parts = [folder / "forget", folder / gone, folder / "retain"]
+    parts += [folder / "anchor"] if plan.has_anchors else []
     others = [entry for entry in unread(folder, parts) if entry.stem.lower() != "metadata"]
     warn_of_unread(folder, others)
     sets = []

@@ -66,6 +66,25 @@ def test_infinite_gradients_are_met_too(tmp_path: Path) -> None:
         fit(learner, steps=1, run=new_run(tmp_path / "r"))
 
 
+def test_it_ends_early_and_a_resumed_run_asks_again(tmp_path: Path) -> None:
+    found = []
+    for _ in range(2):  # the second finds the first one's state, as after a kill
+        weight, asked = nn.Parameter(torch.tensor([3.0])), list[int]()
+
+        def is_small(step: int, w: nn.Parameter = weight, seen: list[int] = asked) -> bool:
+            seen.append(step)
+            return w.item() < 2.75
+
+        learner = Learner(lambda _, w=weight: {"erase": w.square().sum()}, {"w": weight}, 0.1)
+        fit(learner, steps=9, run=new_run(tmp_path / "run"), until=is_small)
+        found.append((weight.item(), asked))
+    assert found[0][1] == [1, 2, 3]
+    assert found[1] == (found[0][0], [3])
+    _, facts = read_tensors(tmp_path / "run" / "state" / "fit.safetensors")
+    assert facts["step"] == "3"
+    assert [line["step"] for line in read_lines(tmp_path / "run" / "log.jsonl")] == [0, 1, 2]
+
+
 def test_shards_are_the_whole_in_one_process(tmp_path: Path) -> None:
     run = Run(tmp_path)
     assert torch.equal(run.shard(torch.arange(4)), torch.arange(4))

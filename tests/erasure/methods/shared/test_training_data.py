@@ -6,12 +6,13 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from erasure.commandline import main as cli
 from erasure.concepts import find_concepts
 from erasure.errors import SettingError
-from erasure.methods.shared.training_data import Pictures, Plan, gather
+from erasure.methods.shared.training_data import Pictures, Plan, gather, gather_anchors
 from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.training.run import Run
@@ -157,6 +158,31 @@ def test_what_is_passed_over_is_said(model: StableDiffusion, folder: Path, name:
     (folder / name).write_text("")
     first = "more/" if "more" in name else Path(name).name
     with pytest.warns(DataWarning, match=rf"holds what is not read: {first}\. Pictures lie in"):
+        gathered(model, folder)
+
+
+@pytest.mark.parametrize("has_captions", [False, True])
+def test_the_anchors_pictures_lie_beside_those_to_forget(
+    model: StableDiffusion, folder: Path, has_captions: bool
+) -> None:
+    """Without a warning that they are not read, and whatever the others' captions are."""
+    concepts, run = find_concepts(model, ["my cat"], kind="object", anchor="a dog"), Run(folder)
+    plan = Plan(str(folder), 9, 9, None, 2, 7.5, has_anchors=True)
+    with pytest.raises(SettingError, match=r"must hold images in anchor/"):
+        gather_anchors(model, concepts, plan, run)
+    (folder / "anchor").mkdir()
+    Image.new("RGB", (16, 16), (0, 0, 250)).save(folder / "anchor" / "0.png")
+    if has_captions:
+        (folder / "metadata.csv").write_text(
+            "file_name,text\nforget/0.png,my cat asleep\nforget/1.png,my cat\n"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)
+        forget, _ = gather(model, concepts, plan, run)
+        anchors = gather_anchors(model, concepts, plan, run)
+    assert anchors.prompts == [concepts[0].prompts()[0]]
+    assert not torch.equal(anchors.latents[0], forget.latents[0])
+    with pytest.warns(DataWarning, match=r"holds what is not read: anchor/"):
         gathered(model, folder)
 
 
