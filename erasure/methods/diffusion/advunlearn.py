@@ -44,7 +44,6 @@ from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.methods.shared.paths import (
-    Paths,
     Points,
     PushFrom,
     check_push,
@@ -53,6 +52,7 @@ from erasure.methods.shared.paths import (
     original_answers,
     points,
     push_rows,
+    retain_loss,
     texts_of,
 )
 from erasure.models.diffusion.model import DiffusionModel
@@ -135,8 +135,8 @@ class AdvUnlearn:
         self._slots(model, [row[0] for row in rows], concepts)  # refuses prompts that leave no room
         file = Path(self.retain_prompts) if self.retain_prompts else None
         kept = [(prompt,) for prompt in retain_prompts(concepts, model.catalogue, file)]
-        forget = self._paths(model, rows, "forget", run)
-        retain = self._paths(model, kept, "retain", run)
+        forget = draw_paths(self, model, rows, "forget", run)
+        retain = draw_paths(self, model, kept, "retain", run)
         shape = self.batch_size, self.tokens, model.token_table.shape[1]
         latest = torch.zeros(shape, device=run.device)
 
@@ -154,10 +154,8 @@ class AdvUnlearn:
                 condition = model.encode_slots(slotted, run.shard(latest))
             wanted = start - self.push * (pushed - none)
             erase = F.mse_loss(model.predict(at.z_t, at.t, condition), wanted)
-            at = points(retain, self.retain_batch_size, run)
-            (wanted,) = original_answers(model, at)
-            kept = F.mse_loss(model.predict(at.z_t, at.t, model.encode(at.prompts[0])), wanted)
-            return {"erase": erase, "retain": self.retain_weight * kept}
+            left = retain_loss(model, points(retain, self.retain_batch_size, run))
+            return {"erase": erase, "retain": self.retain_weight * left}
 
         with model.memorised(texts_of(rows, kept), encoders_rest=False):
             fit(
@@ -204,11 +202,3 @@ class AdvUnlearn:
         names = [concept.name for concept in concepts]
         parts = [place(prompt, self.placement, names) for prompt in prompts]
         return model.open_slots(parts, self.tokens)
-
-    def _paths(
-        self, model: DiffusionModel, rows: list[tuple[str, ...]], name: str, run: Run
-    ) -> Paths:
-        return draw_paths(
-            model, rows, name=name, count=self.paths, steps=self.sampling_steps,
-            guidance=self.guidance, run=run,
-        )  # fmt: skip

@@ -45,7 +45,6 @@ from torch.nn import functional as F
 from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.methods.shared.paths import (
-    Paths,
     PushFrom,
     check_push,
     check_retained,
@@ -53,6 +52,7 @@ from erasure.methods.shared.paths import (
     original_answers,
     points,
     push_rows,
+    retain_loss,
     texts_of,
 )  # fmt: skip
 from erasure.models.diffusion.model import DiffusionModel
@@ -106,8 +106,8 @@ class ESD:
         self, model: DiffusionModel, weights: dict[str, nn.Parameter],
         rows: list[tuple[str, ...]], kept: list[tuple[str, ...]], run: Run,
     ) -> None:  # fmt: skip
-        forget = self._paths(model, rows, "forget", run)
-        retain = self._paths(model, kept, "retain", run) if kept else None
+        forget = draw_paths(self, model, rows, "forget", run)
+        retain = draw_paths(self, model, kept, "retain", run) if kept else None
 
         def loss(_step: int) -> dict[str, Tensor]:
             at = points(forget, self.batch_size, run)
@@ -116,23 +116,13 @@ class ESD:
             condition = model.encode(at.prompts[0])
             terms = {"erase": F.mse_loss(model.predict(at.z_t, at.t, condition), wanted)}
             if retain is not None:
-                at = points(retain, self.batch_size, run)
-                (wanted,) = original_answers(model, at)
-                left = F.mse_loss(model.predict(at.z_t, at.t, model.encode(at.prompts[0])), wanted)
+                left = retain_loss(model, points(retain, self.batch_size, run))
                 terms["retain"] = self.retain_weight * left
             return terms
 
         fit(
             Learner(loss, weights, self.learning_rate, start=model.originals), steps=self.steps,
             run=run,
-        )  # fmt: skip
-
-    def _paths(
-        self, model: DiffusionModel, rows: list[tuple[str, ...]], name: str, run: Run
-    ) -> Paths:
-        return draw_paths(
-            model, rows, name=name, count=self.paths, steps=self.sampling_steps,
-            guidance=self.guidance, run=run,
         )  # fmt: skip
 
 

@@ -44,7 +44,6 @@ from torch.nn import functional as F
 from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.methods.shared.paths import (
-    Paths,
     PushFrom,
     answers,
     check_push,
@@ -133,8 +132,8 @@ class GSLoRA:
         took = [prompt for other in earlier for prompt in other.prompts()]
         kept += [(prompt,) for prompt in took if not mentions(prompt, concept.name)]
         rows, kept = push_rows([concept], self.push_from), list(dict.fromkeys(kept))
-        forget = self._paths(model, rows, f"forget {number}", run)
-        retain = self._paths(model, kept, f"retain {number}", run)
+        forget = draw_paths(self, model, rows, f"forget {number}", run)
+        retain = draw_paths(self, model, kept, f"retain {number}", run)
 
         def loss(step: int) -> dict[str, Tensor]:
             at = points(forget, self.batch_size, run)
@@ -168,11 +167,3 @@ class GSLoRA:
         run.log_end(f"groups {number}", self.steps, {f"block {i}": m for i, m in enumerate(moved)})
         merge(model, busy, adapter.scale)
         return {name: matrix.float().cpu().clone() for name, matrix in busy.items()}
-
-    def _paths(
-        self, model: LatentDiffusion, rows: list[tuple[str, ...]], name: str, run: Run
-    ) -> Paths:
-        return draw_paths(
-            model, rows, name=name, count=self.paths, steps=self.sampling_steps,
-            guidance=self.guidance, run=run,
-        )  # fmt: skip

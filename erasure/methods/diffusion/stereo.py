@@ -50,8 +50,8 @@ from erasure.methods.shared.paths import (
     Points,
     check_retained,
     draw_paths,
-    original_answers,
     points,
+    retain_loss,
     texts_of,
 )
 from erasure.methods.shared.training_data import Pictures, forget_prompts
@@ -118,8 +118,8 @@ class Stereo:
         if self.retain_weight:
             file = Path(self.retain_prompts) if self.retain_prompts else None
             kept = [(text,) for text in retain_prompts(concepts, model.catalogue, file)]
-        forget = self._paths(model, rows, "forget", run)
-        retain = self._paths(model, kept, "retain", run) if kept else None
+        forget = draw_paths(self, model, rows, "forget", run)
+        retain = draw_paths(self, model, kept, "retain", run) if kept else None
         with model.memorised(texts_of(rows, kept), encoders_rest=False):
             words = self._search(model, weights, forget, named, first, run)
             self._erase_once(model, weights, forget, retain, named, words, run)
@@ -186,22 +186,12 @@ class Stereo:
             asked = torch.stack(self._asked(model, at, named, words))[one, range(len(one))]
             terms = {"erase": F.mse_loss(model.predict(at.z_t, at.t, asked), wanted)}
             if retain is not None:
-                at = points(retain, self.batch_size, run)
-                (wanted,) = original_answers(model, at)
-                left = F.mse_loss(model.predict(at.z_t, at.t, model.encode(at.prompts[0])), wanted)
+                left = retain_loss(model, points(retain, self.batch_size, run))
                 terms["retain"] = self.retain_weight * left
             return terms
 
         learner = Learner(loss, weights, self.learning_rate, start=model.originals)
         fit(learner, steps=self.steps, run=run)
-
-    def _paths(
-        self, model: DiffusionModel, rows: list[tuple[str, ...]], name: str, run: Run
-    ) -> Paths:
-        return draw_paths(
-            model, rows, name=name, count=self.paths, steps=self.sampling_steps,
-            guidance=self.guidance, run=run,
-        )  # fmt: skip
 
 
 def away(
