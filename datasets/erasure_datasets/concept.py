@@ -274,15 +274,15 @@ class Catalogue:
 
 
 def retain_prompts(
-    concepts: list[Concept], catalogue: Catalogue | None, file: Path | None = None
+    concepts: list[Concept], catalogue: Catalogue | None, file: Path | str = ""
 ) -> list[str]:
     """What must stay, without the prompts that hold a concept's name.
 
     From a file of prompts, else the model's own kept pairs, else common nouns and styles. DataError
     for a file that cannot be read, and for an empty result.
     """
-    if file is not None:
-        prompts = [line.prompt for line in read_prompts(file)]
+    if file:
+        prompts = [line.prompt for line in read_prompts(Path(file))]
     elif catalogue is not None:
         prompts = [catalogue.prompt(*pair) for pair in catalogue.kept_pairs(concepts)]
         if not prompts:

@@ -37,7 +37,6 @@ Choices
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -115,8 +114,9 @@ class AdaptUnlearn:
         weights = model.weights(self.select)
         model.remember(list(weights))
         run.lower(model.parameters())
-        file = Path(self.retain_prompts) if self.retain_prompts else None
-        plan = Plan("auto", 0, self.retain_images, file, self.sampling_steps, self.guidance)
+        plan = Plan(
+            "auto", 0, self.retain_images, self.retain_prompts, self.sampling_steps, self.guidance
+        )
         every, none = gather_kept(model, plan, run), [""] * len(latents)
         with model.memorised(["", *every.prompts]):
             search = self._search(model, Pictures(latents, none, none), every.prompts, run)

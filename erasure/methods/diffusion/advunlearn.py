@@ -33,7 +33,6 @@ Choices
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -133,8 +132,8 @@ class AdvUnlearn:
         run.lower(model.parameters())
         rows = push_rows(concepts, self.push_from)
         self._slots(model, [row[0] for row in rows], concepts)  # refuses prompts that leave no room
-        file = Path(self.retain_prompts) if self.retain_prompts else None
-        kept = [(prompt,) for prompt in retain_prompts(concepts, model.catalogue, file)]
+        texts = retain_prompts(concepts, model.catalogue, self.retain_prompts)
+        kept = [(text,) for text in texts]
         forget = draw_paths(self, model, rows, "forget", run)
         retain = draw_paths(self, model, kept, "retain", run)
         shape = self.batch_size, self.tokens, model.token_table.shape[1]

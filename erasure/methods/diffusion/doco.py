@@ -36,7 +36,6 @@ Choices
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -123,10 +122,9 @@ class DoCo:
             )
         model.remember(list(weights))
         run.lower(model.parameters())
-        retain_file = Path(self.retain_prompts) if self.retain_prompts else None
         plan = Plan(
             self.images, self.forget_images, 0 if self.is_forget_only else self.retain_images,
-            retain_file, self.sampling_steps, self.guidance, shows_anchor=True,
+            self.retain_prompts, self.sampling_steps, self.guidance, shows_anchor=True,
         )  # fmt: skip
         anchors, retain = gather(model, concepts, plan, run)
         with model.memorised(["", *anchors.prompts, *anchors.anchors, *retain.prompts]):

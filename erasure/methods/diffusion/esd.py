@@ -37,7 +37,6 @@ Choices
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -94,10 +93,10 @@ class ESD:
         model.remember(list(weights))
         run.lower(model.parameters())
         rows = push_rows(concepts, self.push_from)
-        file = Path(self.retain_prompts) if self.retain_prompts else None
         kept: list[tuple[str, ...]] = []
         if self.retain_weight > 0:
-            kept = [(text,) for text in retain_prompts(concepts, model.catalogue, file)]
+            texts = retain_prompts(concepts, model.catalogue, self.retain_prompts)
+            kept = [(text,) for text in texts]
         with model.memorised(texts_of(rows, kept)):
             self._train(model, weights, rows, kept, run)
         return Edit.between(model, concepts, "esd", asdict(self))

@@ -34,7 +34,6 @@ Choices
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -127,11 +126,11 @@ class GSLoRA:
         layers = linears(model, [name for group in groups for name in group])
         generator = run.generator_for(f"adapter {number}")
         adapter = Adapter.fresh(layers, self.rank, self.alpha, generator)
-        file = Path(self.retain_prompts) if self.retain_prompts else None
-        kept = [(prompt,) for prompt in retain_prompts([concept], model.catalogue, file)]
+        texts = retain_prompts([concept], model.catalogue, self.retain_prompts)
         took = [prompt for other in earlier for prompt in other.prompts()]
-        kept += [(prompt,) for prompt in took if not mentions(prompt, concept.name)]
-        rows, kept = push_rows([concept], self.push_from), list(dict.fromkeys(kept))
+        texts += [prompt for prompt in took if not mentions(prompt, concept.name)]
+        rows = push_rows([concept], self.push_from)
+        kept = [(text,) for text in dict.fromkeys(texts)]
         forget = draw_paths(self, model, rows, f"forget {number}", run)
         retain = draw_paths(self, model, kept, f"retain {number}", run)
 

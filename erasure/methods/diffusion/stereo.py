@@ -35,7 +35,6 @@ Choices
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -116,8 +115,8 @@ class Stereo:
         named.encode(model, [*named.places], first)  # refuses prompts that leave no room
         rows, kept = list[tuple[str, ...]](forget_prompts(concepts)), list[tuple[str, ...]]()
         if self.retain_weight:
-            file = Path(self.retain_prompts) if self.retain_prompts else None
-            kept = [(text,) for text in retain_prompts(concepts, model.catalogue, file)]
+            texts = retain_prompts(concepts, model.catalogue, self.retain_prompts)
+            kept = [(text,) for text in texts]
         forget = draw_paths(self, model, rows, "forget", run)
         retain = draw_paths(self, model, kept, "retain", run) if kept else None
         with model.memorised(texts_of(rows, kept), encoders_rest=False):

@@ -111,10 +111,9 @@ class Uproot:
             )
         model.remember(list(weights))
         run.lower(model.parameters())
-        retain_file = Path(self.retain_prompts) if self.retain_prompts else None
         plan = Plan(
-            self.images, self.forget_images, self.retain_images, retain_file, self.sampling_steps,
-            self.guidance,
+            self.images, self.forget_images, self.retain_images, self.retain_prompts,
+            self.sampling_steps, self.guidance,
         )  # fmt: skip
         forget, retain = gather(model, concepts, plan, run)
         search = self._search(model, forget, run) if self.state_weight else None
