@@ -105,11 +105,7 @@ class AdaptUnlearn:
             )
 
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
-        if run.low is torch.float16:
-            raise SettingError(
-                "mixed_precision must be no or bf16 for adapt-unlearn: its search's gradients are "
-                "too small for fp16."
-            )
+        run.hardware.refuse_fp16("adapt-unlearn: its search's gradients are too small for fp16")
         latents = read_shown(self.images, model)
         weights = model.weights(self.select)
         model.remember(list(weights))

@@ -119,11 +119,7 @@ class AdvUnlearn:
             )
         weights = model.weights(self.select)
         model.remember(list(weights))
-        if run.low is torch.float16:
-            raise SettingError(
-                "mixed_precision must be no or bf16 for advunlearn: its attack's gradients are too "
-                "small for fp16."
-            )
+        run.hardware.refuse_fp16("advunlearn: its attack's gradients are too small for fp16")
         if self.attack_shared and (run.hardware.gradient_accumulation, process_count()) != (1, 1):
             raise SettingError(
                 "AdvUnlearn.attack_shared must be false where batches are computed in parts "

@@ -115,11 +115,8 @@ class DoCo:
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
         weights = model.weights(self.select)
         check_depth("DoCo", self.depth, model.latent_shape)
-        if self.surgery != "none" and run.low is torch.float16:
-            raise SettingError(
-                "mixed_precision must be no or bf16 for doco with surgery, whose gradients are "
-                "too small for fp16."
-            )
+        if self.surgery != "none":
+            run.hardware.refuse_fp16("doco with surgery, whose gradients are too small for fp16")
         model.remember(list(weights))
         run.lower(model.parameters())
         plan = Plan(

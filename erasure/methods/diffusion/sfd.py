@@ -124,8 +124,7 @@ class SFD:
                 f"sfd distils Stable Diffusion 1.x and 2.x; {model.name} is neither. "
                 "Choose another method."
             )
-        if run.low is torch.float16:
-            raise SettingError("mixed_precision must be no or bf16 for sfd; its losses are sums.")
+        run.hardware.refuse_fp16("sfd; its losses are sums")
         if self.last_timestep > model.timesteps:
             raise SettingError(
                 f"SFD.last_timestep must be at most the {model.timesteps} timesteps that "

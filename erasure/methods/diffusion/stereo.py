@@ -103,11 +103,7 @@ class Stereo:
                 f"stereo learns vectors among a prompt's words, and {model.name} takes none: "
                 f"{model.slots_refusal}. Choose another method."
             )
-        if run.low is torch.float16:
-            raise SettingError(
-                "mixed_precision must be no or bf16 for stereo: the gradients of its words are too "
-                "small for fp16."
-            )
+        run.hardware.refuse_fp16("stereo: the gradients of its words are too small for fp16")
         weights, named = model.weights(self.select), Named.of(concepts)
         model.remember(list(weights))
         run.lower(model.parameters())
