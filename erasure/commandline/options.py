@@ -133,6 +133,16 @@ def laid_out(text: str) -> str:
     )
 
 
+def seeds_of(text: str) -> tuple[int, ...]:
+    """The numbers in a text with commas; SettingError for what is none."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise SettingError(
+            f"seeds must be whole numbers separated by commas; got {text!r}."
+        ) from None
+
+
 def given_settings(values: dict[str, Any], common: list[inspect.Parameter]) -> dict[str, Any]:
     """The settings that the user named."""
     known = {entry.name for entry in common}

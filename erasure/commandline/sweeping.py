@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from erasure.commandline.options import CONTEXT, load
+from erasure.commandline.options import CONTEXT, load, seeds_of
 from erasure.commandline.printing import print_table
 from erasure.errors import RunError, SettingError
 
@@ -69,9 +69,9 @@ def sweep(
     where = load("evaluation.sweeping.sweep:Where")(on, jobs, cpus, gpus, address, retries)
     given = {} if grid is None else load("evaluation.sweeping.grid:read_grid")(grid)
     lists = {"methods": methods, "attacks": attacks, "concepts": concepts, "classes": classes}
-    lists |= {"seeds": seeds}
     given |= {name: _listed(name, text) for name, text in lists.items() if text is not None}
-    values = {"model": model, "evaluate": evaluate, "quick": quick}
+    numbers = None if seeds is None else [*seeds_of(seeds)]
+    values = {"seeds": numbers, "model": model, "evaluate": evaluate, "quick": quick}
     given |= {name: value for name, value in values.items() if value is not None}
     asked = load("evaluation.sweeping.grid:make_grid")(given, str(grid or "the command line"))
     _show(out, load("evaluation.sweeping.sweep:sweep")(asked, out, where))
@@ -91,25 +91,13 @@ def _show(out: Path, record: Any) -> None:
 
 
 def _listed(name: str, text: str) -> list[Any]:
-    """The names in a text with commas, or numbers of seeds.
-
-    Of concepts and classes, those with a plus are a list of their own.
-    """
+    """The names in a text with commas; of concepts and classes, those with a plus are a list."""
     found = [part.strip() for part in text.split(",")]
     if not all(found):
         raise SettingError(f"{name} must be names with commas; got {text!r}.")
-    if name == "seeds":
-        return [_number(part) for part in found]
     if name not in ("concepts", "classes"):
         return found
     entries = [[one.strip() for one in part.split("+")] for part in found]
     if not all(all(entry) for entry in entries):
         raise SettingError(f"{name} must be names with commas and plus signs; got {text!r}.")
     return [entry if len(entry) > 1 else entry[0] for entry in entries]
-
-
-def _number(part: str) -> int:
-    try:
-        return int(part)
-    except ValueError:
-        raise SettingError(f"seeds must be whole numbers with commas; got {part!r}.") from None
