@@ -6,13 +6,14 @@ Everything heavy is named by a string and imported when its command runs.
 import inspect
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from erasure.commandline.options import (
     BASE,
     LazyGroup,
+    argument,
     built,
     given_settings,
     load,
@@ -42,10 +43,7 @@ class AttackGroup(LazyGroup):
 
 
 def _common_options() -> list[inspect.Parameter]:
-    run = inspect.Parameter(
-        "run", inspect.Parameter.KEYWORD_ONLY,
-        annotation=Annotated[Path, typer.Argument(help="a run's folder")],
-    )  # fmt: skip
+    run = argument("run", Path, ..., "a run's folder")
     texts: list[tuple[str, Any, Any, str]] = [
         ("concept", list[str] | None, None, "attack these concepts instead of the run's own"),
         (
@@ -94,10 +92,7 @@ def _attack_command(name: str) -> Any:
 
 
 def _evaluation_options() -> list[inspect.Parameter]:
-    run = inspect.Parameter(
-        "run", inspect.Parameter.KEYWORD_ONLY, default=None,
-        annotation=Annotated[Path | None, typer.Argument(help="a run's folder")],
-    )  # fmt: skip
+    run = argument("run", Path | None, None, "a run's folder")
     texts: list[tuple[str, Any, Any, str]] = [
         ("model", str | None, None, "an un-erased model instead of a run"),
         ("images", Path | None, None, "a folder of images that any tool drew, instead of a run"),

@@ -57,7 +57,15 @@ def option(name: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
     """One option of a command; `...` as its default makes it required."""
     flag = "--" + name.rstrip("_").replace("_", "-")  # class_ for a word that Python keeps
     flags = [f"{flag}/--no-{name.replace('_', '-')}"] if kind == bool | None else [flag]
-    annotation = Annotated[kind, typer.Option(*flags, help=text)]
+    return _parameter(name, Annotated[kind, typer.Option(*flags, help=text)], default)
+
+
+def argument(name: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
+    """As `option`, of what a command takes by its place."""
+    return _parameter(name, Annotated[kind, typer.Argument(help=text)], default)
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     value = inspect.Parameter.empty if default is ... else default
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=annotation
