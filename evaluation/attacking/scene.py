@@ -10,12 +10,10 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 from torch import Tensor
 
 from erasure.errors import DivergedError
 from erasure.files.naming import slug
-from erasure.files.storage import atomic
 from erasure.models.diffusion.model import Condition, DiffusionModel, Sampling
 from erasure.models.diffusion.one_step import OneStep
 from erasure.models.diffusion.slots import named
@@ -24,6 +22,7 @@ from erasure.training.progress import Bar, live_bar, shown
 from erasure_datasets.concept import Concept, has_article
 from erasure_datasets.prompt_files import Line
 from evaluation.criteria import Criterion
+from evaluation.drawing.generate import save_image
 from evaluation.drawing.pocket_plan import is_pocket
 from evaluation.prompts.plan import file_stem, noise_seed
 from evaluation.protocols import pocket
@@ -203,9 +202,7 @@ class Scene:
         """As `wins`, of images that were drawn in another way."""
         if kept_as is not None:
             for case, image in zip(cases, images, strict=True):
-                with atomic(self.folder / kept_as / f"{case.name}.png") as temporary:
-                    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-                    picture.save(temporary, format="PNG")
+                save_image(image, self.folder / kept_as / f"{case.name}.png")
         if kept_as == KEPT:
             named = self.criterion(images).tolist()
             self._named |= {case.name for case, yes in zip(cases, named, strict=True) if yes}
