@@ -45,13 +45,13 @@ class Plan:
     """What to gather: (object, style) pairs or plain prompts, and where images come from.
 
     With `shows_anchor` the pictures to forget show what is drawn instead, under the same prompts.
-    A `retain_count` of 0 gathers none to keep. `retain_prompts` is a file, or empty.
+    A `retain_count` of 0 gathers none to keep.
     """
 
     images: str
     forget_count: int
     retain_count: int
-    retain_prompts: str
+    retain_prompts: str  # a file; none, if it is empty
     sampling_steps: int
     guidance: float
     shows_anchor: bool = False
