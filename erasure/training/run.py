@@ -99,8 +99,7 @@ class Run:
 
     def generator_for(self, stage: str) -> torch.Generator:
         """A fresh CPU generator for one stage, fixed by the run's seed and the stage's name."""
-        digest = hashlib.sha256(f"{self.seed}:{stage}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        return generator_of(f"{self.seed}:{stage}")
 
     def module(self, name: str, build: Callable[[], ModuleT]) -> ModuleT:
         """A method's own network, in float32, fixed by the seed and its name; never exported."""
@@ -349,3 +348,9 @@ class Run:
         if self.is_main:
             shorten_log(self.folder / "log.jsonl", stage, int(facts["step"]))
         return int(facts["step"]), tensors
+
+
+def generator_of(text: str) -> torch.Generator:
+    """A fresh CPU generator, fixed by a text."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -1,6 +1,5 @@
 """What an attack works on: an erased model, a concept, the cases to win and the clock."""
 
-import hashlib
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from erasure.models.diffusion.one_step import OneStep
 from erasure.models.diffusion.slots import named
 from erasure.training.processes import launched
 from erasure.training.progress import Bar, live_bar, shown
+from erasure.training.run import generator_of
 from erasure_datasets.concept import Concept, has_article
 from erasure_datasets.prompt_files import Line
 from evaluation.criteria import Criterion
@@ -151,9 +151,7 @@ class Scene:
 
     def generator(self, stage: str) -> torch.Generator:
         """A fresh CPU generator, fixed by the attack's seed, the concept and the stage's name."""
-        text = f"{self._seed}:{self.concept.name}:{stage}"
-        digest = hashlib.sha256(text.encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        return generator_of(f"{self._seed}:{self.concept.name}:{stage}")
 
     @contextmanager
     def progress(self, stage: str, total: int) -> Iterator[Bar]:
