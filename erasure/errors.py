@@ -5,7 +5,7 @@ ErasureError
 ├── ModelError                     a model that cannot be loaded or does not fit
 ├── RunError                       a run folder's state: another run's, incomplete, unreadable
 ├── EditError                      an edit that does not fit its model, or changes nothing
-├── DivergedError                  a loss that became NaN or infinite
+├── DivergedError                  a loss or a model's answers that became NaN or infinite
 ├── DeviceError                    a device whose memory is too small
 └── StorageError                   a write that failed
 """
@@ -32,7 +32,7 @@ class EditError(ErasureError):
 
 
 class DivergedError(ErasureError):
-    """Training met a loss or gradient that is not finite."""
+    """A loss, a gradient or what a model answers is not finite."""
 
 
 class DeviceError(ErasureError):

@@ -1,6 +1,6 @@
 """Every forgetting method on a miniature of every kind of classifier: works, or says why not.
 
-    python scripts/classifier_matrix.py --markdown docs/results/classifier-matrix.md
+    python scripts/classifier_matrix.py --markdown docs/results/tables/classifier-matrix.md
 
 A cell is a class and then single images, forgotten in a few steps, saved, read again by the model's
 own library and asked. tests/scripts/test_classifier_matrix.py goes through the same cells.
@@ -38,6 +38,7 @@ SMALL = {
 OWN: dict[str, dict[str, float]] = {
     "gradient-ascent": {"learning_rate": 1e-2},  # a smaller step moves nothing that float32 shows
     "gs-lora": {"learning_rate": 0.05, "zero_below": 0.0},
+    "s3t": {"shards": 2, "orders": 2},  # of fewer, three images leave nothing alive
     "retrain": {"epochs": 1},  # it is one recipe's alone, and 1 is what --quick says
 }
 
@@ -124,11 +125,11 @@ def lines(cells: dict[tuple[str, str, str], str]) -> list[str]:
             notes.append(refusal)
         return f"no ({notes.index(refusal) + 1})"
 
-    rows = ["| classifier | " + " | ".join(methods) + " |", "|" + "---|" * (len(methods) + 1)]
-    for kind in kinds:
-        pairs = [(cells[m, kind, "class"], cells[m, kind, "samples"]) for m in methods]
+    rows = ["| method | " + " | ".join(kinds) + " |", "|" + "---|" * (len(kinds) + 1)]
+    for method in methods:
+        pairs = [(cells[method, kind, "class"], cells[method, kind, "samples"]) for kind in kinds]
         words = [" / ".join(dict.fromkeys([shown(a), shown(b)])) for a, b in pairs]
-        rows.append("| " + " | ".join([kind, *words]) + " |")
+        rows.append("| " + " | ".join([method, *words]) + " |")
     told = [f"{number}. {text}" for number, text in enumerate(notes, 1)]
     return [*rows, "", "Where two words stand, the second is of single images.", "", *told]
 
@@ -150,5 +151,4 @@ if __name__ == "__main__":
                     found[word, name, asked] = tried(word, Path(place) / "model", asked, out)
     told = "\n".join(lines(found))
     print(told)
-    title = "# Which method works on which classifier\n\n"
-    markdown_file.write(chosen.markdown, title + told)
+    markdown_file.write(chosen.markdown, told)

@@ -3,11 +3,14 @@
     python scripts/gpu_check.py                                # eight minutes, one card, no network
     python scripts/gpu_check.py --stage bench --minutes 12 --out runs/gpu-bench
     python scripts/gpu_check.py --stage bench --row flux/esd,flux/gs-lora   # FLUX alone; 80 GB
+    python scripts/gpu_check.py --stage samples --data hf:uoft-cs/cifar10   # sample_table.py, whole
     python scripts/gpu_check.py --device cpu --stage bench --row pocket/esd       # to try it
 
 Each stage may take its share of --minutes (what one leaves goes to those after it); what there is
 no time for is skipped, and said. OUT/gpu.json and the table OUT/gpu.md are written after every test
-and every row, so that a kill loses nothing; OUT/STAGE.txt has what pytest says. Rows are those of
+and every row, so that a kill loses nothing; OUT/STAGE.txt has what a stage's own process says, and
+OUT/samples.md the table of the stage `samples`, which needs --data (on the CPU: in its small form;
+stopped, it is kept in OUT/samples for sample_table.py to go on with). Rows are those of
 bench.py with random weights, shortest first, one turn each: the toolkit in bfloat16 autocast, the
 naive way in float32. Exit code: 1 if a test failed, 2 for bad options, otherwise 0.
 """
@@ -38,7 +41,8 @@ from erasure.errors import ErasureError, SettingError
 from erasure.files.storage import atomic, write_json
 
 ROOT = Path(__file__).parents[1]
-SHARES = {"classifiers": 0.1, "hardware": 0.2, "methods": 0.3, "bench": 0.4}
+SHARES = {"classifiers": 0.1, "hardware": 0.2, "methods": 0.3, "bench": 0.4, "samples": 1.0}
+BY_DEFAULT = [stage for stage in SHARES if stage != "samples"]
 # guesses at what a step costs, for the order
 FAMILIES = {"sd14": 1.0, "sd21": 1.5, "sdxl": 6.0, "flux": 20.0}
 METHODS = {
@@ -101,10 +105,11 @@ def run_tests(record: Record, stage: str, asked: argparse.Namespace, until: floa
         "--cuda-device", asked.device, "-p", "gpu_lines", "-p", "no:cacheprovider",
     ]  # fmt: skip
     command += ["-k", asked.tests] if asked.tests else []
+    told = {"ERASURE_LINES": str(write), "ERASURE_UNTIL": str(until)}  # to gpu_lines.py
     with open(record.out / f"{stage}.txt", "w") as said:
         child = subprocess.Popen(
-            command, cwd=ROOT, env=environment(asked.device, write, until), pass_fds=[write],
-            stdout=said, stderr=subprocess.STDOUT, start_new_session=True,
+            command, cwd=ROOT, env=environment(asked.device) | told, pass_fds=[write], stdout=said,
+            stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         os.close(write)
         timer = threading.Timer(until - time.time(), stop, [child])
@@ -151,15 +156,39 @@ def take_lines(record: Record, stage: str, read: int) -> list[str]:
     return left
 
 
-def environment(device: str, write: int, until: float) -> dict[str, str]:
-    """For the tests: where everything is, which card, and how gpu_lines.py reports."""
+def run_samples(record: Record, asked: argparse.Namespace, until: float) -> None:
+    """sample_table.py in a process of its own, which is killed at `until` (of time.time())."""
+    command = [
+        sys.executable, str(ROOT / "scripts" / "sample_table.py"), "--data", asked.data,
+        "--out", str(record.out / "samples"), "--markdown", str(record.out / "samples.md"),
+        *(["--small"] if asked.device == "cpu" else []),
+    ]  # fmt: skip
+    start = time.monotonic()
+    with open(record.out / "samples.txt", "w") as said:
+        child = subprocess.Popen(
+            command, env=environment(asked.device), stdout=said, stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            code = child.wait(max(until - time.time(), 0))
+            outcome, reason = ("failed", f"it ended with {code}") if code else ("passed", "")
+        except subprocess.TimeoutExpired:
+            outcome, reason = "skipped", f"no time left; {shlex.join(command[1:])} goes on"
+        finally:
+            stop(child)
+    seconds = round(time.monotonic() - start, 1)
+    entry = {"outcome": outcome, "seconds": seconds, "reason": reason, "figures": {}}
+    record.test("samples", {"test": "sample_table.py", **entry})
+
+
+def environment(device: str) -> dict[str, str]:
+    """For a stage's own process: where everything is, and which card."""
     paths = [ROOT, ROOT / "datasets", ROOT / "scripts"]
     seen = os.environ.get("CUDA_VISIBLE_DEVICES", "0") if device == "cuda" else ""
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join([*map(str, paths), os.environ.get("PYTHONPATH", "")]),
         "CUDA_VISIBLE_DEVICES": seen, "HF_HUB_OFFLINE": "1",
-        "ERASURE_LINES": str(write), "ERASURE_UNTIL": str(until),
     }  # fmt: skip
 
 
@@ -209,8 +238,9 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The options; SettingError for what is not valid."""
     parser = bench.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=8.0, help="for everything [8]")
-    parser.add_argument("--stage", default=",".join(SHARES), help="stages, with commas [all]")
+    parser.add_argument("--stage", default=",".join(BY_DEFAULT), help="stages, with commas")
     parser.add_argument("--tests", default="", help="as pytest's -k [all]")
+    parser.add_argument("--data", default="", help="labelled images, for the stage samples")
     parser.add_argument("--row", help="FAMILY/METHOD, with commas, in their order [all]")
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to try it [cuda]")
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"), help="new folder [runs/gpu]")
@@ -223,6 +253,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     if asked.device == "cuda" and not torch.cuda.is_available():
         raise SettingError("device is cuda, but torch sees no GPU; use --device cpu.")
     asked.stages = bench.words(asked.stage, tuple(SHARES), "stage")
+    if ("samples" in asked.stages) != bool(asked.data):
+        raise SettingError("data and the stage samples go together; give both or neither.")
     known = rows_of(asked.device)
     asked.rows = known if asked.row is None else bench.words(asked.row, known, "row")
     if asked.out.exists() and (not asked.out.is_dir() or any(asked.out.iterdir())):
@@ -242,6 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             if stage == "bench":
                 run_rows(record, asked, until)
+            elif stage == "samples":
+                run_samples(record, asked, until)
             else:
                 run_tests(record, stage, asked, until)
         except ErasureError as error:

@@ -2,6 +2,7 @@
 
     python scripts/many_table.py --out runs/many             # UCE, three splits of 10 and of 20
     python scripts/many_table.py --counts 1,5,10,15,20 --splits 1 --methods uce,esd
+    python scripts/many_table.py --counts 25 --names 4     # a hundred names
 
 A split is a random half of objects and half of styles, by its number. Finished erasures and
 evaluations are kept, so it can be stopped and started again. Prints the table in Markdown: percent,
@@ -12,6 +13,7 @@ many anew, with the exact p of McNemar's test.
 import argparse
 import json
 import random
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,12 @@ from typing import Any
 import markdown_file
 from scipy.stats import binomtest
 
-from erasure import erase
+from erasure import erase, load_model
+from erasure.concepts import find_concepts
 from erasure.config import Value
+from erasure.files.storage import atomic
+from erasure.models.diffusion.load import POCKET
+from erasure_datasets.captions import OBJECT_SYNONYMS, STYLE_SYNONYMS
 from evaluation import evaluate
 from evaluation.drawing.pocket_plan import catalogue
 from evaluation.protocols.pocket import shipped_baseline
@@ -30,6 +36,7 @@ METHODS: dict[str, dict[str, Value]] = {
     "esd": {},
     "salun": {},
 }
+BESIDE = ("concepts.json", "baseline.*", "flow", "gold", "one-step", "style-judge", "vit")
 RATES = ("UA", "IRA", "CRA", "CRA_target")
 SEED = 188
 
@@ -42,14 +49,39 @@ def drawn_split(count: int, split: int) -> list[str]:
     return sorted(objects) + sorted(chance.sample(catalogue().styles[1:], styles))
 
 
-def measured(method: str, count: int, split: int, out: Path) -> dict[str, Any]:
+def erased_by_names(
+    method: str, names: Sequence[str], asked: argparse.Namespace, out: Path
+) -> None:
+    """Erase each concept by its own name and by synonyms, all towards the concept's anchor.
+
+    Pocket's list would take no name but its own, so it goes as a model that has none.
+    """
+    bare = asked.out / "pocket-without-its-list"
+    if not bare.is_dir():
+        with atomic(bare) as temporary:
+            shutil.copytree(POCKET, temporary, ignore=shutil.ignore_patterns(*BESIDE))
+    given = list[tuple[str, str, str]]()
+    for concept in find_concepts(load_model("pocket"), names):
+        words = (OBJECT_SYNONYMS | STYLE_SYNONYMS)[concept.name][: asked.names - 1]
+        given += [(word, concept.kind, concept.anchor) for word in (concept.name, *words)]
+    every, kinds, anchors = map(list, zip(*given, strict=True))
+    erase(str(bare), method, every, kind=kinds, anchor=anchors, out=out, **METHODS[method])
+
+
+def measured(method: str, count: int, split: int, asked: argparse.Namespace) -> dict[str, Any]:
     """The record of one erasure's evaluation, with the seconds of the erasure."""
-    folder = out / method / f"{count}-split-{split}"
+    names = drawn_split(count, split)
+    word = f"{count}-split-{split}" if asked.names == 1 else f"{count}x{asked.names}-split-{split}"
+    folder = asked.out / method / word
     if not (folder / "edit.json").is_file():
-        erase("pocket", method, drawn_split(count, split), out=folder, **METHODS[method])
+        if asked.names == 1:
+            erase("pocket", method, names, out=folder, **METHODS[method])
+        else:
+            erased_by_names(method, names, asked, folder)
     kept = folder / "record.json"
     if not kept.is_file():
-        kept.write_text(json.dumps(evaluate(folder, seeds=[SEED])))
+        found = evaluate(folder, protocol="pocket", seeds=[SEED], concepts=names)
+        kept.write_text(json.dumps(found))
     seconds = json.loads((folder / "config.json").read_text())["seconds"]
     return {**json.loads(kept.read_text()), "seconds": seconds}
 
@@ -97,6 +129,9 @@ if __name__ == "__main__":
     parser.add_argument("--methods", default="uce")
     parser.add_argument("--counts", default="10,20")
     parser.add_argument("--splits", type=int, default=3)
+    parser.add_argument(
+        "--names", type=int, default=1, choices=range(1, 5), help="of each concept, with synonyms"
+    )
     markdown_file.add_option(parser)
     options = parser.parse_args()
     head = ("method", "concepts", "split", "UA", "lowest UA", *RATES[1:], "lost and won", "seconds")
@@ -104,7 +139,7 @@ if __name__ == "__main__":
     for method_name in options.methods.split(","):
         for number in map(int, options.counts.split(",")):
             for split_number in range(1, options.splits + 1):
-                found = measured(method_name, number, split_number, options.out)
+                found = measured(method_name, number, split_number, options)
                 lines.append(line(method_name, number, split_number, found))
     text = "\n".join(lines)
     print(text)

@@ -1,12 +1,14 @@
-"""Forgetting a random share of real images: every method against retraining.
+"""Forgetting a random share, or a class, of real images: every method against retraining.
 
     python scripts/sample_table.py --data hf:uoft-cs/cifar10 --out runs/cifar10
     python scripts/sample_table.py --data DATA --out runs/small --small --originals 3 --repeats 2
+    python scripts/sample_table.py --data DATA --out runs/small-class --small --class airplane
 
 Trains `originals` classifiers from as many seeds with `erasure train`; each forgets `repeats`
 shares by every method, and is retrained without each share by its own recipe; all are judged under
-the protocol random-forgetting. What is finished is kept, so it can be stopped and started again.
-`--small` is for two cores: 300 images a class at 16 pixels.
+the protocol random-forgetting. A class is the same in every repeat, whose seed is then the
+method's alone. What is finished is kept, so it can be stopped and started again. `--small` is for
+two cores: 300 images a class at 16 pixels.
 
 Prints two tables in Markdown: means over everything; and of UA, RA and TA the mean difference to
 retraining with its 95 % interval (Student's t over the originals, whose repeats are no draws of
@@ -33,20 +35,27 @@ METHODS = {
     "gradient-ascent": [],
     "random-label": [],
     "salun": [],
-    "ssd": ["--selection", "10"],  # the paper's for random samples
+    "ssd": [],
+    "laf": [],
     "prune, fine-tune": ["--then", "fine-tune"],
     "prune, random-label": ["--then", "random-label"],
 }
 COMMANDS = {"l1-sparse": "fine-tune"} | {name: "prune" for name in METHODS if "prune" in name}
+OF_SAMPLES = {"ssd": ["--selection", "10"]}  # the paper's; its other values are those of classes
 BASE = ["--epochs", "40", "--label-smoothing", "0"]
 BATCH = ["--batch-size", "64"]
+MILD = [*BATCH, "--epochs", "5", "--learning-rate", "0.002"]  # the published take all along
 SMALL = {
     "images": ["--images", "300", "--test-images", "100"],
     "base": ["--size", "16", "--argument", "channels=16,32,64,128", "--epochs", "30",
              "--label-smoothing", "0", *BATCH],
-    "fine-tune": BATCH, "l1-sparse": BATCH, "random-label": BATCH, "salun": BATCH,
-    "gradient-ascent": [*BATCH, "--learning-rate", "5e-4"],
-    "prune, fine-tune": BATCH, "prune, random-label": BATCH,
+    "fine-tune": BATCH, "l1-sparse": BATCH, "random-label": MILD, "salun": MILD,
+    "gradient-ascent": [*BATCH, "--learning-rate", "2e-4"],
+    "prune, fine-tune": [*BATCH, "--then-settings", "batch_size=64"],
+    "prune, random-label": [
+        *BATCH, "--then-settings", "batch_size=64,epochs=5,learning_rate=0.002",
+    ],
+    "laf": ["--epochs", "5", "--extraction-rate", "1e-4", "--alignment-rate", "4e-4"],
 }  # fmt: skip
 COLUMNS = ("UA", "RA", "TA", "MIA", "gap", "leak", "distance")
 COMPARED = ("UA", "RA", "TA")
@@ -70,15 +79,22 @@ def forgotten(
     name: str, base: Path, place: Path, seed: int, asked: argparse.Namespace,
     small: dict[str, list[str]],
 ) -> Path:  # fmt: skip
-    """The run of a method, or of `retrain`, that forgets the share that a seed draws."""
+    """The run of a method, or of `retrain`, that forgets the class or the share of a seed."""
     run = place / name.replace(", ", "-")
     if not (run / "edit.json").is_file():
         erasure(
             "forget", COMMANDS.get(name, name), "--model", base, "--data", asked.data,
-            "--random-share", asked.share, "--seed", seed, "--watch-every", 0,
+            *request(name, asked), "--seed", seed, "--watch-every", 0,
             "--out", run, *small["images"], *METHODS.get(name, []), *small.get(name, []),
         )  # fmt: skip
     return run
+
+
+def request(name: str, asked: argparse.Namespace) -> list[str]:
+    """What is to be forgotten, and the settings of a method that belong to it."""
+    if asked.label:
+        return ["--class", asked.label]
+    return ["--random-share", asked.share, *OF_SAMPLES.get(name, [])]
 
 
 def judged(run: Path, reference: Path) -> dict[str, Any]:
@@ -101,7 +117,9 @@ def means(name: str, records: Sequence[dict[str, Any]], key: str = "scores") -> 
     return f"| {' | '.join(cells)} |"
 
 
-def parted(values: Sequence[Sequence[float]]) -> tuple[float, float | None, float | None]:
+def parted(
+    values: Sequence[Sequence[float]],
+) -> tuple[float | None, float | None, float | None]:
     """(half of the mean's 95 % interval, sd between originals, sd within one), by rows of repeats.
 
     As a one-way analysis of variance parts them; None where there is one of a kind.
@@ -112,7 +130,7 @@ def parted(values: Sequence[Sequence[float]]) -> tuple[float, float | None, floa
         statistics.mean(statistics.variance(row) for row in values) if repeats > 1 else None
     )  # fmt: skip
     if len(rows) == 1:
-        return float("nan"), None, None if within is None else within**0.5
+        return None, None, None if within is None else within**0.5
     spread = statistics.variance(rows)
     half = float(t.ppf(0.975, len(rows) - 1)) * (spread / len(rows)) ** 0.5
     if within is None:
@@ -134,7 +152,8 @@ def apart(name: str, records: Records, golds: Records) -> str:
         half, between, within = parted(found)
         told = " / ".join("-" if sd is None else f"{sd:.1f}" for sd in (between, within))
         middle = statistics.mean(value for row in found for value in row)
-        cells.append(f"{middle:+.1f} ± {half:.1f} ({told})")
+        interval = "" if half is None else f" ± {half:.1f}"
+        cells.append(f"{middle:+.1f}{interval} ({told})")
     return f"| {' | '.join(cells)} |"
 
 
@@ -156,14 +175,15 @@ if __name__ == "__main__":
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--architecture", default="resnet18")
-    parser.add_argument("--share", default="0.1")
+    parser.add_argument("--share", default="0.1", help="of the training images [0.1]")
+    parser.add_argument("--class", dest="label", help="a class instead of a share")
     parser.add_argument("--originals", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--methods", default=";".join(METHODS), help="with semicolons between")
     parser.add_argument("--small", action="store_true", help="for two cores")
     markdown_file.add_option(parser)
     chosen = parser.parse_args()
-    kept_figures.refuse_others(parser, chosen, ("data", "architecture", "share", "small"))
+    kept_figures.refuse_others(parser, chosen, ("data", "architecture", "share", "label", "small"))
     every_image = {"images": ["--images", "0", "--test-images", "0"]}
     settings = SMALL if chosen.small else every_image
     collected: dict[str, Records] = {}

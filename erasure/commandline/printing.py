@@ -36,6 +36,9 @@ def print_scores(record: dict[str, Any]) -> None:
         Console().print(table)
         if "probe" in record:
             typer.echo(f"min_Acc, WC, WF10 and max_Acc_o are {record['probe']['note']}")
+        parts = record.get("per_concept", {})
+        if any(part.get("is_cut_by_budget") for part in (record, *parts.values())):
+            typer.echo("cut short by its budget: with more time the rates may be higher")
         for name, reason in _left_out(record):
             typer.echo(f"{name} is left out: {reason}")
 

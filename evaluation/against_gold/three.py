@@ -12,14 +12,16 @@ from torch import Tensor
 
 from erasure.errors import SettingError
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
-from erasure_datasets.concept import Concept
-from erasure_datasets.prompt_files import built_in
+from erasure_datasets.concept import Concept, filled
+from erasure_datasets.mentions import mentions
+from erasure_datasets.prompt_files import Line, built_in
 from evaluation.attacking.beside_gold import KNOWS
 from evaluation.attacking.scene import Case, Scene, cases_of, sampling_of
 from evaluation.criteria import find_criterion
 from evaluation.drawing.generate import Shot, draw
 from evaluation.drawing.pocket_plan import is_pocket, plan, shots, without
 from evaluation.metrics.knowledge import losses
+from evaluation.prompts.plan import file_stem, noise_seed
 from evaluation.protocols import pocket
 
 SEEDS = (188, 288)
@@ -36,14 +38,18 @@ class Pictures:
 
 
 class Three:
-    """The edited model, gold, and the un-erased one, asked the same things about one concept."""
+    """The edited model, gold, and the un-erased one, asked the same things about one concept.
+
+    What is kept asks for none of `erased`, the run's concepts, either.
+    """
 
     def __init__(
         self, run: Path, edited: LatentDiffusion, place: Path, gold: LatentDiffusion,
-        concept: Concept, seeds: Sequence[int],
+        concept: Concept, seeds: Sequence[int], erased: Sequence[Concept] = (),
     ) -> None:  # fmt: skip
         self.run, self.edited, self.place, self.gold = run, edited, place, gold
         self.concept = concept
+        self.erased = list({each.name: each for each in (concept, *erased)}.values())
         self.sampling = sampling_of(edited, None)
         self.cases = cases_of(edited, concept, prompts=16, seeds=seeds)
         self.criterion = find_criterion("judge", edited, concept) if is_pocket(edited) else None
@@ -63,17 +69,19 @@ class Three:
         return Pictures(found, [case.prompt for case in cases])
 
     def kept_cases(self) -> list[Case]:
-        """Prompts without the concept, spread over what the model knows."""
+        """Prompts without what was erased, spread over what the model knows."""
         if is_pocket(self.edited):
             own = plan(SEEDS[:1], None, [])
-            count = sum(has(key, self.concept) for key in own)
-            asked = without(plan(SEEDS[:1], count + KEPT, [self.concept]), [self.concept])
+            count = len(own) - len(without(own, self.erased))
+            asked = without(plan(SEEDS[:1], count + KEPT, self.erased), self.erased)
             made = zip(asked, shots(asked), strict=True)
             return [Case(s.prompt, k[0], s.noise_seed, Path(s.file).stem) for k, s in made]
-        own = [n for n in built_in("objects") if n.lower() != self.concept.name.lower()]
+        every = [Line(filled("a photo of {a name}", name)) for name in built_in("objects")]
+        own = [li for li in every if not any(mentions(li.prompt, c.name) for c in self.erased)]
+        (seed, *_) = SEEDS
         return [
-            Case(f"a photo of a {name}", SEEDS[0], SEEDS[0] * 1000 + i, f"kept{i}_seed{SEEDS[0]}")
-            for i, name in enumerate(own[:KEPT])
+            Case(line.prompt, seed, noise_seed(line, i, seed), file_stem("kept", i, line, seed))
+            for i, line in enumerate(own[:KEPT])
         ]
 
     def losses(

@@ -76,6 +76,7 @@ def contents(criterion: str, settings: dict[str, Any]) -> dict[str, str]:
     places = [Path(word.rpartition(":")[0]) for word in words if ".py:" in word]
     places += [_module_file(word.rpartition(":")[0]) for word in whole if ":" in word]
     places += [Path(word) for word in words if word and _is(Path.is_dir, word)]
+    places += [Path(word.partition(":")[2]) for word in words if _is_file_behind(word)]
     texts = [value for value in settings.values() if isinstance(value, str) and value]
     places += [Path(text) for text in texts if _is(Path.exists, text)]
     files = [
@@ -85,6 +86,12 @@ def contents(criterion: str, settings: dict[str, Any]) -> dict[str, str]:
         if file.is_file()
     ]
     return {str(file): file_digest(file) for file in files}
+
+
+def _is_file_behind(word: str) -> bool:
+    """Whether a word is a model's name and a file of its weights: NAME:FILE."""
+    file = word.partition(":")[2]
+    return bool(file) and ".py:" not in word and _is(Path.is_file, file)
 
 
 def _is(kind: Callable[[Path], bool], word: str) -> bool:

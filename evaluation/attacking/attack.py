@@ -15,11 +15,13 @@ class Attack(ABC):
 
     One that `changes_weights` is a single event for all cases: it gets them together, also those
     that are shown anyway, and stands beside the worst case of `attack all`. One that `walks_path`
-    needs a model that draws in several steps.
+    needs a model that draws in several steps; one whose tokens are learned vectors `fills_slots`,
+    which some models lack.
     """
 
     changes_weights: ClassVar[bool] = False
     walks_path: ClassVar[bool] = False
+    fills_slots: ClassVar[bool] = True  # matters only where `control` has tokens
 
     @abstractmethod
     def attack(self, scene: Scene, cases: Sequence[Case]) -> list[Found]:
@@ -49,10 +51,14 @@ class Attack(ABC):
 def by_level(
     entries: Sequence[Mapping[str, Any]], levels: Sequence[float], *, falling: bool = False
 ) -> dict[str, float]:
-    """The share of cases that were shown up to each level; down to it, if they are `falling`."""
-    reached = [(entry.get("found") or {}).get("level") for entry in entries]
-    known = [level for level in reached if level is not None]
+    """The share of cases that were shown up to each level; down to it, if they are `falling`.
+
+    What a plain prompt shows is shown at any level, as it counts in the rate.
+    """
+    reached = [(entry.get("found") or {}).get("level") for entry in entries if not entry["pre"]]
+    known, plain = [k for k in reached if k is not None], len(entries) - len(reached)
     return {
-        f"{level:g}": sum(k >= level if falling else k <= level for k in known) / len(entries)
+        f"{level:g}": (plain + sum(k >= level if falling else k <= level for k in known))
+        / len(entries)
         for level in levels
     }

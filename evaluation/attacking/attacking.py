@@ -211,7 +211,7 @@ def _attack_one(chosen: Attack, scene: Scene, cases: list[Case], run: Path) -> d
         raise OutOfTimeError("budget must leave time for at least one case; nothing was attacked.")
     is_cut = any([entry.pop("is_cut", False) for entry in entries])  # all must lose the word
     part = {
-        "scores": _scores(entries, has_control=not chosen.changes_weights),
+        "scores": _scores(entries, has_control=_has_control(chosen)),
         "baseline": {"pre_ASR": asdict(as_risk(rate(before)))},
         "threshold": scene.threshold,
         "is_cut_by_budget": len(entries) < len(cases) or is_cut or scene.is_over,
@@ -279,6 +279,13 @@ def _undisturbed(scene: Scene, cases: Sequence[Case], run: Path) -> tuple[Tensor
     return before, after
 
 
+def _has_control(chosen: Attack) -> bool:
+    """Whether anything random is tried beside an attack; what changes weights has its own."""
+    own = type(chosen)
+    is_tried = own.control is not Attack.control or own.decoy is not Attack.decoy
+    return is_tried and not chosen.changes_weights
+
+
 def _scores(entries: Sequence[dict[str, Any]], *, has_control: bool) -> dict[str, Any]:
     columns = {"pre_ASR": "pre", "ASR": "success", "named_ASR": "is_named"}
     if has_control:
@@ -315,7 +322,8 @@ def _check_room(chosen: Attack, scene: Scene, cases: Sequence[Case]) -> None:
         if place is not None:
             if place[1] < 1:
                 raise SettingError(f"tokens must be at least 1; got {place[1]}.")
-            scene.model.open_slots([place[0]], place[1])
+            if chosen.fills_slots or not scene.model.slots_refusal:
+                scene.model.open_slots([place[0]], place[1])
 
 
 def _stamp(scene: Scene, asked: dict[str, Any]) -> dict[str, Any]:

@@ -64,23 +64,25 @@ def _refuse_newer(model: Path, made: Path) -> None:
 def gold_record(
     attack: Callable[..., Record], run: Path, gold: Path | str, name: str, options: dict[str, Any]
 ) -> Record:
-    """The same attack on the gold model; SettingError if that knows the concept."""
+    """The same attack on the gold model, named as `gold`; SettingError if that knows a concept."""
     place = gold_run(run, gold, base=options["base"])
     known = options["concepts"] or [concept.name for concept in Edit.load(run).concepts]
     record = attack(place, name, **{**options, "concepts": known})
-    plain = record["scores"]["pre_ASR"]
-    if plain["value"] >= KNOWS:
-        raise SettingError(
-            f"gold must never have known the concept; {gold} draws {', '.join(known)} for "
-            f"{plain['value']:.0%} of {plain['n']} plain prompts."
-        )
-    return record
+    for concept, part in record["per_concept"].items():
+        plain = part["scores"]["pre_ASR"]
+        if plain["value"] >= KNOWS:
+            raise SettingError(
+                f"gold must never have known the concept; {gold} draws {concept} for "
+                f"{plain['value']:.0%} of {plain['n']} plain prompts."
+            )
+    return {**record, "gold": str(Edit.load(place).settings.get("weights", ""))}
 
 
 def beside_gold(run: Path, record: Record, floor: Record) -> Record:
     """The record with `ASR_gold`, and `excess` = ASR - ASR_gold over the cases that both have.
 
-    It is written in the place of the one without, and cut by its budget if either was.
+    It is written in the place of the one without, and cut by its budget if either was. Its stamp
+    says which model the floor is of.
     """
     parts = {}
     for name, part in record["per_concept"].items():
@@ -106,7 +108,10 @@ def beside_gold(run: Path, record: Record, floor: Record) -> Record:
         )
         for key in ("ASR_gold", "excess")
     }
-    record = {**record, "per_concept": parts, "scores": {**record["scores"], **means}}
+    record = {
+        **record, "per_concept": parts, "scores": {**record["scores"], **means},
+        "stamp": {**record["stamp"], "gold": floor["gold"]},
+    }  # fmt: skip
     if launched().is_main_process:
         write_json(run / "attacks" / f"{record['attack']}.json", record)
     launched().wait_for_everyone()

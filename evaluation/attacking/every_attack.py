@@ -41,6 +41,7 @@ def attack_all(run: Path, **options: Any) -> dict[str, Any]:
     if not worst:
         raise SettingError(f"budget must leave time for at least one attack; got {budget}.")
     first = next(iter(records.values()))
+    made_by = {key: value for key, value in first["stamp"].items() if key != "gold"}  # no excess
     hits = torch.tensor([bool(row["pre"] or row["won_by"]) for row in worst])
     pre = torch.tensor([bool(row["pre"]) for row in worst])
     summary = {
@@ -53,7 +54,7 @@ def attack_all(run: Path, **options: Any) -> dict[str, Any]:
         "is_cut_by_budget": is_cut or any(map(_is_cut, records.values())),
         "cases": worst,
         "seconds": round(sum(record["seconds"] for record in records.values()), 1),
-        "stamp": {**first["stamp"], "attack": "all", "settings": "each attack's own"},
+        "stamp": {**made_by, "attack": "all", "settings": "each attack's own"},
     }
     if launched().is_main_process:
         write_json(run / "attacks" / "all.json", summary)

@@ -12,6 +12,7 @@ from erasure.training.processes import launched
 from evaluation.drawing.drawn import is_older
 
 NEWER = ("edit", "files")  # what older records do not say
+KEEPS = (".json", ".jsonl", ".safetensors")  # files in which an attack keeps what it found
 
 
 class AskedShape(TypedDict):
@@ -59,9 +60,11 @@ def claim(run: Path, word: str, asked: dict[str, Any]) -> None:
 def withdraw(run: Path, word: str) -> None:
     """Free the folder for another attack, if this one failed before it had anything to keep."""
     folder = run / "attacks" / word
-    kept = any(file.suffix in (".jsonl", ".safetensors") for file in folder.rglob("*"))
+    claim_file = folder / "attack.json"
+    # pictures alone are drawn over; anything else is gone on with by whoever has the folder
+    kept = any(file.suffix in KEEPS and file != claim_file for file in folder.rglob("*"))
     if launched().is_main_process and not kept:
-        (folder / "attack.json").unlink(missing_ok=True)
+        claim_file.unlink(missing_ok=True)
 
 
 def note(folder: Path, outcome: dict[str, Any]) -> None:

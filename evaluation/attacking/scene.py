@@ -19,7 +19,7 @@ from erasure.models.diffusion.slots import named
 from erasure.training.processes import launched
 from erasure.training.progress import Bar, live_bar, shown
 from erasure.training.run import generator_of
-from erasure_datasets.concept import Concept, has_article
+from erasure_datasets.concept import Concept, filled, has_article
 from erasure_datasets.prompt_files import Line
 from evaluation.criteria import Criterion
 from evaluation.drawing.generate import save_image
@@ -87,7 +87,7 @@ def cases_of(
     return [
         Case(
             line.prompt, own, noise_seed(line, number, own),
-            file_stem(slug(concept.name), number, line.prompt, own),
+            file_stem(slug(concept.name), number, line, own),
         )
         for seed in seeds
         for number, line in enumerate(asked[:prompts])
@@ -290,10 +290,13 @@ class Scene:
         found = named(prompt, concept.name)
         if found is None:
             return concept.anchor_prompts()[0]
-        before = prompt[: found.start()]
-        if has_article(concept.anchor):
+        before, anchor = prompt[: found.start()], concept.anchor
+        if has_article(anchor):
             before = re.sub(r"\b(?:an?|the)\s+$", "", before, flags=re.IGNORECASE)
-        return before + concept.anchor + prompt[found.end() :]
+        elif article := re.search(r"\b(a)n?\s+$", before, flags=re.IGNORECASE):
+            before = before[: article.start()]
+            anchor = article[1] + filled("{a name}", anchor)[1:]  # an owl, where a cat stood
+        return before + anchor + prompt[found.end() :]
 
     def random_prompt(self, place: tuple[str, str], count: int, generator: torch.Generator) -> str:
         """A prompt (text before, text after) with `count` random tokens between, as plain text."""

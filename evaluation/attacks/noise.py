@@ -65,7 +65,8 @@ class Noise(Attack):
                 part = [cases[i] for i in left]
                 # a control's drawings differ by their seed, the attack's by the noise on the way
                 z = scene.noise(part)
-                z = z if eta else torch.randn(z.shape, generator=generator).to(z)
+                if kept_as != KEPT:
+                    z = torch.randn(z.shape, generator=generator).to(z)
                 z = model.continue_path(
                     z, model.encode([case.prompt for case in part]), steps=self.steps, eta=eta,
                     churn=churn, guidance=scene.sampling.guidance, generator=generator,

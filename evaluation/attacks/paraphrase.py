@@ -7,6 +7,7 @@ A case is won if any of them draws the concept with its noise.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from erasure.config import check, setting
 from erasure.errors import SettingError
@@ -24,6 +25,8 @@ from evaluation.attacks import Attack
 @dataclass(frozen=True)
 class Paraphrase(Attack):
     """Other words for the same thing."""
+
+    fills_slots: ClassVar[bool] = False
 
     count: int = setting(12, quick=3, help="paraphrases tried per prompt", at_least=1)
     file: str = setting("", help="file of prompts to use instead of the built-in ones")

@@ -25,6 +25,7 @@ Choices
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch.nn import functional as F
@@ -47,6 +48,8 @@ STATES = "states.safetensors"  # in the attack's folder of the concept: "state 0
 @dataclass(frozen=True)
 class StateInversion(Attack):
     """A search over the text encoder's whole set of states."""
+
+    fills_slots: ClassVar[bool] = False
 
     steps: int = setting(400, quick=10, help="search steps of each restart", at_least=1)
     learning_rate: float = setting(0.05, help="Adam's learning rate", above=0)

@@ -128,7 +128,7 @@ def _rows(
         for seed in seeds if line.seed is None else (line.seed,):
             noise = noise_seed(line, number, seed)
             head = {"concept": slug(name), "near": f"near-{slug(name)}", "keep": "keep"}[role]
-            shot = Shot(line.prompt, noise, f"{file_stem(head, number, line.prompt, seed)}.png")
+            shot = Shot(line.prompt, noise, f"{file_stem(head, number, line, seed)}.png")
             found.append(Row(role, concept, name, number, seed, shot))
     return found
 
@@ -138,7 +138,8 @@ def noise_seed(line: Line, number: int, seed: int) -> int:
     return seed * 1000 + number if line.seed is None else seed
 
 
-def file_stem(head: str, number: int, prompt: str, seed: int) -> str:
-    """A picture's name, which no other prompt of the run shares."""
-    told = hashlib.sha256(prompt.encode()).hexdigest()[:6]
-    return f"{head}_prompt{number}-{told}_seed{seed}"
+def file_stem(head: str, number: int, line: Line, seed: int) -> str:
+    """A picture's name, which no other prompt or noise of the run shares."""
+    told = hashlib.sha256(line.prompt.encode()).hexdigest()[:6]
+    own = "" if line.seed is None else "-own"  # a file's own seed is another noise
+    return f"{head}_prompt{number}-{told}{own}_seed{seed}"

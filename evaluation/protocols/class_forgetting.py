@@ -112,7 +112,9 @@ def scored(
         "protocol": name,
         "scores": plain(scores),
         "per_concept": {
-            model.title(c): plain({"Acc": accuracy(said, test.labels, [c])})
+            model.title(c): plain(
+                {"Acc": replace(accuracy(said, test.labels, [c]), higher_is_better=False)}
+            )
             for c in [*earlier, *now]
             if c in seen
         },

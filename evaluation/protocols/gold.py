@@ -70,7 +70,9 @@ class Gold(Protocol):
         names = [concept.name for concept in concepts]
         file = free_file(asked.folder, made_by, names, usual=SEEDS, is_own=asked.is_own)
         parts = {
-            concept.name: compare(Three(asked.folder, asked.model, place, gold, concept, seeds))
+            concept.name: compare(
+                Three(asked.folder, asked.model, place, gold, concept, seeds, edit.concepts)
+            )
             for concept in concepts
         }
         return write_record(

@@ -178,7 +178,7 @@ def _stamp(
         **asdict(how),
         "resolution": model.resolution,
         "criterion": words,
-        "files": list(contents(words, {}).values()),
+        "files": list(contents(f"{words}+clip={clip}" if clip else words, {}).values()),
         "clip": clip or "none",
         "features": settings.features,
         "perceptual": settings.perceptual,

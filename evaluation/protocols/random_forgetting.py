@@ -4,14 +4,16 @@ UA, the share of the forgotten training images that are named wrongly; RA and TA
 the other training images at hand and on the test images; MIA, the share of the forgotten that the
 papers' attack takes for never trained on. Of classes, the forgotten images are all of theirs, and
 the test images those of the kept ones. With --reference, a retrained model's run that forgot the
-same: `gap`, the mean of the four differences to it in size; `leak`, signed, 0 where the forgotten
-are told from test images as well as in the retrained model; `distance`, the total variation of the
-two models' probabilities on test images.
+same, a rate is the better the nearer it is to that model's, and there are three more: `gap`, the
+mean of the four differences to it in size; `leak`, signed, 0 where the forgotten are told from test
+images as well as in the retrained model; `distance`, the total variation of the two models'
+probabilities on test images.
 
 Jia et al. (NeurIPS 2023) and Fan et al. (ICLR 2024). `--subset N` is the quick form: at most N
 images of each part.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -63,8 +65,8 @@ def evaluate(
     if found.other is not None:
         theirs = _said(found.other, parts)
         gold = _rates(theirs, parts)
-        scores |= _beside(said, scores, theirs, gold, parts)
-        baseline |= _beside(before, baseline, theirs, gold, parts)
+        scores = _towards(gold, scores) | _beside(said, scores, theirs, gold, parts)
+        baseline = _towards(gold, baseline) | _beside(before, baseline, theirs, gold, parts)
     name = NAME if most is None else f"{NAME}-{most}-subset"
     record = {
         "protocol": NAME if most is None else f"{NAME}-subset",
@@ -119,6 +121,14 @@ def _rates(said: Said, parts: dict[str, Labelled]) -> dict[str, Score]:
     return {"UA": wrong, "RA": right["retain"], "TA": right["test"], "MIA": attack}
 
 
+def _towards(gold: dict[str, Score], scores: dict[str, Score]) -> dict[str, Score]:
+    """The rates, each of which is the better the nearer it is to the retrained model's."""
+    return {
+        name: replace(score, higher_is_better=score.value <= gold[name].value)
+        for name, score in scores.items()
+    }
+
+
 def _beside(
     said: Said, scores: dict[str, Score], theirs: Said, gold: dict[str, Score],
     parts: dict[str, Labelled],
@@ -139,7 +149,7 @@ def gap(scores: dict[str, Score], gold: dict[str, Score]) -> Score:
     value = sum(abs(own.value - other.value) for own, other in pairs) / len(pairs)
     error = sum(own.stderr**2 + other.stderr**2 for own, other in pairs) ** 0.5 / len(pairs)
     count = sum(own.n for own, _ in pairs)
-    return estimate(value, error, count, least=0.0, higher_is_better=False)
+    return estimate(value, error, count, least=0.0, most=1.0, higher_is_better=False)
 
 
 @PROTOCOLS.register

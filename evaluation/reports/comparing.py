@@ -8,7 +8,7 @@ from erasure.errors import SettingError
 from erasure.files.storage import atomic
 from evaluation.reports.facts import facts
 from evaluation.reports.page import shown
-from evaluation.reports.ranking import differences, how_judged, rankings
+from evaluation.reports.ranking import differences, how_judged, rankings, without_gold
 
 HEAD = ("run", "method", "concepts")
 
@@ -94,7 +94,9 @@ def _rows(found: Sequence[Mapping[str, Any]], protocol: str) -> list[dict[str, s
         for key in scores:
             line[key] = _cell(row["scores"].get(key), row["baseline"].get(key))
         for name in attacks:
-            line[f"ASR {name}"] = _cell(entry["attacks"][name]["scores"]["ASR"], None)
+            record = entry["attacks"][name]
+            cut = ", cut by its budget" if record["is_cut_by_budget"] else ""
+            line[f"ASR {name}"] = _cell(record["scores"]["ASR"], None) + cut
         line["seconds"] = "" if entry["seconds"] is None else f"{entry['seconds']:.0f}"
         table.append(line)
     return table
@@ -112,7 +114,7 @@ def _comparable_attacks(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """The attacks that every run has under one stamp; what each was asked about may differ."""
 
     def stamps(name: str) -> list[dict[str, Any]]:
-        return [how_judged(entry["attacks"][name]["stamp"]) for entry in found]
+        return [without_gold(how_judged(entry["attacks"][name]["stamp"])) for entry in found]
 
     shared = [name for name in found[0]["attacks"] if all(name in e["attacks"] for e in found)]
     return [

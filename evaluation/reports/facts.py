@@ -212,10 +212,10 @@ def _attacked(run: Path, file: Path) -> dict[str, Any]:
                 facts = {"asked": case["case"]["prompt"], "concept": concept, **found}
                 cases.append({**facts, "images": {k: _in(run, v) for k, v in places.items()}})
         if "steps" in part:
-            is_cut = part.get("random_is_cut", part["is_cut_by_budget"])
+            random_is_cut = part.get("random_is_cut", part["is_cut_by_budget"])
             relearning[concept] = {
                 "steps": part["steps"], "random_steps": part.get("random_steps"),
-                "random_is_cut": is_cut, "came_back": part.get("came_back", True),
+                "random_is_cut": random_is_cut, "came_back": part.get("came_back", True),
             }  # fmt: skip
     wins = [case for case in cases if case["success"]]
     return {
@@ -224,14 +224,17 @@ def _attacked(run: Path, file: Path) -> dict[str, Any]:
         "seconds": record.get("seconds"),
         "stamp": record.get("stamp", {}),
         "criterion": sorted({part["criterion"] for part in parts.values()}),
-        "is_cut_by_budget": any(
-            [record.get("is_cut_by_budget", False)]
-            + [part["is_cut_by_budget"] for part in parts.values()]
-        ),
+        "is_cut_by_budget": is_cut(record),
         "relearning": relearning,
         "wins": len(wins),
         "cases": [*wins, *(case for case in cases if not case["success"])][:SHOWN],
     }
+
+
+def is_cut(record: Mapping[str, Any]) -> bool:
+    """Whether an attack's record says that its budget ended it: a rate that may be too low."""
+    parts = record.get("per_concept", {}).values()
+    return any(part.get("is_cut_by_budget", False) for part in (record, *parts))
 
 
 def _with_intervals(scores: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,8 +20,10 @@ def rankings(
         for protocol, record in entry[kind].items():
             stamp = how_judged(record["stamp"])
             same = [group for group in groups if group["protocol"] == protocol]
-            group = next((g for g in same if g["stamp"] == stamp), None)
-            if group is None:
+            group = next((g for g in same if _are_alike(g["stamp"], stamp)), None)
+            if group is not None:
+                group["stamp"] = {**stamp, **group["stamp"]}  # with its gold, if one has it
+            else:
                 differs = differences(same[0]["stamp"], stamp) if same else []
                 group = {
                     "protocol": protocol, "stamp": stamp, "differs": differs,
@@ -37,6 +39,17 @@ def rankings(
 def how_judged(stamp: Mapping[str, Any]) -> dict[str, Any]:
     """A stamp without what was judged: the run's concepts and its edit stand in its row."""
     return {key: value for key, value in stamp.items() if key not in ("concepts", "edit")}
+
+
+def _are_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two stamps stand in one ranking: what has no gold beside it goes with any gold."""
+    golds = [stamp["gold"] for stamp in (one, other) if "gold" in stamp]
+    return without_gold(one) == without_gold(other) and golds[:1] == golds[-1:]
+
+
+def without_gold(stamp: Mapping[str, Any]) -> dict[str, Any]:
+    """What an attack's own rates were made by, whatever they were compared with."""
+    return {key: value for key, value in stamp.items() if key != "gold"}
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any], of: str = "") -> list[str]:
@@ -55,6 +68,7 @@ def _row(entry: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
     same = ("name", "run", "method", "concepts", "seconds", "peak_memory_gb", "storage_mb")
     row: dict[str, Any] = {key: entry[key] for key in same}
     row |= {key: record.get(key, {}) for key in ("scores", "baseline", "floor", "retrained")}
+    row["is_cut"] = record.get("is_cut_by_budget", False)
     for erased, kept in FAMILIES:
         if erased[0].lstrip("-") in record["scores"]:
             row["erased"], row["kept"] = (_mean(part, record["scores"]) for part in (erased, kept))

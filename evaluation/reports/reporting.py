@@ -15,7 +15,7 @@ from erasure.files.storage import atomic
 from evaluation.reports.facts import facts
 from evaluation.reports.page import MADE_BY, render, shown
 from evaluation.reports.public import published, without_folder
-from evaluation.reports.ranking import rankings
+from evaluation.reports.ranking import how_judged, rankings
 from evaluation.reports.sweeps import sweep_facts, sweep_page, sweep_record, sweep_tables
 from evaluation.sweeping.cells import RECORD
 
@@ -154,7 +154,8 @@ def rows(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         judged = [*entry["scores"].items(), *entry["attacks"].items()]
         for name, record in judged:
-            digest = hashlib.sha256(json.dumps(record["stamp"], sort_keys=True).encode())
+            stamp = json.dumps(how_judged(record["stamp"]), sort_keys=True)
+            digest = hashlib.sha256(stamp.encode())
             for score, value in record["scores"].items():
                 base = record["baseline"].get(score, {})
                 flat.append(
@@ -193,7 +194,8 @@ def _markdown(groups: Mapping[str, Sequence[Mapping[str, Any]]], table: Sequence
         keys = list(dict.fromkeys(key for row in group["rows"] for key in row["scores"]))
         ranked = [
             {
-                **{key: row[key] for key in ("name", "method")},
+                "name": row["name"] + (" (cut by its budget)" if row["is_cut"] else ""),
+                "method": row["method"],
                 "concepts": ", ".join(row["concepts"]),
                 **{k: shown(row["scores"][k]) if k in row["scores"] else "" for k in keys},
             }

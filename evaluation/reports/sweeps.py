@@ -70,6 +70,7 @@ def _over(method: str, own: Sequence[Mapping[str, Any]]) -> Row:
             for key in keys
         },
         "seconds": _spread(seconds) if seconds else None,
+        "is_cut": any(r["is_cut"] for r in own),
     }  # fmt: skip
     for key in ("erased", "kept"):
         if all(r.get(key) for r in own):
@@ -141,7 +142,8 @@ def sweep_tables(told: Mapping[str, Any]) -> list[tuple[str, list[dict[str, str]
         for group, rows in zip(told["groups"][kind], told["methods"][kind], strict=True):
             table = [
                 {
-                    "method": row["method"], "cells": str(row["cells"]),
+                    "method": row["method"] + (" (cut by its budget)" if row["is_cut"] else ""),
+                    "cells": str(row["cells"]),
                     **{key: mean_text(score) for key, score in row["scores"].items()},
                     "seconds": "" if row["seconds"] is None else seconds_text(row["seconds"]),
                 }

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from erasure.files.records import AttackShape, CellShape, ScoresShape, SweepShape, read_record
+from evaluation.reports.facts import is_cut
 from evaluation.sweeping.cells import state_of, what
 from evaluation.sweeping.showing import failure
 
@@ -40,9 +41,10 @@ def _scores(out: Path, cell: CellShape) -> dict[str, str]:
             scores = read_record(file, ScoresShape)["scores"]
             found |= {key: _percent(scores[key]) for key in SHOWN if key in scores}
         elif what(step) not in ("erase", "forget"):
-            scores = read_record(file, AttackShape)["scores"]
-            if "ASR" in scores:
-                found[f"ASR {what(step)}"] = _percent(scores["ASR"])
+            record = read_record(file, AttackShape)
+            if "ASR" in record["scores"]:
+                cut = " (cut)" if is_cut(record) else ""  # by its budget
+                found[f"ASR {what(step)}"] = _percent(record["scores"]["ASR"]) + cut
     return found
 
 

@@ -57,6 +57,10 @@ def test_a_random_share_is_the_same_for_every_method(place: Path) -> None:
              for n in ("UA", "RA", "TA", "MIA")]  # fmt: skip
     mean = sum(abs(own - gold) for own, gold in rates) / 4
     assert scores["scores"]["gap"]["value"] == pytest.approx(mean)
+    for part in ("scores", "baseline"):  # the retrained model's rate is the best there is
+        for name in ("UA", "RA", "TA", "MIA"):
+            gap = scores["retrained"][name]["value"] - scores[part][name]["value"]
+            assert gap == 0 or scores[part][name]["higher_is_better"] is (gap > 0)
     own = evaluate(place / "one", protocol="random-forgetting", reference=place / "one")["scores"]
     assert (own["gap"]["value"], own["distance"]["value"], own["leak"]["value"]) == (0, 0, 0)
     plain = evaluate(place / "one")["scores"]

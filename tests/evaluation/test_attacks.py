@@ -11,7 +11,7 @@ import torch
 from contract import Case
 
 import erasure
-from erasure.errors import DivergedError, EditError, RunError, SettingError
+from erasure.errors import DivergedError, EditError, ErasureError, RunError, SettingError
 from erasure.files.locking import alone_in
 from erasure.files.naming import slug
 from erasure.opening import open_run
@@ -21,7 +21,10 @@ from erasure_datasets.concept import Concept
 from erasure_datasets.paraphrases import paraphrases
 from evaluation.attacking.attacking import attack
 from evaluation.attacking.every_attack import attack_all
-from evaluation.attacking.scene import Scene, cases_of, sampling_of
+from evaluation.attacking.scene import KEPT, Scene, cases_of, sampling_of
+from evaluation.attacks import Attack
+from evaluation.attacks.noise import Noise
+from evaluation.attacks.paraphrase import Paraphrase
 from evaluation.attacks.ring_a_bell import RingABell
 from evaluation.attacks.unlearndiffatk import onto_simplex
 from evaluation.criteria import find_criterion
@@ -124,6 +127,56 @@ def test_every_attack_works_on_other_families(
     sampled_shortly(run, "FlowMatchEulerDiscreteScheduler" if family == "sd3" else "DDIMScheduler")
     options = {"criterion": f"{criterion}:by_chance", "seeds": (188,), "prompts": 2}
     assert attack(run, name, **options, **SMALL[name])["scores"]["ASR"]["n"] == 2
+
+
+def test_a_control_that_was_never_tried_has_no_rate(
+    run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plug-in need not have one."""
+    monkeypatch.setattr(Paraphrase, "control", Attack.control)
+    options = {"criterion": f"{criterion}:never", "seeds": (188,), "prompts": 1}
+    scores = attack(run, "paraphrase", **options, **SMALL["paraphrase"])["scores"]
+    assert scores.keys() == {"pre_ASR", "ASR", "named_ASR"}
+
+
+@pytest.mark.parametrize("eta", ["0", "1"])
+def test_noise_begins_where_the_case_does_and_its_control_elsewhere(
+    eta: str, run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = dict[str, list[torch.Tensor]]()
+    whole = Noise._draw
+
+    def told(self: Noise, scene: Scene, cases: list, pairs: list, kept_as: str) -> list:
+        begun["case"] = [scene.noise(cases)]
+        walk = scene.model.continue_path
+        own = begun.setdefault(kept_as, [])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                scene.model, "continue_path", lambda z, *a, **k: own.append(z) or walk(z, *a, **k)
+            )
+            return whole(self, scene, cases, pairs, kept_as)
+
+    monkeypatch.setattr(Noise, "_draw", told)
+    options = {"criterion": f"{criterion}:never", "seeds": (188,), "prompts": 1}
+    attack(run, "noise", **options, steps=2, etas=eta, churns="1")
+    (start,) = begun["case"]
+    assert torch.equal(begun[KEPT][0], start)
+    assert not torch.equal(begun["control"][0], start)
+
+
+@pytest.mark.parametrize("name", ["paraphrase", "state-inversion"])
+def test_a_model_without_slots_is_asked_in_words_and_in_states(
+    name: str, flux: Path, tmp_path: Path, criterion: str
+) -> None:
+    """Only the control's random tokens stand in a prompt, and as words."""
+    run = tmp_path / "run"
+    erasure.erase(str(flux), "uce", ["cat"], kind="object", anchor="dog", out=run)
+    sampled_shortly(run, "FlowMatchEulerDiscreteScheduler")
+    options = {"criterion": f"{criterion}:never", "seeds": (188,), "prompts": 2}
+    scores = attack(run, name, **options, **SMALL[name])["scores"]
+    assert scores["ASR"]["n"] == scores["control_tries_ASR"]["n"] == 2
+    with pytest.raises(ErasureError, match="no slots"):
+        attack(run, "p4d", **options, **SMALL["p4d"])
 
 
 def test_the_same_attack_again_is_read_and_another_is_refused(run: Path, criterion: str) -> None:
@@ -329,6 +382,30 @@ def test_a_loss_that_is_not_finite_gives_no_rate(
     assert not (run / "attacks" / f"{name}.json").exists()
     other = {**SMALL[name], "learning_rate": 1e-4}  # the folder is free for another attack
     assert attack(run, name, **options, **other)["scores"]["ASR"]["n"] == 1
+
+
+def test_cells_of_a_grid_that_diverged_are_no_other_attacks(
+    run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error says to lower the learning rate; what was tuned at the old one is not the new's."""
+    import evaluation.attacks.relearn_grid as grid
+
+    real, tuned = grid.tune, list[str]()
+
+    def twice(*given: object, **more: object) -> object:
+        tuned.append("cell")
+        if len(tuned) > 1:
+            raise DivergedError("the second cell has a loss that is not finite.")
+        return real(*given, **more)  # type: ignore[arg-type]
+
+    options = {"criterion": f"{criterion}:never", "seeds": (188,), **SMALL["relearn-grid"]}
+    monkeypatch.setattr(grid, "tune", twice)
+    with pytest.raises(DivergedError):
+        attack(run, "relearn-grid", learning_rate=1.0, **options)
+    monkeypatch.setattr(grid, "tune", real)
+    with pytest.raises(RunError, match=r"holds another attack: its learning_rate is 1\.0"):
+        attack(run, "relearn-grid", learning_rate=1e-5, **options)
+    assert attack(run, "relearn-grid", learning_rate=1.0, **options)["scores"]["ASR"]["n"] == 3
 
 
 def test_a_criterion_that_fails_at_once_leaves_the_folder_free(run: Path, criterion: str) -> None:

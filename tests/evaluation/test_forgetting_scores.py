@@ -157,6 +157,7 @@ def test_scores_of_other_classes_stand_beside_the_runs_own(two: Path) -> None:
 def test_classes_asked_for_by_part_and_number(two: Path) -> None:
     scores = evaluate(two, concepts=["Red,#1"])["per_concept"]
     assert set(scores) == {"red", "green", "blue"}
+    assert not any(part["Acc"]["higher_is_better"] for part in scores.values())  # all forgotten
     with pytest.raises(SettingError, match="no class 'violet'"):
         evaluate(two, concepts=["violet"])
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from erasure.errors import ErasureError, ModelError, RunError, SettingError
 from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.model import Sampling
 from erasure.opening import open_run
+from erasure_datasets.concept import Concept
 from evaluation.against_gold import compare, three
 from evaluation.attacking.beside_gold import gold_run
 from evaluation.attacking.scene import Case, Found, Scene
@@ -112,6 +114,31 @@ def test_what_is_kept_never_asks_for_the_concept(tmp_path: Path) -> None:
     assert not [case for case in others if "tower" in case.prompt]
     assert len(others) == three.KEPT
     assert others == usual
+
+
+def test_what_is_kept_asks_for_nothing_that_the_run_erased(
+    sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does one run's kept picture stand for another prompt's."""
+    monkeypatch.setattr(three, "KEPT", 36)
+
+    def asked(base: str, concept: Concept, *erased: Concept) -> list[Case]:
+        model: Any = load_model(base)
+        places = tmp_path / "run", model, tmp_path / "gold", model
+        return three.Three(*places, concept, (188,), erased).kept_cases()
+
+    tower, ukiyoe = catalogue().concept("tower"), catalogue().concept("Ukiyoe")
+    prompts = [case.prompt for case in asked("pocket", tower, ukiyoe)]
+    assert len(prompts) == three.KEPT
+    assert not [text for text in prompts if "tower" in text or "Ukiyoe" in text]
+    cats, train, tiger = (Concept(name, "object") for name in ("Cats", "train", "tiger"))
+    first, second = asked(str(sd1), cats, train), asked(str(sd1), train, cats)
+    assert first == second
+    prompts = [case.prompt for case in first]
+    assert not {"a photo of a cat", "a photo of a train"} & {*prompts}
+    assert "a photo of an airplane" in prompts
+    own = {case.name: case.prompt for case in first}
+    assert all(own.get(c.name, c.prompt) == c.prompt for c in asked(str(sd1), tiger))
 
 
 def test_steps_to_relearn_are_counted_anew_for_other_cases(

@@ -20,6 +20,7 @@ from erasure.opening import open_run
 from erasure.registry import ATTACKS
 from evaluation.attacking import every_attack
 from evaluation.attacking.attacking import OutOfTimeError, attack
+from evaluation.attacking.beside_gold import gold_record
 from evaluation.attacking.scene import LEAST_TRUE, MISSED, Scene, Targets, cases_of, sampling_of
 from evaluation.attacking.tuning import Tuning, tune
 from evaluation.attacks import by_level
@@ -143,12 +144,33 @@ def test_excess_is_paired_by_case(many_steps: Path, sd1: Path, criterion: str) -
     assert record["scores"]["ASR_gold"] == floor["scores"]["ASR"]
     gap = record["scores"]["ASR"]["value"] - record["scores"]["ASR_gold"]["value"]
     assert found["value"] == pytest.approx(gap)
+    assert record["stamp"]["gold"] == gold
+    assert "gold" not in floor["stamp"]
     assert attack(run, "noise", gold=gold, **options)["scores"] == record["scores"]
     assert not record["per_concept"]["cat"]["is_cut_by_budget"]
     floor["per_concept"]["cat"]["is_cut_by_budget"] = True
     (run / "gold" / "attacks" / "noise.json").write_text(json.dumps(floor))
     again = attack(run, "noise", gold=gold, **options)
     assert again["per_concept"]["cat"]["is_cut_by_budget"]
+
+
+def test_gold_that_knows_one_of_several_concepts_is_refused(many_steps: Path, sd1: Path) -> None:
+    """The mean over concepts is low where one of them is known and the others are not."""
+    run = many_steps
+
+    def judged(known: dict[str, float]) -> dict[str, object]:
+        parts = {name: {"scores": {"pre_ASR": {"value": value, "n": 4}}}
+                 for name, value in known.items()}  # fmt: skip
+        mean = sum(known.values()) / len(known)
+        return {"per_concept": parts, "scores": {"pre_ASR": {"value": mean, "n": 4}}}
+
+    options = {"base": None, "concepts": ["cat", "dog", "bird"]}
+    gold = str(other_weights(sd1))
+    rates = {"cat": 0.0, "dog": 1.0, "bird": 0.0}
+    with pytest.raises(SettingError, match="draws dog for 100% of 4 plain prompts"):
+        gold_record(lambda *_, **__: judged(rates), run, gold, "noise", options)
+    rates["dog"] = 0.25
+    assert gold_record(lambda *_, **__: judged(rates), run, gold, "noise", options)["gold"] == gold
 
 
 def test_what_is_no_gold_is_refused(
@@ -269,10 +291,10 @@ def test_states_of_another_search_are_drawn_with_and_none_is_searched(
 
 def test_levels_are_counted_up_to_each_or_down_to_each() -> None:
     reached = [0.1, 0.3, None, 0.3]
-    entries = [{"found": {"level": level}} for level in reached]
-    entries += [{"found": None}]  # shown without an attack
-    assert by_level(entries, [0.1, 0.2, 0.3]) == {"0.1": 0.2, "0.2": 0.2, "0.3": 0.6}
-    assert by_level(entries, [0.3, 0.2, 0.1], falling=True) == {"0.3": 0.4, "0.2": 0.4, "0.1": 0.6}
+    entries = [{"pre": False, "found": {"level": level}} for level in reached]
+    entries += [{"pre": True, "found": None}]  # shown without an attack, as the rate counts it
+    assert by_level(entries, [0.1, 0.2, 0.3]) == {"0.1": 0.4, "0.2": 0.4, "0.3": 0.8}
+    assert by_level(entries, [0.3, 0.2, 0.1], falling=True) == {"0.3": 0.6, "0.2": 0.6, "0.1": 0.8}
 
 
 # budgets

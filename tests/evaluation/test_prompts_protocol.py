@@ -16,12 +16,15 @@ from erasure.opening import open_run
 from erasure_datasets.concept import Concept
 from erasure_datasets.errors import DataWarning
 from erasure_datasets.images import read_image
+from erasure_datasets.prompt_files import Line
 from evaluation.attacking.attacking import attack
+from evaluation.attacking.scene import cases_of
 from evaluation.criteria import All, find_criterion
 from evaluation.criteria.clip import ClipLabel
 from evaluation.evaluating import evaluate
 from evaluation.prompts.neighbours import neighbours
-from evaluation.prompts.plan import concept_lines, keep_lines, wordings
+from evaluation.prompts.plan import concept_lines, keep_lines, plan, wordings
+from evaluation.reports.facts import asks_for
 
 QUICK = {"seeds": [3], "steps": 2, "guidance": 3.0, "keep": 3, "neighbours": "castle,dog"}
 BRIGHT = "def is_bright(images):\n    return images.float().mean((1, 2, 3)) > 128\n"
@@ -215,6 +218,21 @@ def test_what_is_asked() -> None:
     assert next(line.prompt for line in keep_lines("animals", [church], 2)) == "a photo of a dog"
 
 
+def test_a_files_own_seed_and_the_same_given_one_share_no_picture(sd1: Path) -> None:
+    """Their noise differs, so that one's picture is never taken for the other's."""
+    cat, model = Concept("cat", "object"), load_model(str(sd1))
+    given, own = [Line("a cat")], [Line("a cat", 188)]
+    one, other = (plan({"cat": lines}, {"cat": []}, [cat], lines, (188,)) for lines in (given, own))
+    assert [row.shot.noise_seed for row in one] != [row.shot.noise_seed for row in other]
+    assert not {row.shot.file for row in one} & {row.shot.file for row in other}
+    (first,), (second,) = (
+        cases_of(model, cat, prompts=1, seeds=(188,), lines=lines) for lines in (given, own)
+    )
+    assert first.noise_seed != second.noise_seed
+    assert first.name != second.name
+    assert all(asks_for(f"{case.name}.png", "cat") for case in (first, second))
+
+
 def test_neighbours_are_of_the_concepts_kind_and_none_is_erased() -> None:
     church, chapel = Concept("church", "object"), Concept("chapel", "object")
     near = neighbours([church, chapel], "", None)
@@ -265,6 +283,9 @@ def test_a_decoy_never_names_the_concept(run: Path) -> None:
     assert scene.anchored("A Church at night") == "a house at night"
     assert scene.anchored("two (churches) by the church") == "two (churches) by a house"
     assert scene.anchored("a churchyard") == "an image of a house"
+    scene.concept = replace(scene.concept, anchor="owl")
+    assert scene.anchored("A church in a field") == "An owl in a field"
+    assert scene.anchored("the church at night") == "the owl at night"
     assert model.catalogue is None
 
 

@@ -44,5 +44,5 @@ def test_the_table_numbers_each_refusal_once() -> None:
     cells = {("a", "X", "class"): "", ("a", "X", "samples"): "Why.",
              ("b", "X", "class"): "Why.", ("b", "X", "samples"): "Why."}  # fmt: skip
     table = lines(cells)
-    assert table[2] == "| X | yes / no (1) | no (1) |"
+    assert table[2:4] == ["| a | yes / no (1) |", "| b | no (1) |"]
     assert table[-1] == "1. Why."

@@ -59,6 +59,24 @@ def test_a_test_and_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert text in capsys.readouterr().out
 
 
+def test_the_table_of_samples_is_stopped_in_time_or_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ["--stage", "samples", "--data", "images"]
+    file = tmp_path / "python"
+    file.write_text("#!/bin/sh\nexec sleep 60\n")
+    file.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(file))
+    code, record, text = check(tmp_path / "late", *asked, "--minutes", "0.02")
+    assert (code, record["tests"][0]["outcome"]) == (0, "skipped")
+    assert "sample_table.py --data images --out " in record["tests"][0]["reason"]
+    file.write_text("#!/bin/sh\necho no such images\nexit 2\n")
+    code, record, text = check(tmp_path / "failed", *asked)
+    assert code == 1
+    assert "it ended with 2" in text
+    assert (tmp_path / "failed" / "samples.txt").read_text() == "no such images\n"
+
+
 def test_a_failure_and_a_crash_are_failures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,8 +154,9 @@ def test_rows_come_shortest_first() -> None:
         (["--minutes", "x"], "argument --minutes: invalid float value: 'x'."),
         (
             ["--device", "cpu", "--stage", "tests"],
-            "stage must be among classifiers, .*, bench; got 'tests'.",
+            "stage must be among classifiers, .*, bench, samples; got 'tests'.",
         ),
+        (["--device", "cpu", "--stage", "samples"], "data and the stage samples go together;"),
         (["--device", "cpu", "--row", "sd14/esd"], "row must be among pocket/esd, .*'sd14/esd'."),
         (["--device", "cpu", "--out", __file__], "out must be a new folder; .* exists."),
         (["--device", "cpu", "--out", "/"], "out must be a new folder; / exists."),

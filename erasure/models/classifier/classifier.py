@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from erasure.errors import ModelError
+from erasure.errors import DivergedError, ModelError
 from erasure.models.classifier.labels import Labels
 from erasure.models.classifier.transform import Transform
 from erasure.models.editable import Editable
@@ -106,17 +106,31 @@ class Classifier(Editable):
 
     @torch.no_grad()
     def predict(self, images: Images, batch_size: int = 128) -> Float[Tensor, "n classes"]:
-        """Probabilities of images in [0, 255], prepared by `prepare`, on the CPU."""
+        """Probabilities of images in [0, 255], prepared by `prepare`, on the CPU.
+
+        DivergedError for answers that are not finite, of which the first class would be the top.
+        """
         batches = shown(images.split(batch_size), "looking at images")
         parts = [self.forward(self.prepare(part))[1] for part in batches]
-        return torch.cat([part.float().softmax(1).cpu() for part in parts])
+        return self._finite(torch.cat([part.float().softmax(1).cpu() for part in parts]))
 
     @torch.no_grad()
     def features(self, images: Images, batch_size: int = 128) -> Float[Tensor, "n d"]:
-        """What the head reads of images in [0, 255], prepared by `prepare`, on the CPU."""
+        """What the head reads of images in [0, 255], prepared by `prepare`, on the CPU.
+
+        DivergedError for features that are not finite.
+        """
         batches = shown(images.split(batch_size), "looking at images")
         parts = [self.forward(self.prepare(part))[0] for part in batches]
-        return torch.cat([part.float().cpu() for part in parts])
+        return self._finite(torch.cat([part.float().cpu() for part in parts]))
+
+    def _finite(self, answers: Tensor) -> Tensor:
+        if not bool(answers.isfinite().all()):
+            raise DivergedError(
+                f"{self.name} gives answers that are not finite, which say nothing; forgetting by "
+                "smaller or fewer steps may keep them so."
+            )
+        return answers
 
     def prepare(self, images: Images) -> Float[Tensor, "b 3 s s"]:
         """Images as the network takes them; those of its own side count as `cut` already."""

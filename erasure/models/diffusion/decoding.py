@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from erasure.errors import DivergedError
+
 AT_ONCE, PIXELS_AT_ONCE = 8, 2**21  # more leave the cache of a CPU, and fill a GPU
 
 
@@ -14,6 +16,7 @@ def decoded(vae: Any, latents: Float[Tensor, "b c h w"], *, side: int) -> UInt8[
     """Images in [0, 255] of `side` pixels, on the CPU, as diffusers' pipelines decode them.
 
     A float16 autoencoder whose config says `force_upcast` overflows; it computes in float32.
+    DivergedError for a picture that is not finite, which would come out black.
     """
     is_raised = vae.dtype == torch.float16 and vae.config.get("force_upcast", False)
     if is_raised:
@@ -26,6 +29,11 @@ def decoded(vae: Any, latents: Float[Tensor, "b c h w"], *, side: int) -> UInt8[
     pixels = torch.cat([vae.decode(part).sample.cpu() for part in parts])
     if is_raised:
         vae.to(torch.float16)
+    if not bool(pixels.isfinite().all()):
+        raise DivergedError(
+            f"a picture is not finite: the model has diverged, or its autoencoder overflows in "
+            f"{str(vae.dtype).removeprefix('torch.')}."
+        )
     return pixels.add(1).div(2).clamp(0, 1).mul(255).round().to(torch.uint8)
 
 

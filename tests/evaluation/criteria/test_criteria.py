@@ -9,10 +9,14 @@ import torch
 
 from erasure.errors import ErasureError, SettingError
 from erasure.models.built_in import POCKET
+from erasure.models.diffusion.model import Sampling
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure_datasets.concept import Concept
+from evaluation.attacking.asked import contents
 from evaluation.criteria import find_criterion
 from evaluation.criteria.judge import JudgeLabel
+from evaluation.prompts.settings import PromptsSettings
+from evaluation.protocols.prompts import _stamp
 
 CAT = Concept("cat", "object")
 IMAGES = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
@@ -45,6 +49,29 @@ def test_a_file_replaces_no_module_and_answers_as_it_likes(
     first = find_criterion(f"{place}:listed", pocket, CAT)
     assert criterion(f"{other}:listed", pocket) == [False] * 3
     assert first(IMAGES).tolist() == [True] * 3
+
+
+def test_another_file_of_a_clips_weights_is_another_criterion(
+    tmp_path: Path, pocket: StableDiffusion
+) -> None:
+    """A folder's, and one that stands behind the model's name; also beside another criterion."""
+    file = tmp_path / "clip" / "weights.safetensors"
+    file.parent.mkdir()
+    how = Sampling("DDIMScheduler", 2, 3.0)
+
+    def digests() -> list[object]:
+        stamps = [
+            _stamp(PromptsSettings(criterion=criterion), (188,), how, pocket, 1, clip)
+            for criterion in ("", "judge")
+            for clip in (str(file.parent), f"ViT-B-32:{file}")
+        ]
+        words = f"judge + clip=ViT-B-32:{file}"
+        return [contents(words, {}), *(stamp["files"] for stamp in stamps)]
+
+    file.write_bytes(b"one")
+    before = digests()
+    file.write_bytes(b"other")
+    assert all(one != other for one, other in zip(before, digests(), strict=True))
 
 
 TORCH = "import torch\ndef f(images): return torch.zeros"

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from records import attacked, judged
 
+from erasure.commandline.printing import print_scores
 from erasure.edit import Edit
 from erasure.erasing import erase
 from erasure.errors import EditError, ErasureError, RunError, SettingError
@@ -20,9 +21,10 @@ from erasure.training.run_folder import run_record
 from erasure_datasets.unlearncanvas import THEMES
 from evaluation.evaluating import evaluate
 from evaluation.reports import page as page_module
+from evaluation.reports.comparing import _comparable_attacks, compare
 from evaluation.reports.facts import asks_for, facts
 from evaluation.reports.ranking import differences, rankings
-from evaluation.reports.reporting import report
+from evaluation.reports.reporting import report, rows
 from evaluation.score import interval
 
 
@@ -85,6 +87,39 @@ def test_unlike_stamps_are_not_ranked_together(runs: list[Path], tmp_path: Path)
     with (tmp_path / "all.csv").open(newline="") as stream:
         stamps = {Path(row["run"]).name: row["stamp"] for row in csv.DictReader(stream)}
     assert stamps["best"] == stamps["worse"] != stamps["other"]
+
+
+def test_excess_over_two_gold_models_is_not_ranked_together() -> None:
+    """An attack without gold goes with either: its own rates are the same."""
+
+    def run(name: str, **gold: str) -> dict:
+        scores = {"ASR": {"value": 0.5, "low": None, "high": None}}
+        about = dict.fromkeys(("run", "method", "concepts", "seconds", "peak_memory_gb",
+                               "storage_mb"))  # fmt: skip
+        record = {"scores": scores, "stamp": {"attack": "noise", "edit": name, **gold}}
+        return {**about, "name": name, "attacks": {"noise": record}}
+
+    found = [run("bare"), run("one", gold="a"), run("other", gold="b"), run("third", gold="a")]
+    first, second = rankings(found, "attacks")
+    assert {row["name"] for row in first["rows"]} == {"bare", "one", "third"}
+    assert {row["name"] for row in second["rows"]} == {"other"}
+    assert second["differs"] == ["gold: a there, b here"]
+    assert "noise" in _comparable_attacks(found)
+
+
+def test_attacks_of_two_runs_share_a_stamp_in_the_table() -> None:
+    """The edit and the concepts are the run's own columns."""
+    score = {"value": 0.5, "low": 0.0, "high": 1.0, "n": 4, "higher_is_better": False}
+
+    def run(name: str, tries: int) -> dict:
+        stamp = {"settings": {"tries": tries}, "edit": name, "concepts": [name]}
+        record = {"scores": {"ASR": score}, "baseline": {}, "stamp": stamp}
+        about = dict.fromkeys(("run", "method", "seconds", "peak_memory_gb", "storage_mb"), 1)
+        return {**about, "name": name, "run": name, "concepts": [name], "scores": {},
+                "attacks": {"noise": record}}  # fmt: skip
+
+    one, other, third = (row["stamp"] for row in rows([run("a", 1), run("b", 1), run("c", 2)]))
+    assert one == other != third
 
 
 def test_it_says_what_was_seen_instead_and_which_tensors_moved(
@@ -205,6 +240,32 @@ def test_attacks_stand_beside_their_controls_with_three_pictures_of_a_case(
         assert word in page
     assert page.count("data:image/jpeg") == 10  # two cases of three, and both as before and after
     assert all('alt="' in tag for tag in re.findall(r"<img [^>]*>", page))
+
+
+def test_a_rate_that_the_budget_cut_is_marked_wherever_it_stands_beside_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [tmp_path / "whole", tmp_path / "cut"]
+    for run in runs:
+        erase("pocket", "uce", ["cat"], out=run)
+        judged(run, "cat", wrong=0)
+        attacked(run)
+    file = runs[1] / "attacks" / "paraphrase.json"
+    record = json.loads(file.read_text())
+    record["per_concept"]["cat"]["is_cut_by_budget"] = True
+    file.write_text(json.dumps(record))
+    files = report(runs, tmp_path / "all.html")
+    (ranking,) = re.findall(r"<h2>Attacked by .*?</section>", files[0].read_text(), re.DOTALL)
+    assert ranking.count("cut by its budget") == 1
+    assert "| cut (cut by its budget) |" in files[3].read_text()
+    assert "| whole |" in files[3].read_text()
+    cells = {Path(row["run"]).name: row["ASR paraphrase"] for row in compare(runs)}
+    assert cells["cut"] == cells["whole"] + ", cut by its budget"
+    for told, marks in ((record, 1), ({**record, "per_concept": {}, "is_cut_by_budget": True}, 1)):
+        print_scores(told)
+        assert capsys.readouterr().out.count("cut short by its budget") == marks
+    print_scores({**record, "per_concept": {}})
+    assert "cut short" not in capsys.readouterr().out
 
 
 def test_unlearncanvas_labels_are_told_apart_and_only_those_met_are_shown(tmp_path: Path) -> None:

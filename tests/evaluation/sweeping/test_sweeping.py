@@ -59,6 +59,9 @@ def test_what_is_done_is_passed_over_and_new_cells_are_added(tmp_path: Path) -> 
     assert len(begun(tmp_path)) == 6  # one had lost its edit, and all lacked the attack
     (row, *_) = rows(out, sweeping.read_sweep(out))
     assert (row["UA"], row["ASR noise"], row["state"]) == ("50.0", "25.0", "done")
+    file = out / "esd/bear/seed-0/attacks/noise.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"is_cut_by_budget": True}))
+    assert rows(out, sweeping.read_sweep(out))[0]["ASR noise"] == "25.0 (cut)"
 
 
 def test_a_failed_cell_is_told_with_its_last_line_and_tried_again(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from networks import (
 )
 from transformers import ViTForImageClassification
 
-from erasure.errors import ModelError, SettingError
+from erasure.errors import DivergedError, ModelError, SettingError
 from erasure.exports.writing.saving import save_classifier
 from erasure.models.classifier.blocks import groups
 from erasure.models.classifier.classifier import Classifier
@@ -53,6 +53,19 @@ def test_the_same_shape_for_every_library(model: Classifier) -> None:
     else:
         both, only = (sum(map(len, groups(model, place))) for place in ("both", "attention"))
         assert both == 4 + only > 4
+
+
+def test_answers_that_are_not_finite_name_no_class(model: Classifier) -> None:
+    with torch.no_grad():
+        for weight in model.weights("head").values():
+            weight.fill_(torch.finfo(torch.float32).max)
+    with pytest.raises(DivergedError, match="answers that are not finite"):
+        model.predict(images())
+    with torch.no_grad():
+        for weight in model.weights("all").values():
+            weight.fill_(torch.nan)
+    with pytest.raises(DivergedError, match="answers that are not finite"):
+        model.features(images())
 
 
 def test_the_original_answers_beside_the_edited(model: Classifier) -> None:

@@ -225,6 +225,15 @@ def test_gradients_reach_the_start_of_a_path(model: DiffusionModel) -> None:
     assert bool((slope != 0).any())
 
 
+def test_a_picture_that_is_not_finite_is_not_a_black_one(sd2: Path) -> None:
+    model = load_model(str(sd2))
+    latents = normal(model).float()
+    assert model.to_images(latents).shape[0] == len(latents)
+    latents[-1, 0, 0, 0] = torch.nan
+    with pytest.raises(DivergedError, match="diverged, or its autoencoder overflows in float32"):
+        model.to_images(latents)
+
+
 def test_noise_alone_is_not_continued_where_it_is_all_there_is(sd2: Path) -> None:
     """Noise does not say what z0 is where the schedule has no signal; one step later it does."""
     model: StableDiffusion = load_model(str(sd2))  # type: ignore[assignment]
