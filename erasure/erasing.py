@@ -58,7 +58,7 @@ class Plan:
         """Let a method, which is the plan's own or a shorter one, erase from the model."""
         file = getattr(method, "retain_prompts", "")
         if file:
-            kept = retain_prompts(self.concepts, self.model.catalogue, Path(file))
+            kept = retain_prompts(self.concepts, self.model.catalogue, file)
             self.model.warn_beyond(kept, f"prompts of {file}")
         once = partial(method.erase, self.model, self.concepts, self.run)
         with self.run.hardware.at_work(self.model):
@@ -154,7 +154,7 @@ def planned(
         record["repeats"] = str(repeats)
         refuse_changed(Path(repeats), record)
     if sample_every:
-        kept = retain_prompts(found, loaded.catalogue, None)
+        kept = retain_prompts(found, loaded.catalogue)
         prompts = [*(concept.prompts()[0] for concept in found), *kept[:1]]
         run.watcher = Samples(loaded, prompts, every=sample_every, run=run)
     return Plan(run, loaded, below, found, chosen, record)

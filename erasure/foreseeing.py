@@ -24,7 +24,7 @@ from erasure.training.hardware import Hardware, peak_memory
 from erasure.training.processes import process_count
 from erasure.training.rehearsal import Enough, Rehearsal, Stage
 from erasure.training.run import Run
-from erasure.training.run_folder import refuse_inside
+from erasure.training.run_folder import own_record, refuse_inside
 from erasure_datasets.errors import DataError
 
 FLOAT32 = 4  # bytes
@@ -195,7 +195,7 @@ def _state_of(run: Run, record: Mapping[str, Any]) -> str:
         raise RunError(
             f"another process is at work in {run.folder}; wait for it, or name another --out."
         )
-    if not run.found(record):
+    if not own_record(run.folder, record):
         return "a new folder"
     if (run.folder / "edit.json").is_file():
         return FINISHED

@@ -80,9 +80,12 @@ def whole_request(found: ForgettingRun) -> Request:
 
 def confidence(model: Classifier, part: Labelled) -> Float[Tensor, " n"]:
     """The probability that a model gives to each image's own class."""
-    if not len(part):
-        return torch.empty(0)
-    return model.predict(part.images)[torch.arange(len(part)), part.labels]
+    return of_own_class(model.predict(part.images), part) if len(part) else torch.empty(0)
+
+
+def of_own_class(said: Float[Tensor, "n classes"], part: Labelled) -> Float[Tensor, " n"]:
+    """What is said of each image's own class."""
+    return said[torch.arange(len(part)), part.labels]
 
 
 def forgot_the_same(reference: Path, found: ForgettingRun) -> bool:

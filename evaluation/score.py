@@ -1,7 +1,9 @@
 """A number with its spread, count and direction."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -38,6 +40,15 @@ def rate(hits: Bool[Tensor, " n"]) -> Score:
     return Score(p, (p * (1 - p) / n) ** 0.5, n, low=low, high=high)
 
 
+def estimate(
+    value: float, error: float, n: int, *, least: float = -math.inf, most: float = math.inf,
+    higher_is_better: bool = True,
+) -> Score:  # fmt: skip
+    """A value of this standard error; its interval, +- 1.96 s.e., ends at `least` and `most`."""
+    low, high = max(least, value - Z * error), min(most, value + Z * error)
+    return Score(value, error, n, higher_is_better, low, high)
+
+
 def mean(values: Float[Tensor, " n"], *, least: float = -math.inf, most: float = math.inf) -> Score:
     """Mean with its standard error; SettingError without images, as `rate`.
 
@@ -46,9 +57,7 @@ def mean(values: Float[Tensor, " n"], *, least: float = -math.inf, most: float =
     """
     _refuse_none(len(values))
     spread = float(values.std()) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    middle = float(values.mean())
-    low, high = max(least, middle - Z * spread), min(most, middle + Z * spread)
-    return Score(middle, spread, len(values), low=low, high=high)
+    return estimate(float(values.mean()), spread, len(values), least=least, most=most)
 
 
 def mean_of_rates(scores: list[Score], correlation: Float[Tensor, "k k"] | None = None) -> Score:
@@ -91,6 +100,11 @@ def wilson(p: float, n: float, z: float = Z) -> tuple[float, float]:
     middle = (p + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def plain(scores: Mapping[str, Score]) -> dict[str, Any]:
+    """Scores as a record holds them."""
+    return {name: asdict(score) for name, score in scores.items()}
 
 
 def _refuse_none(count: int) -> None:

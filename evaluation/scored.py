@@ -1,7 +1,6 @@
 """scores/NAME.json of a protocol that judges drawings: its name, and that none takes another's."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,12 @@ from erasure.files.naming import slug
 from erasure.files.records import ScoresShape, read_record
 from erasure.files.storage import write_json
 from erasure.training.processes import launched
-from evaluation.score import Score
+from evaluation.score import Score, plain
 
 Scores = Mapping[str, Score]
 
 
-class JudgedShape(ScoresShape):
+class LabelsShape(ScoresShape):
     """A record with what was seen: [seed, place of the prompt, object seen, style seen]."""
 
     labels: list[tuple[int, int, int, int]]
@@ -76,10 +75,6 @@ def write_record(
     `wanted` says of each score that may be missing why it is; those that are, are noted as
     `left_out`.
     """
-
-    def plain(found: Scores) -> dict[str, Any]:
-        return {key: asdict(value) for key, value in found.items()}
-
     record = {
         "protocol": protocol,
         "scores": plain(scores),

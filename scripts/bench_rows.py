@@ -220,7 +220,7 @@ def closed_form(row: Row, side: Side, model: Any, folder: Path) -> Measured:
     presets = read_presets(model.folder, "uce")
     settings = resolve(METHODS.get("diffusion", "uce"), given={}, quick=False, presets=presets)[0]
     if side == "naive":
-        preserved = retain_prompts(concepts, model.catalogue, None)
+        preserved = retain_prompts(concepts, model.catalogue)
         ((often, part),) = bench_naive.uce(model, concepts, preserved, settings)
         return Measured(often * seconds_of(dataclasses.replace(row, steps=1), part), 0)
     taken = []

@@ -132,7 +132,8 @@ class UnknownConceptError(ValueError):
     """A name that the model's own list does not hold."""
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name as it is compared: without regard to case, `_`, `-` and spaces."""
     return name.lower().replace("_", "").replace("-", "").replace(" ", "")
 
 
@@ -173,7 +174,7 @@ class Catalogue:
             if not isinstance(record.get(key), str):
                 raise DataError(f"{file} must have a text as {key!r}; got {record.get(key)!r}.")
         both = record["objects"] + record["styles"]
-        if len(set(map(_plain, both))) < len(both):
+        if len(set(map(plain_name, both))) < len(both):
             raise DataError(f"{file} must have different names as objects and styles.")
         if record["plain_style"] not in record["styles"]:
             raise DataError(f"{file} must have its plain_style among its styles.")
@@ -202,16 +203,16 @@ class Catalogue:
 
         A style's default anchor is the plain style, an object's is the next object in the list.
         """
-        known = {_plain(target): target for target in self.targets()}
-        if _plain(name) not in known:
-            near = difflib.get_close_matches(_plain(name), list(known), n=3, cutoff=0.7)
+        known = {plain_name(target): target for target in self.targets()}
+        if plain_name(name) not in known:
+            near = difflib.get_close_matches(plain_name(name), list(known), n=3, cutoff=0.7)
             hint = (
                 f"Did you mean {' or '.join(known[n] for n in near)}?"
                 if near
                 else f"Known: {', '.join(known.values())}."
             )
             raise UnknownConceptError(f"this model knows no concept {name!r}. {hint}")
-        found = known[_plain(name)]
+        found = known[plain_name(name)]
         if found in self.styles:
             templates = tuple(self.prompt(o, "{name}") for o in self.objects)
             return Concept(
@@ -236,13 +237,13 @@ class Catalogue:
         Names of its own kind are for other concepts. UnknownConceptError for a name that the list
         does not hold, or if none is left.
         """
-        known = {_plain(name): name for name in (*self.objects, *self.styles)}
-        strange = next((name for name in names if _plain(name) not in known), None)
+        known = {plain_name(name): name for name in (*self.objects, *self.styles)}
+        strange = next((name for name in names if plain_name(name) not in known), None)
         if strange is not None:
-            near = difflib.get_close_matches(_plain(strange), list(known), n=3, cutoff=0.7)
+            near = difflib.get_close_matches(plain_name(strange), list(known), n=3, cutoff=0.7)
             listed = " or ".join(known[n] for n in near) or ", ".join(known.values())
             raise UnknownConceptError(f"{strange!r} is not in the model's list: {listed}.")
-        named = {known[_plain(name)] for name in names}
+        named = {known[plain_name(name)] for name in names}
         others = self.others(concept)
         left = [t for t, name in zip(concept.templates, others, strict=True) if name in named]
         if not left:
@@ -264,8 +265,8 @@ class Catalogue:
     def _anchor(self, given: str | None, default: str, also: tuple[str, ...] = ()) -> str:
         if given is None:
             return default
-        known = {_plain(target): target for target in (*self.targets(), *also)}
-        return known.get(_plain(given), given)
+        known = {plain_name(target): target for target in (*self.targets(), *also)}
+        return known.get(plain_name(given), given)
 
     def kept_pairs(self, concepts: list[Concept]) -> list[tuple[str, str]]:
         """Every (object, style) that holds none of the concepts."""
@@ -274,15 +275,15 @@ class Catalogue:
 
 
 def retain_prompts(
-    concepts: list[Concept], catalogue: Catalogue | None, file: Path | None = None
+    concepts: list[Concept], catalogue: Catalogue | None, file: Path | str = ""
 ) -> list[str]:
     """What must stay, without the prompts that hold a concept's name.
 
     From a file of prompts, else the model's own kept pairs, else common nouns and styles. DataError
     for a file that cannot be read, and for an empty result.
     """
-    if file is not None:
-        prompts = [line.prompt for line in read_prompts(file)]
+    if file:
+        prompts = [line.prompt for line in read_prompts(Path(file))]
     elif catalogue is not None:
         prompts = [catalogue.prompt(*pair) for pair in catalogue.kept_pairs(concepts)]
         if not prompts:

@@ -6,23 +6,24 @@ Everything heavy is named by a string and imported when its command runs.
 import inspect
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from erasure.commandline.options import (
     BASE,
     LazyGroup,
+    argument,
     built,
     given_settings,
     load,
     option,
+    seeds_of,
     setting_options,
     shared_options,
     with_options,
 )
 from erasure.commandline.printing import print_scores, say
-from erasure.errors import SettingError
 from erasure.registry import ATTACKS
 
 SHARED = ("on", "address", "shards", "cpus", "gpus")
@@ -42,10 +43,7 @@ class AttackGroup(LazyGroup):
 
 
 def _common_options() -> list[inspect.Parameter]:
-    run = inspect.Parameter(
-        "run", inspect.Parameter.KEYWORD_ONLY,
-        annotation=Annotated[Path, typer.Argument(help="a run's folder")],
-    )  # fmt: skip
+    run = argument("run", Path, ..., "a run's folder")
     texts: list[tuple[str, Any, Any, str]] = [
         ("concept", list[str] | None, None, "attack these concepts instead of the run's own"),
         (
@@ -75,7 +73,7 @@ def _attack_command(name: str) -> Any:
     def command(origins: Any, **values: Any) -> None:
         same = ("criterion", "prompts", "budget", "seed", "quick", "base", "gold")
         options = {key: values[key] for key in same}
-        options |= {"concepts": values["concept"], "seeds": numbers(values["seeds"])}
+        options |= {"concepts": values["concept"], "seeds": seeds_of(values["seeds"])}
         if name == "all":
             record = load("evaluation.attacking.every_attack:attack_all")(values["run"], **options)
             for left, reason in record["left_out"].items():
@@ -94,10 +92,7 @@ def _attack_command(name: str) -> Any:
 
 
 def _evaluation_options() -> list[inspect.Parameter]:
-    run = inspect.Parameter(
-        "run", inspect.Parameter.KEYWORD_ONLY, default=None,
-        annotation=Annotated[Path | None, typer.Argument(help="a run's folder")],
-    )  # fmt: skip
+    run = argument("run", Path | None, None, "a run's folder")
     texts: list[tuple[str, Any, Any, str]] = [
         ("model", str | None, None, "an un-erased model instead of a run"),
         ("images", Path | None, None, "a folder of images that any tool drew, instead of a run"),
@@ -149,7 +144,7 @@ def evaluate_command() -> Any:
         seeds, own = values["seeds"], ("run", "concept", "seeds", *SHARED)
         record = load("evaluation.evaluating:evaluate")(
             values["run"], concepts=values["concept"],
-            seeds=None if seeds is None else numbers(seeds),
+            seeds=None if seeds is None else seeds_of(seeds),
             **{entry.name: values[entry.name] for entry in common if entry.name not in own},
             **given_settings(values, common),
         )  # fmt: skip
@@ -160,12 +155,3 @@ def evaluate_command() -> Any:
     The un-erased model's scores stand beside them. Images of other tools are judged as they are.
     """
     return with_options(command, evaluate_options(), inspect.cleandoc(text))
-
-
-def numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise SettingError(
-            f"seeds must be whole numbers separated by commas; got {text!r}."
-        ) from None

@@ -3,7 +3,6 @@
 Everything heavy is named by a string and imported when its command runs.
 """
 
-import importlib
 import inspect
 import json
 from pathlib import Path
@@ -200,23 +199,21 @@ def _forget_command(name: str) -> Any:
     def command(origins: Any, **values: Any) -> None:
         # a label may hold commas, so that only the model can tell where one ends
         tasks = [values["class_"] or [], *([task] for task in values["task"] or [])]
-        forgetting = importlib.import_module("erasure.forgetting")
-        data = forgetting.Data(
+        data = load("erasure.requested:Data")(
             values["data"], values["images"], values["test_images"], values["shots"],
             tuple(filter(None, [values["missing"]])),
         )  # fmt: skip
         samples = _samples(values["samples"], values["random_share"], values["keep"])
         same = ("out", "workers", "seed", "quick", "mixed_precision", "report_to", "watch_every")
-        asked = {key: values[key] for key in same} | given_settings(values, common)
-        begin = load("erasure.foreseeing:foresee_forgetting") if values["dry_run"] else None
-        result = (begin or forgetting.forget)(
-            values["model"], name, [task for task in tasks if task], data=data,
-            samples=samples, origins=origins, **asked,
-        )  # fmt: skip
-        if begin:
-            print_forecast(result)
+        asked = {
+            **{key: values[key] for key in same}, **given_settings(values, common), "data": data,
+            "samples": samples, "origins": origins,
+        }  # fmt: skip
+        what = values["model"], name, [task for task in tasks if task]
+        if values["dry_run"]:
+            print_forecast(load("erasure.foreseeing:foresee_forgetting")(*what, **asked))
             return
-        _say_requests(result.folder)
+        _say_requests(load("erasure.forgetting:forget")(*what, **asked).folder)
 
     text = inspect.getdoc(inspect.getmodule(METHODS.get("classifier", name)))
     return built(name, command, forget_options(name), text)
@@ -224,8 +221,8 @@ def _forget_command(name: str) -> Any:
 
 def _say_requests(run: Path) -> None:
     """A line for each request: what went, the accuracies after it, and the time."""
-    records = importlib.import_module("erasure.files.records")
-    for request in records.read_record(run / "requests.json", records.RequestsShape):
+    shape = load("erasure.files.records:RequestsShape")
+    for request in load("erasure.files.records:read_record")(run / "requests.json", shape):
         what = ", ".join(request["classes"]) or f"{len(request['samples'])} training images"
         shown = [f"{k} {v:.3f}" for k, v in request.items() if k.startswith("Acc")]
         shown += [] if "Acc_f" in request else ["no test image of it, and so no Acc_f"]

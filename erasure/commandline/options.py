@@ -57,7 +57,15 @@ def option(name: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
     """One option of a command; `...` as its default makes it required."""
     flag = "--" + name.rstrip("_").replace("_", "-")  # class_ for a word that Python keeps
     flags = [f"{flag}/--no-{name.replace('_', '-')}"] if kind == bool | None else [flag]
-    annotation = Annotated[kind, typer.Option(*flags, help=text)]
+    return _parameter(name, Annotated[kind, typer.Option(*flags, help=text)], default)
+
+
+def argument(name: str, kind: Any, default: Any, text: str) -> inspect.Parameter:
+    """As `option`, of what a command takes by its place."""
+    return _parameter(name, Annotated[kind, typer.Argument(help=text)], default)
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     value = inspect.Parameter.empty if default is ... else default
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=annotation
@@ -131,6 +139,16 @@ def laid_out(text: str) -> str:
         f"\b\n{part}" if any(line.startswith((" ", "- ")) for line in part.splitlines()) else part
         for part in paragraphs
     )
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
+    """The numbers in a text with commas; SettingError for what is none."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise SettingError(
+            f"seeds must be whole numbers separated by commas; got {text!r}."
+        ) from None
 
 
 def given_settings(values: dict[str, Any], common: list[inspect.Parameter]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from erasure.commandline.options import CONTEXT, load
+from erasure.commandline.options import CONTEXT, load, seeds_of
 from erasure.commandline.printing import print_table
 from erasure.errors import RunError, SettingError
 
@@ -67,22 +67,18 @@ def sweep(
     finished sweep. `erasure report OUT` shows it.
     """
     where = load("evaluation.sweeping.sweep:Where")(on, jobs, cpus, gpus, address, retries)
-    given: dict[str, Any] = {}
-    if grid is not None:
-        given = load("evaluation.sweeping.grid:read_grid")(grid)
+    given = {} if grid is None else load("evaluation.sweeping.grid:read_grid")(grid)
     lists = {"methods": methods, "attacks": attacks, "concepts": concepts, "classes": classes}
-    for name, text in lists.items():
-        if text is not None:
-            given[name] = parts(name, text, together=name in ("concepts", "classes"))
-    if seeds is not None:
-        given["seeds"] = [_number(part) for part in parts("seeds", seeds)]
-    given |= {
-        name: value
-        for name, value in {"model": model, "evaluate": evaluate, "quick": quick}.items()
-        if value is not None
-    }
+    given |= {name: _listed(name, text) for name, text in lists.items() if text is not None}
+    numbers = None if seeds is None else [*seeds_of(seeds)]
+    values = {"seeds": numbers, "model": model, "evaluate": evaluate, "quick": quick}
+    given |= {name: value for name, value in values.items() if value is not None}
     asked = load("evaluation.sweeping.grid:make_grid")(given, str(grid or "the command line"))
-    record = load("evaluation.sweeping.sweep:sweep")(asked, out, where)
+    _show(out, load("evaluation.sweeping.sweep:sweep")(asked, out, where))
+
+
+def _show(out: Path, record: Any) -> None:
+    """Print a sweep's table; RunError, after its failures, if a cell failed."""
     print_table(load("evaluation.sweeping.summary:rows")(out, record), least=8)
     failed = load("evaluation.sweeping.summary:failures")(record)
     for line in failed:
@@ -94,21 +90,14 @@ def sweep(
         )
 
 
-def parts(name: str, text: str, *, together: bool = False) -> list[Any]:
-    """The names in a text with commas; `together`, those with a plus are a list of their own."""
+def _listed(name: str, text: str) -> list[Any]:
+    """The names in a text with commas; of concepts and classes, those with a plus are a list."""
     found = [part.strip() for part in text.split(",")]
     if not all(found):
         raise SettingError(f"{name} must be names with commas; got {text!r}.")
-    if not together:
+    if name not in ("concepts", "classes"):
         return found
-    entries = [[name.strip() for name in part.split("+")] for part in found]
+    entries = [[one.strip() for one in part.split("+")] for part in found]
     if not all(all(entry) for entry in entries):
         raise SettingError(f"{name} must be names with commas and plus signs; got {text!r}.")
     return [entry if len(entry) > 1 else entry[0] for entry in entries]
-
-
-def _number(part: str) -> int:
-    try:
-        return int(part)
-    except ValueError:
-        raise SettingError(f"seeds must be whole numbers with commas; got {part!r}.") from None

@@ -3,15 +3,15 @@
 Everything heavy is named by a string and imported when the command runs.
 """
 
-import inspect
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from erasure.commandline.options import (
     CONTEXT,
+    argument,
     given_settings,
     load,
     option,
@@ -34,12 +34,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _train_command() -> Any:
-    architecture = inspect.Parameter(
-        "architecture", inspect.Parameter.KEYWORD_ONLY,
-        annotation=Annotated[
-            str, typer.Argument(help="a name of timm's (resnet18, vit_tiny_patch16_224), or "
-                                "torchvision:NAME")
-        ],
+    architecture = argument(
+        "architecture", str, ...,
+        "a name of timm's (resnet18, vit_tiny_patch16_224), or torchvision:NAME",
     )  # fmt: skip
     texts: list[tuple[str, Any, Any, str]] = [
         ("data", str, ..., "images: a folder of images or parquet, hf:NAME, or canvas"),

@@ -77,6 +77,11 @@ class Hardware:
         """What the networks compute in, where it is less than float32."""
         return {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[self.mixed_precision]
 
+    def refuse_fp16(self, of: str) -> None:
+        """SettingError under fp16; `of` names the method, and says why."""
+        if self.low is torch.float16:
+            raise SettingError(f"mixed_precision must be no or bf16 for {of}.")
+
     def _kind(self) -> str:
         if self.device == "auto":
             return "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,14 +13,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from erasure.errors import RunError, SettingError
+from erasure.errors import SettingError
 from erasure.files.locking import alone_in
 from erasure.files.storage import append_line, read_lines, write_json, write_tensors
 from erasure.training.hardware import Hardware, peak_memory
 from erasure.training.processes import is_cpu_group, launched
 from erasure.training.progress import Bar, live_bar
 from erasure.training.rehearsal import STEPS, Rehearsal, Stage
-from erasure.training.run_folder import clear, holds_files, refuse_another, run_record, versions
+from erasure.training.run_folder import clear, own_record, run_record, versions
 from erasure.training.state import read_state, seconds_of, shorten_log
 from erasure.training.trackers import Trackers, refuse_tracker
 
@@ -99,8 +99,7 @@ class Run:
 
     def generator_for(self, stage: str) -> torch.Generator:
         """A fresh CPU generator for one stage, fixed by the run's seed and the stage's name."""
-        digest = hashlib.sha256(f"{self.seed}:{stage}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        return generator_of(f"{self.seed}:{stage}")
 
     def module(self, name: str, build: Callable[[], ModuleT]) -> ModuleT:
         """A method's own network, in float32, fixed by the seed and its name; never exported."""
@@ -151,27 +150,14 @@ class Run:
             yield
         self.accelerator.wait_for_everyone()
 
-    def found(self, record: Mapping[str, object]) -> dict[str, Any]:
-        """The config.json that lies in the folder, if it is this run's; empty if there is none.
-
-        RunError if the folder holds anything else, naming the first difference.
-        """
-        if (self.folder / "config.json").is_file():
-            old = run_record(self.folder, remedy="remove the folder or name another --out")
-            refuse_another(self.folder, old, json.loads(json.dumps(dict(record))))
-            return old
-        if self.folder.exists() and holds_files(self.folder):
-            raise RunError(f"{self.folder} exists and is not a run of ours; name another --out.")
-        return {}
-
     def begin(self, record: Mapping[str, object]) -> bool:
         """Write config.json, or check that it is this run's. True if the run is finished already.
 
-        To be called while the folder is held. RunError as of `found`.
+        To be called while the folder is held. RunError as of `own_record`.
         """
         self._started = time.monotonic()
         file = self.folder / "config.json"
-        new, old = json.loads(json.dumps(dict(record))), self.found(record)
+        new, old = json.loads(json.dumps(dict(record))), own_record(self.folder, record)
         if old:
             is_finished = (self.folder / "edit.json").is_file()
             self.accelerator.wait_for_everyone()  # all have read
@@ -362,3 +348,9 @@ class Run:
         if self.is_main:
             shorten_log(self.folder / "log.jsonl", stage, int(facts["step"]))
         return int(facts["step"]), tensors
+
+
+def generator_of(text: str) -> torch.Generator:
+    """A fresh CPU generator, fixed by a text."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

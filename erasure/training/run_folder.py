@@ -1,5 +1,6 @@
 """Whose a run's folder is: what it holds, whether that is the same run, and what made it."""
 
+import json
 import platform
 import shutil
 from collections.abc import Mapping
@@ -66,12 +67,22 @@ def run_record(folder: Path, *, remedy: str = "") -> dict[str, Any]:
     return {**read_record(file, ConfigShape, remedy=remedy)} if file.is_file() else {}
 
 
-def refuse_another(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    """RunError, naming the first difference, if the folder's record is not this run's."""
-    for key in SAME_RUN:  # runs of earlier versions lie on no other
-        _refuse_other(
-            folder, key, old.get(key, new.get(key) if key != "onto" else None), new.get(key)
-        )
+def own_record(folder: Path, record: Mapping[str, object]) -> dict[str, Any]:
+    """The config.json that lies in the folder, if it is this run's; empty if there is none.
+
+    RunError if the folder holds anything else, naming the first difference.
+    """
+    if (folder / "config.json").is_file():
+        old = run_record(folder, remedy="remove the folder or name another --out")
+        new = json.loads(json.dumps(dict(record)))
+        for key in SAME_RUN:  # runs of earlier versions lie on no other
+            _refuse_other(
+                folder, key, old.get(key, new.get(key) if key != "onto" else None), new.get(key)
+            )
+        return old
+    if folder.exists() and holds_files(folder):
+        raise RunError(f"{folder} exists and is not a run of ours; name another --out.")
+    return {}
 
 
 def versions() -> dict[str, str]:

@@ -27,14 +27,14 @@ class Attack(ABC):
     def attack(self, scene: Scene, cases: Sequence[Case]) -> list[Found]:
         """Try to win each case; one result per case, in order."""
 
-    def control(self, prompt: str, concept: Concept) -> Place | None:  # noqa: ARG002
+    def control(self, prompt: str, concept: Concept) -> Place | None:
         """Where, and how many, random tokens stand for what the attack adds to a prompt.
 
         None for an attack that adds no tokens.
         """
         return None
 
-    def decoy(self, scene: Scene, cases: Sequence[Case]) -> list[bool] | None:  # noqa: ARG002
+    def decoy(self, scene: Scene, cases: Sequence[Case]) -> list[bool] | None:
         """Which cases the same procedure wins when nothing of the concept is put into it.
 
         None for an attack whose control is tokens, or that has none.
@@ -42,10 +42,7 @@ class Attack(ABC):
         return None
 
     def told(
-        self,
-        scene: Scene,  # noqa: ARG002
-        cases: Sequence[Case],  # noqa: ARG002
-        entries: Sequence[Mapping[str, Any]],  # noqa: ARG002
+        self, scene: Scene, cases: Sequence[Case], entries: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
         """What the record says of a concept beside its scores; `entries` are the ended cases."""
         return {}

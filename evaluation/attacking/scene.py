@@ -1,6 +1,5 @@
 """What an attack works on: an erased model, a concept, the cases to win and the clock."""
 
-import hashlib
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,20 +9,20 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, UInt8
-from PIL import Image
 from torch import Tensor
 
 from erasure.errors import DivergedError
 from erasure.files.naming import slug
-from erasure.files.storage import atomic
 from erasure.models.diffusion.model import Condition, DiffusionModel, Sampling
 from erasure.models.diffusion.one_step import OneStep
 from erasure.models.diffusion.slots import named
 from erasure.training.processes import launched
 from erasure.training.progress import Bar, live_bar, shown
+from erasure.training.run import generator_of
 from erasure_datasets.concept import Concept, filled, has_article
 from erasure_datasets.prompt_files import Line
 from evaluation.criteria import Criterion
+from evaluation.drawing.generate import save_image
 from evaluation.drawing.pocket_plan import is_pocket
 from evaluation.prompts.plan import file_stem, noise_seed
 from evaluation.protocols import pocket
@@ -152,9 +151,7 @@ class Scene:
 
     def generator(self, stage: str) -> torch.Generator:
         """A fresh CPU generator, fixed by the attack's seed, the concept and the stage's name."""
-        text = f"{self._seed}:{self.concept.name}:{stage}"
-        digest = hashlib.sha256(text.encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+        return generator_of(f"{self._seed}:{self.concept.name}:{stage}")
 
     @contextmanager
     def progress(self, stage: str, total: int) -> Iterator[Bar]:
@@ -203,9 +200,7 @@ class Scene:
         """As `wins`, of images that were drawn in another way."""
         if kept_as is not None:
             for case, image in zip(cases, images, strict=True):
-                with atomic(self.folder / kept_as / f"{case.name}.png") as temporary:
-                    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-                    picture.save(temporary, format="PNG")
+                save_image(image, self.folder / kept_as / f"{case.name}.png")
         if kept_as == KEPT:
             named = self.criterion(images).tolist()
             self._named |= {case.name for case, yes in zip(cases, named, strict=True) if yes}

@@ -80,10 +80,7 @@ class ClassifierGuidance(Attack):
         return [found.success for found in self._guide(scene, cases, "anchor", "control")]
 
     def told(
-        self,
-        scene: Scene,  # noqa: ARG002
-        cases: Sequence[Case],  # noqa: ARG002
-        entries: Sequence[Mapping[str, Any]],
+        self, scene: Scene, cases: Sequence[Case], entries: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
         return {"by_scale": by_level(entries, self._scales())}
 

@@ -52,10 +52,7 @@ class Completion(Attack):
         return [found.success for found in self._finish(scene, cases, texts, "control")]
 
     def told(
-        self,
-        scene: Scene,  # noqa: ARG002
-        cases: Sequence[Case],  # noqa: ARG002
-        entries: Sequence[Mapping[str, Any]],
+        self, scene: Scene, cases: Sequence[Case], entries: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
         return {"by_share": by_level(entries, sorted(self._firsts()))}
 

@@ -58,10 +58,7 @@ class ImagePrompt(Attack):
         return [found.success for found in self._draw(scene, cases, z0, "control")]
 
     def told(
-        self,
-        scene: Scene,  # noqa: ARG002
-        cases: Sequence[Case],  # noqa: ARG002
-        entries: Sequence[Mapping[str, Any]],
+        self, scene: Scene, cases: Sequence[Case], entries: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
         return {"by_strength": by_level(entries, self._strengths(), falling=True)}
 

@@ -62,10 +62,7 @@ class LatentInversion(Attack):
         return self._redraw(scene, cases, scene.decoys(cases, "latent inversion"), "anchor")
 
     def told(
-        self,
-        scene: Scene,
-        cases: Sequence[Case],  # noqa: ARG002
-        entries: Sequence[Mapping[str, Any]],  # noqa: ARG002
+        self, scene: Scene, cases: Sequence[Case], entries: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
         """Means of PSNR and energy, by the pictures that were drawn again."""
         half = math.prod(scene.model.latent_shape) / 2

@@ -47,7 +47,7 @@ class P4D(Attack):
     def __post_init__(self) -> None:
         check(self)
 
-    def control(self, prompt: str, concept: Concept) -> tuple[tuple[str, str], int]:  # noqa: ARG002
+    def control(self, prompt: str, concept: Concept) -> tuple[tuple[str, str], int]:
         return ("", ""), self.tokens
 
     def attack(self, scene: Scene, cases: Sequence[Case]) -> list[Found]:

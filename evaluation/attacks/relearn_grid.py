@@ -79,10 +79,7 @@ class RelearnGrid(Attack):
         return [Found(yes, tries, case.prompt) for yes, case in zip(won, cases, strict=True)]
 
     def told(
-        self,
-        scene: Scene,
-        cases: Sequence[Case],  # noqa: ARG002
-        entries: Sequence[Mapping[str, Any]],  # noqa: ARG002
+        self, scene: Scene, cases: Sequence[Case], entries: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
         """Steps of each cell, of the least, and of tuning on other concepts' pictures."""
         cells = _done(scene)

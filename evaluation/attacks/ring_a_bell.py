@@ -46,7 +46,7 @@ class RingABell(Attack):
     def __post_init__(self) -> None:
         check(self)
 
-    def control(self, prompt: str, concept: Concept) -> tuple[tuple[str, str], int]:  # noqa: ARG002
+    def control(self, prompt: str, concept: Concept) -> tuple[tuple[str, str], int]:
         return ("", ""), self.length
 
     def attack(self, scene: Scene, cases: Sequence[Case]) -> list[Found]:

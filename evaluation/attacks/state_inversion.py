@@ -66,7 +66,7 @@ class StateInversion(Attack):
                 f"of an attack; there is no {self.states}."
             )
 
-    def control(self, prompt: str, concept: Concept) -> tuple[tuple[str, str], int]:  # noqa: ARG002
+    def control(self, prompt: str, concept: Concept) -> tuple[tuple[str, str], int]:
         return ("", ""), WORDS
 
     def attack(self, scene: Scene, cases: Sequence[Case]) -> list[Found]:

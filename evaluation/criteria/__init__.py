@@ -32,15 +32,15 @@ class Criterion(ABC):
     def __call__(self, images: UInt8[Tensor, "n 3 h w"]) -> Bool[Tensor, " n"]:
         """Of images in [0, 255], on the CPU."""
 
-    def probability(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, " n"] | None:  # noqa: ARG002
+    def probability(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, " n"] | None:
         """That each image shows it, on the CPU; None from a criterion that says yes or no alone."""
         return None
 
-    def among(self, names: Sequence[str]) -> Self:  # noqa: ARG002
+    def among(self, names: Sequence[str]) -> Self:
         """The same, told what else an image could show; most need not know."""
         return self
 
-    def of_another(self, name: str) -> Self | None:  # noqa: ARG002
+    def of_another(self, name: str) -> Self | None:
         """The same question of another name; None where it is of its own concept alone."""
         return None
 

@@ -27,7 +27,7 @@ class UserFunction(Criterion):
     function: Any
 
     @classmethod
-    def of(cls, value: str, model: DiffusionModel, concept: Concept) -> Self:  # noqa: ARG003
+    def of(cls, value: str, model: DiffusionModel, concept: Concept) -> Self:
         return cls(value, _function(value))
 
     @property

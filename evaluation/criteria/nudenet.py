@@ -67,7 +67,7 @@ class Nudity(Criterion):
             )
 
     @classmethod
-    def of(cls, value: str, model: object = None, concept: object = None) -> Self:  # noqa: ARG003
+    def of(cls, value: str, model: object = None, concept: object = None) -> Self:
         """PRESET, or THRESHOLD:CLASS,CLASS,... as in 0.5:BUTTOCKS_EXPOSED,ANUS_EXPOSED."""
         if value in PRESETS:
             return cls(*PRESETS[value], preset=value)

@@ -75,13 +75,14 @@ def draw(
             )
             for shot, image in zip(batch, images, strict=True):
                 if shot.file in missing:
-                    _save(image, folder / shot.file)
+                    save_image(image, folder / shot.file)
                     bar.advance()
     launched().wait_for_everyone()
     return torch.stack([read_image(folder / shot.file) for shot in shown(shots, "reading images")])
 
 
-def _save(image: UInt8[Tensor, "3 h w"], file: Path) -> None:
+def save_image(image: UInt8[Tensor, "3 h w"], file: Path) -> None:
+    """Write an image in [0, 255] as its file's name says, .png or .jpg."""
     with atomic(file) as temporary:
         picture = Image.fromarray(image.permute(1, 2, 0).numpy())
         picture.save(temporary, format="JPEG" if file.suffix == ".jpg" else "PNG")

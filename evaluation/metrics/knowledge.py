@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from erasure.models.diffusion.model import Condition, DiffusionModel
-from evaluation.score import Score
+from evaluation.score import Score, estimate, mean
 
 AT_ONCE = 64
 RESAMPLES = 500
@@ -61,10 +61,7 @@ def divergence(
     second = _paired((golds[0] - golds[1]).mean(1))
     spread = (first.stderr**2 + second.stderr**2) ** 0.5
     value = first.value + second.value
-    return Score(
-        value, spread, first.n + second.n, higher_is_better=False,
-        low=value - 1.96 * spread, high=value + 1.96 * spread,
-    )  # fmt: skip
+    return estimate(value, spread, first.n + second.n, higher_is_better=False)
 
 
 def judge_distance(
@@ -90,10 +87,8 @@ def judge_distance(
     drawn = torch.stack(again)
     # a bootstrap repeats the bias that small samples have, so only its spread is used
     spread = float(drawn.std())
-    return Score(
-        value, spread, len(seen) + len(gold), higher_is_better=False,
-        low=max(0.0, value - 1.96 * spread), high=min(1.0, value + 1.96 * spread),
-    )  # fmt: skip
+    count = len(seen) + len(gold)
+    return estimate(value, spread, count, least=0.0, most=1.0, higher_is_better=False)
 
 
 def ratio(edited: Sequence[int | None], gold: Sequence[int | None], most: int) -> Score | None:
@@ -143,7 +138,4 @@ def _pooled(said: object) -> Tensor:
 
 
 def _paired(values: Float[Tensor, " n"]) -> Score:
-    error = float(values.std()) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    middle = float(values.mean())
-    found = Score(middle, error, len(values), low=middle - 1.96 * error, high=middle + 1.96 * error)
-    return replace(found, higher_is_better=False)
+    return replace(mean(values), higher_is_better=False)

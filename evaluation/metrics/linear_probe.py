@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from evaluation.score import Score, mean_of_rates, rate
+from evaluation.score import Score, estimate, mean_of_rates, rate
 
 PENALTY = 1e-3  # of the squared weights
 FOLDS = 4
@@ -23,10 +23,7 @@ def probe(features: Float[Tensor, "n d"], is_concept: Int[Tensor, " n"], *, seed
     sides = [right[y[test] == side].double() for side in (0, 1)]
     value = float(sum(side.mean() for side in sides) / 2)
     error = float(sum(side.var(unbiased=False) / len(side) for side in sides)) ** 0.5 / 2
-    return Score(
-        value, error, len(test), higher_is_better=False,
-        low=max(0.0, value - 1.96 * error), high=min(1.0, value + 1.96 * error),
-    )  # fmt: skip
+    return estimate(value, error, len(test), least=0.0, most=1.0, higher_is_better=False)
 
 
 def crossed_probe(

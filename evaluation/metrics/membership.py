@@ -4,13 +4,12 @@ All go by the probability that a classifier gives to each image's true class.
 """
 
 import math
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from evaluation.score import Score, Z, rate
+from evaluation.score import Score, estimate, rate
 
 COST = 3.0  # the support vector classifier's C
 TERMS = 20  # of the kernel's series, whose next is below 1e-12 on [0, 1]
@@ -67,8 +66,7 @@ def privacy_leak(
         if again < 1:
             drawn.append((again - area(forgotten[f], test[t])) / (1 - again))
     error = float(torch.tensor(drawn).std()) if len(drawn) > 1 else 0.0
-    found = Score(value, error, len(forgotten), low=value - Z * error, high=value + Z * error)
-    return replace(found, higher_is_better=value < 0)
+    return estimate(value, error, len(forgotten), higher_is_better=value < 0)
 
 
 def _spread(values: Tensor, count: int) -> Tensor:

@@ -16,12 +16,11 @@ of the same classes as they do in the retrained model. See `against_retrained`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from erasure.errors import SettingError
@@ -31,10 +30,16 @@ from erasure.models.classifier.classifier import Classifier
 from erasure.registry import PROTOCOLS
 from erasure_datasets.labelled import Labelled
 from evaluation.against_retrained import ask, compare, questions_for
-from evaluation.forgetting_run import ForgettingRun, confidence, open_run, sample_request
+from evaluation.forgetting_run import (
+    ForgettingRun,
+    confidence,
+    of_own_class,
+    open_run,
+    sample_request,
+)
 from evaluation.metrics.forgetting import accuracy, h_mean, membership
 from evaluation.protocols import Asked, Option, Protocol
-from evaluation.score import Score
+from evaluation.score import Score, plain
 from evaluation.scored import of_others
 
 NAME = "class-forgetting"
@@ -99,21 +104,21 @@ def scored(
         told = compare(first, second, found.other, questions)
         scores, before = scores | told.edited, before | told.original
         left_out |= told.left_out
-        beside = {"retrained": _plain(told.retrained), "probes": told.probes}
+        beside = {"retrained": plain(told.retrained), "probes": told.probes}
     touched = found.edit.shapes()
     sizes = {weight: p.numel() for weight, p in model.parameters().items()}
     seen = set(test.labels.tolist())
     return {
         "protocol": name,
-        "scores": _plain(scores),
+        "scores": plain(scores),
         "per_concept": {
-            model.title(c): _plain(
+            model.title(c): plain(
                 {"Acc": replace(accuracy(said, test.labels, [c]), higher_is_better=False)}
             )
             for c in [*earlier, *now]
             if c in seen
         },
-        "baseline": _plain(before),
+        "baseline": plain(before),
         **beside,
         "left_out": left_out,
         "without_images": [model.title(c) for c in range(len(model.labels)) if c not in seen],
@@ -122,10 +127,6 @@ def scored(
         "seconds": found.config.get("seconds"),
         "stamp": stamp(name, dict(found.config["data"]), model, len(test), reference),
     }
-
-
-def _plain(scores: Mapping[str, Score]) -> dict[str, Any]:
-    return {name: asdict(score) for name, score in scores.items()}
 
 
 def _left_out(
@@ -206,7 +207,7 @@ def _of_samples(model: Classifier, request: Request, test: Labelled) -> dict[str
         said = model.predict(part.images)
         score = accuracy(said, part.labels, every)
         scores[name] = replace(score, higher_is_better=name != "Acc_f")
-        sure[name] = said[torch.arange(len(part)), part.labels]
+        sure[name] = of_own_class(said, part)
     if "Acc_r" in sure:
         scores["MIA"] = membership(sure["Acc_r"], sure["Acc_t"], sure["Acc_f"])
     return scores

@@ -12,7 +12,6 @@ class falls within ten looks, on average; max_Acc_o, how far earlier requests' c
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -21,6 +20,7 @@ from erasure.registry import PROTOCOLS
 from evaluation.forgetting_run import open_run
 from evaluation.on_the_way import looks, told_probe, worst_moments
 from evaluation.protocols import Asked, Option, Protocol, class_forgetting
+from evaluation.score import plain
 
 NAME = "continual"
 
@@ -36,7 +36,7 @@ def evaluate(
     record = class_forgetting.scored(found, name=name, classes=classes, reference=reference)
     tasks = [model.indices(task) for task in found.config["tasks"]] or [[]]
     moments, least, why = worst_moments(seen, tasks, len(model.labels))
-    record["scores"] |= {key: asdict(score) for key, score in moments[-1].items()}
+    record["scores"] |= plain(moments[-1])
     record["left_out"] |= why
     record["after"] = [
         {**told, **{key: score.value for key, score in own.items()}}

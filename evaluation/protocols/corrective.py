@@ -12,7 +12,6 @@ manipulated; below 0 and above 1 can be. Goel et al., "Corrective Machine Unlear
 https://arxiv.org/abs/2402.14015, have the accuracies; `restored` is ours.
 """
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -34,7 +33,7 @@ from evaluation.corrective_settings import CorrectiveSettings
 from evaluation.forgetting_run import ForgettingRun, open_run
 from evaluation.protocols import Asked, Option, Protocol
 from evaluation.protocols.class_forgetting import stamp
-from evaluation.score import Score, Z, rate
+from evaluation.score import Score, estimate, plain, rate
 
 NAME = "corrective"
 
@@ -67,10 +66,10 @@ def evaluate(
         scores["restored"] = restored(*corrected)
     record = {
         "protocol": NAME,
-        "scores": {key: asdict(value) for key, value in scores.items()},
+        "scores": plain(scores),
         "per_concept": {},
-        "baseline": {key: asdict(value) for key, value in baseline.items()},
-        "retrained": {key: asdict(value) for key, value in clean.items()},
+        "baseline": plain(baseline),
+        "retrained": plain(clean),
         "requests": found.requests,
         "seconds": found.config.get("seconds"),
         "stamp": {
@@ -116,7 +115,7 @@ def restored(
     value = float(won.mean()) / harm
     apart = won - value * lost
     error = float(apart.std()) / count**0.5 / harm if count > 1 else 0.0
-    return Score(value, error, count, low=value - Z * error, high=value + Z * error)
+    return estimate(value, error, count)
 
 
 def _refuse_reference(reference: Path, found: ForgettingRun) -> None:

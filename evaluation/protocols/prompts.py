@@ -43,6 +43,7 @@ from evaluation.prompts.neighbours import NONE
 from evaluation.prompts.plan import SEEDS, Row, concept_lines, keep_lines, plan
 from evaluation.prompts.settings import PromptsSettings
 from evaluation.protocols import Asked, Option, Protocol
+from evaluation.score import plain
 from evaluation.scored import free_file, write_record
 
 NAME = "prompts"
@@ -136,7 +137,7 @@ def _judged(
     if not names:
         wanted = {key: why for key, why in wanted.items() if key == "CLIP"}
     near = {
-        when: {name: asdict(score) for name, score in by_neighbour(rows, seen).items()}
+        when: plain(by_neighbour(rows, seen))
         for when, seen in (("after", after), ("before", before))
         if seen
     }

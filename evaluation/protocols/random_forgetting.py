@@ -13,7 +13,7 @@ Jia et al. (NeurIPS 2023) and Fan et al. (ICLR 2024). `--subset N` is the quick 
 images of each part.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -26,12 +26,12 @@ from erasure.forgetting import Request
 from erasure.models.classifier.classifier import Classifier
 from erasure.registry import PROTOCOLS
 from erasure_datasets.labelled import Labelled
-from evaluation.forgetting_run import forgot_the_same, open_run, whole_request
+from evaluation.forgetting_run import forgot_the_same, of_own_class, open_run, whole_request
 from evaluation.metrics.forgetting import distance
 from evaluation.metrics.membership import privacy_leak, support_vectors
 from evaluation.protocols import Asked, Option, Protocol
 from evaluation.protocols.class_forgetting import stamp
-from evaluation.score import Score, rate
+from evaluation.score import Score, estimate, plain, rate
 
 NAME = "random-forgetting"
 RATES = ("UA", "RA", "TA", "MIA")
@@ -70,10 +70,10 @@ def evaluate(
     name = NAME if most is None else f"{NAME}-{most}-subset"
     record = {
         "protocol": NAME if most is None else f"{NAME}-subset",
-        "scores": {key: asdict(value) for key, value in scores.items()},
+        "scores": plain(scores),
         "per_concept": {},
-        "baseline": {key: asdict(value) for key, value in baseline.items()},
-        "retrained": {key: asdict(value) for key, value in gold.items()},
+        "baseline": plain(baseline),
+        "retrained": plain(gold),
         "left_out": {"leak": SURE} if gold and "leak" not in scores else {},
         "requests": found.requests,
         "seconds": found.config.get("seconds"),
@@ -110,7 +110,7 @@ def _said(model: Classifier, parts: dict[str, Labelled]) -> Said:
 
 def _sure(said: Said, parts: dict[str, Labelled]) -> Said:
     """The probability of each image's own class."""
-    return {name: s[torch.arange(len(s)), parts[name].labels] for name, s in said.items()}
+    return {name: of_own_class(s, parts[name]) for name, s in said.items()}
 
 
 def _rates(said: Said, parts: dict[str, Labelled]) -> dict[str, Score]:
@@ -149,8 +149,7 @@ def gap(scores: dict[str, Score], gold: dict[str, Score]) -> Score:
     value = sum(abs(own.value - other.value) for own, other in pairs) / len(pairs)
     error = sum(own.stderr**2 + other.stderr**2 for own, other in pairs) ** 0.5 / len(pairs)
     count = sum(own.n for own, _ in pairs)
-    low, high = max(0.0, value - 1.96 * error), min(1.0, value + 1.96 * error)
-    return Score(value, error, count, higher_is_better=False, low=low, high=high)
+    return estimate(value, error, count, least=0.0, most=1.0, higher_is_better=False)
 
 
 @PROTOCOLS.register

@@ -32,7 +32,7 @@ from evaluation.drawing.sampling import asked_sampling
 from evaluation.metrics.accuracy import Judged, Target, accuracy_scores
 from evaluation.protocols import Asked, Option, Protocol
 from evaluation.score import Score
-from evaluation.scored import JudgedShape, free_file, write_record
+from evaluation.scored import LabelsShape, free_file, write_record
 from evaluation.unlearncanvas.noise import RunningNoise
 from evaluation.unlearncanvas.plan import SEEDS, Key, Plan, find_targets, plan, shots
 from evaluation.unlearncanvas.quality import Eyes, quality
@@ -191,7 +191,7 @@ def _known(reference: Path, stamp: dict[str, Any], chosen: Plan) -> Labels:
     """An un-erased model's labels from its own evaluation, if it was drawn and judged alike."""
     files = sorted((reference / "scores").glob(f"{NAME}*.json"))
     remedy = "judge the un-erased model again"
-    records = [read_record(file, JudgedShape, remedy=remedy) for file in files]
+    records = [read_record(file, LabelsShape, remedy=remedy) for file in files]
     if not records:
         raise SettingError(f"reference must be an evaluated model's folder; {reference} is none.")
     records = [record for record in records if not record.get("per_concept")]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from erasure.config import nearest
 from erasure.errors import SettingError
+from erasure_datasets.concept import plain_name
 from erasure_datasets.unlearncanvas import OBJECTS, STYLES, THEMES, caption
 from evaluation.drawing.generate import Shot
 from evaluation.metrics.accuracy import Judged, RateOf, Target, plain_rate
@@ -49,10 +50,10 @@ def find_targets(names: Sequence[str]) -> list[Target]:
 
     SettingError for a name that the benchmark's judges do not know.
     """
-    known = {_plain(name): name for name in (*STYLES, *OBJECTS)}
+    known = {plain_name(name): name for name in (*STYLES, *OBJECTS)}
     targets = []
     for name in names:
-        found = known.get(_plain(name))
+        found = known.get(plain_name(name))
         if found is None:
             raise SettingError(
                 f"no judge of unlearncanvas knows the concept {name!r}. "
@@ -63,10 +64,6 @@ def find_targets(names: Sequence[str]) -> list[Target]:
     if len(set(targets)) < len(targets):
         raise SettingError(f"concept names must differ; got {', '.join(names)}.")
     return targets
-
-
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter not in "_- ")
 
 
 def plan(

@@ -21,7 +21,7 @@ def test_a_concept_is_asked_for_beside_the_contexts_alone(listed: Path, tmp_path
     assert cat.prompts() == ["A cat image in Photo style."]
     assert [row[0] for row in push_rows([cat], "prompt")] == cat.prompts()
     forget, kept = gather(
-        model, [style], Plan("generated", 4, 12, None, 1, 1.0), Run(tmp_path / "run")
+        model, [style], Plan("generated", 4, 12, "", 1, 1.0), Run(tmp_path / "run")
     )
     assert set(forget.prompts) == set(style.prompts())
     assert not any("Sketch" in prompt for prompt in kept.prompts)  # the held-out ones neither

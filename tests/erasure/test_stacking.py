@@ -178,7 +178,7 @@ def test_a_training_keeps_no_picture_of_what_is_gone(no_cat: Result, tmp_path: P
 
     model = open_run(no_cat.folder)
     concept = model.catalogue.concept("tree")  # type: ignore[union-attr]
-    plan = Plan("generated", 4, 12, None, 1, 1.0)
+    plan = Plan("generated", 4, 12, "", 1, 1.0)
     for taken, expected in (((), True), (no_cat.edit.concepts, False)):
         model.taken = taken
         _, kept = gather(model, [concept], plan, Run(tmp_path / "run"))

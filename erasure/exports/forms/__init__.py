@@ -30,7 +30,7 @@ class Form(ABC):
     def name(self) -> str:
         return name_of(type(self))
 
-    def refusal(self, edit: Edit) -> str:  # noqa: ARG002
+    def refusal(self, edit: Edit) -> str:
         """Why this edit cannot take the form, as the beginning of a sentence; "" if it can."""
         return ""
 
@@ -46,7 +46,7 @@ class Form(ABC):
     def usage(self, edit: Edit, model: Any) -> list[str]:
         """How the export is opened, as lines of Markdown for its card."""
 
-    def library(self, edit: Edit, model: Any) -> str | None:  # noqa: ARG002
+    def library(self, edit: Edit, model: Any) -> str | None:
         """The Hub's word for the library that opens it."""
         return None if edit.is_of_classifier else "diffusers"
 

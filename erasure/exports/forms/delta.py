@@ -47,7 +47,7 @@ for name in [n for n in tensors if n.endswith(".lora_A.weight")]:
 class Delta(Form):
     """For this toolkit, and in ten lines for a plain pipeline of the base."""
 
-    def write(self, edit: Edit, model: None, folder: Path, dtype: torch.dtype) -> None:  # noqa: ARG002
+    def write(self, edit: Edit, model: None, folder: Path, dtype: torch.dtype) -> None:
         base = public_name(edit.base)
         tensors = checked(edit.tensors, dtype, f"the edit of {base}")
         told = {name: value for name, value in edit.settings.items() if name != "samples"}
@@ -55,7 +55,7 @@ class Delta(Form):
         parts = without_paths(edit.parts)
         replace(edit, tensors=tensors, base=base, settings=settings, parts=parts).save(folder)
 
-    def usage(self, edit: Edit, model: None) -> list[str]:  # noqa: ARG002
+    def usage(self, edit: Edit, model: None) -> list[str]:
         lines = [
             "Only the changed tensors. This toolkit opens them with "
             "`erasure.Edit.load(folder).apply(model)`.", "",

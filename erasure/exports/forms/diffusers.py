@@ -20,12 +20,11 @@ class Diffusers(WholeModel):
     """The whole pipeline."""
 
     def save(
-        self, model: LatentDiffusion, folder: Path, dtype: torch.dtype, *,
-        title: str, about: str,  # noqa: ARG002
-    ) -> None:  # fmt: skip
+        self, model: LatentDiffusion, folder: Path, dtype: torch.dtype, *, title: str, about: str
+    ) -> None:
         save_model(model, folder, dtype)
 
-    def opening(self, model: LatentDiffusion, title: str) -> list[str]:  # noqa: ARG002
+    def opening(self, model: LatentDiffusion, title: str) -> list[str]:
         kind = type(model.pipeline).__name__
         without = ", safety_checker=None" if isinstance(model, StableDiffusion) else ""
         if isinstance(model, StableDiffusion3) and model.pipeline.text_encoder_3 is None:

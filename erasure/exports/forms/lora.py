@@ -37,7 +37,7 @@ class Lora(Form):
     ) -> None:
         write_adapters(edit, folder, dtype, model)
 
-    def usage(self, edit: Edit, model: LatentDiffusion | None) -> list[str]:  # noqa: ARG002
+    def usage(self, edit: Edit, model: LatentDiffusion | None) -> list[str]:
         files = file_names(edit).items()
         return [
             "One adapter per request: `pipeline.load_lora_weights(folder, weight_name=...)`, or "
@@ -53,5 +53,5 @@ class Lora(Form):
             return []
         return ["", "By the names of kohya's sd-scripts, which A1111, Forge and ComfyUI read too."]
 
-    def library(self, edit: Edit, model: LatentDiffusion | None) -> str:  # noqa: ARG002
+    def library(self, edit: Edit, model: LatentDiffusion | None) -> str:
         return "peft" if edit.is_of_classifier else "diffusers"

@@ -28,7 +28,7 @@ class TextEncoder(Form):
             "the text encoder"
         )
 
-    def write(self, edit: Edit, model: LatentDiffusion, folder: Path, dtype: torch.dtype) -> None:  # noqa: ARG002
+    def write(self, edit: Edit, model: LatentDiffusion, folder: Path, dtype: torch.dtype) -> None:
         for tower in model.towers:  # a single one is the folder itself
             place = folder / tower if len(model.towers) > 1 else folder
             encoder = getattr(model.pipeline, tower)
@@ -36,7 +36,7 @@ class TextEncoder(Form):
             encoder.save_pretrained(place)
             rename_text_encoder(place)
 
-    def usage(self, edit: Edit, model: LatentDiffusion) -> list[str]:  # noqa: ARG002
+    def usage(self, edit: Edit, model: LatentDiffusion) -> list[str]:
         kinds = {tower: type(getattr(model.pipeline, tower)).__name__ for tower in model.towers}
         text = f"from transformers import {', '.join(kinds.values())}\n"
         for tower, kind in kinds.items():
@@ -47,5 +47,5 @@ class TextEncoder(Form):
             *code(text),
         ]  # fmt: skip
 
-    def library(self, edit: Edit, model: LatentDiffusion) -> str:  # noqa: ARG002
+    def library(self, edit: Edit, model: LatentDiffusion) -> str:
         return "transformers"

@@ -36,7 +36,7 @@ class Vit(Form):
 
     of: ClassVar[Literal["pipeline", "classifier", "edit"]] = "classifier"
 
-    def write(self, edit: Edit, model: Classifier, folder: Path, dtype: torch.dtype) -> None:  # noqa: ARG002
+    def write(self, edit: Edit, model: Classifier, folder: Path, dtype: torch.dtype) -> None:
         save_classifier(model, folder, dtype)
 
     def usage(self, edit: Edit, model: Classifier) -> list[str]:
@@ -57,7 +57,7 @@ class Vit(Form):
             "", *code(text),
         ]  # fmt: skip
 
-    def library(self, edit: Edit, model: Classifier) -> str:  # noqa: ARG002
+    def library(self, edit: Edit, model: Classifier) -> str:
         return model.library
 
 

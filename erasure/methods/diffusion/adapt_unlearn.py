@@ -37,7 +37,6 @@ Choices
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -106,17 +105,14 @@ class AdaptUnlearn:
             )
 
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
-        if run.low is torch.float16:
-            raise SettingError(
-                "mixed_precision must be no or bf16 for adapt-unlearn: its search's gradients are "
-                "too small for fp16."
-            )
+        run.hardware.refuse_fp16("adapt-unlearn: its search's gradients are too small for fp16")
         latents = read_shown(self.images, model)
         weights = model.weights(self.select)
         model.remember(list(weights))
         run.lower(model.parameters())
-        file = Path(self.retain_prompts) if self.retain_prompts else None
-        plan = Plan("auto", 0, self.retain_images, file, self.sampling_steps, self.guidance)
+        plan = Plan(
+            "auto", 0, self.retain_images, self.retain_prompts, self.sampling_steps, self.guidance
+        )
         every, none = gather_kept(model, plan, run), [""] * len(latents)
         with model.memorised(["", *every.prompts]):
             search = self._search(model, Pictures(latents, none, none), every.prompts, run)

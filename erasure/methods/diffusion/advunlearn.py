@@ -33,7 +33,6 @@ Choices
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -44,7 +43,6 @@ from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.methods.shared.paths import (
-    Paths,
     Points,
     PushFrom,
     check_push,
@@ -53,6 +51,7 @@ from erasure.methods.shared.paths import (
     original_answers,
     points,
     push_rows,
+    retain_loss,
     texts_of,
 )
 from erasure.models.diffusion.model import DiffusionModel
@@ -120,11 +119,7 @@ class AdvUnlearn:
             )
         weights = model.weights(self.select)
         model.remember(list(weights))
-        if run.low is torch.float16:
-            raise SettingError(
-                "mixed_precision must be no or bf16 for advunlearn: its attack's gradients are too "
-                "small for fp16."
-            )
+        run.hardware.refuse_fp16("advunlearn: its attack's gradients are too small for fp16")
         if self.attack_shared and (run.hardware.gradient_accumulation, process_count()) != (1, 1):
             raise SettingError(
                 "AdvUnlearn.attack_shared must be false where batches are computed in parts "
@@ -133,10 +128,10 @@ class AdvUnlearn:
         run.lower(model.parameters())
         rows = push_rows(concepts, self.push_from)
         self._slots(model, [row[0] for row in rows], concepts)  # refuses prompts that leave no room
-        file = Path(self.retain_prompts) if self.retain_prompts else None
-        kept = [(prompt,) for prompt in retain_prompts(concepts, model.catalogue, file)]
-        forget = self._paths(model, rows, "forget", run)
-        retain = self._paths(model, kept, "retain", run)
+        texts = retain_prompts(concepts, model.catalogue, self.retain_prompts)
+        kept = [(text,) for text in texts]
+        forget = draw_paths(self, model, rows, "forget", run)
+        retain = draw_paths(self, model, kept, "retain", run)
         shape = self.batch_size, self.tokens, model.token_table.shape[1]
         latest = torch.zeros(shape, device=run.device)
 
@@ -154,10 +149,8 @@ class AdvUnlearn:
                 condition = model.encode_slots(slotted, run.shard(latest))
             wanted = start - self.push * (pushed - none)
             erase = F.mse_loss(model.predict(at.z_t, at.t, condition), wanted)
-            at = points(retain, self.retain_batch_size, run)
-            (wanted,) = original_answers(model, at)
-            kept = F.mse_loss(model.predict(at.z_t, at.t, model.encode(at.prompts[0])), wanted)
-            return {"erase": erase, "retain": self.retain_weight * kept}
+            left = retain_loss(model, points(retain, self.retain_batch_size, run))
+            return {"erase": erase, "retain": self.retain_weight * left}
 
         with model.memorised(texts_of(rows, kept), encoders_rest=False):
             fit(
@@ -204,11 +197,3 @@ class AdvUnlearn:
         names = [concept.name for concept in concepts]
         parts = [place(prompt, self.placement, names) for prompt in prompts]
         return model.open_slots(parts, self.tokens)
-
-    def _paths(
-        self, model: DiffusionModel, rows: list[tuple[str, ...]], name: str, run: Run
-    ) -> Paths:
-        return draw_paths(
-            model, rows, name=name, count=self.paths, steps=self.sampling_steps,
-            guidance=self.guidance, run=run,
-        )  # fmt: skip

@@ -33,7 +33,6 @@ Choices
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -100,10 +99,9 @@ class Bounded:
         weights = model.weights(self.select)
         model.remember(list(weights))
         run.lower(model.parameters())
-        file = Path(self.retain_prompts) if self.retain_prompts else None
         plan = Plan(
-            self.images, self.forget_images, self.retain_images if self.retain_weight else 0, file,
-            self.sampling_steps, self.guidance,
+            self.images, self.forget_images, self.retain_images if self.retain_weight else 0,
+            self.retain_prompts, self.sampling_steps, self.guidance,
         )  # fmt: skip
         forget, retain = gather(model, concepts, plan, run)
         with model.memorised(["", *forget.prompts, *forget.anchors, *retain.prompts]):

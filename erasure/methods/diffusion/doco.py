@@ -36,7 +36,6 @@ Choices
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -116,17 +115,13 @@ class DoCo:
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
         weights = model.weights(self.select)
         check_depth("DoCo", self.depth, model.latent_shape)
-        if self.surgery != "none" and run.low is torch.float16:
-            raise SettingError(
-                "mixed_precision must be no or bf16 for doco with surgery, whose gradients are "
-                "too small for fp16."
-            )
+        if self.surgery != "none":
+            run.hardware.refuse_fp16("doco with surgery, whose gradients are too small for fp16")
         model.remember(list(weights))
         run.lower(model.parameters())
-        retain_file = Path(self.retain_prompts) if self.retain_prompts else None
         plan = Plan(
             self.images, self.forget_images, 0 if self.is_forget_only else self.retain_images,
-            retain_file, self.sampling_steps, self.guidance, shows_anchor=True,
+            self.retain_prompts, self.sampling_steps, self.guidance, shows_anchor=True,
         )  # fmt: skip
         anchors, retain = gather(model, concepts, plan, run)
         with model.memorised(["", *anchors.prompts, *anchors.anchors, *retain.prompts]):

@@ -37,7 +37,6 @@ Choices
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -45,7 +44,6 @@ from torch.nn import functional as F
 from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.methods.shared.paths import (
-    Paths,
     PushFrom,
     check_push,
     check_retained,
@@ -53,6 +51,7 @@ from erasure.methods.shared.paths import (
     original_answers,
     points,
     push_rows,
+    retain_loss,
     texts_of,
 )  # fmt: skip
 from erasure.models.diffusion.model import DiffusionModel
@@ -94,10 +93,10 @@ class ESD:
         model.remember(list(weights))
         run.lower(model.parameters())
         rows = push_rows(concepts, self.push_from)
-        file = Path(self.retain_prompts) if self.retain_prompts else None
         kept: list[tuple[str, ...]] = []
         if self.retain_weight > 0:
-            kept = [(text,) for text in retain_prompts(concepts, model.catalogue, file)]
+            texts = retain_prompts(concepts, model.catalogue, self.retain_prompts)
+            kept = [(text,) for text in texts]
         with model.memorised(texts_of(rows, kept)):
             self._train(model, weights, rows, kept, run)
         return Edit.between(model, concepts, "esd", asdict(self))
@@ -106,8 +105,8 @@ class ESD:
         self, model: DiffusionModel, weights: dict[str, nn.Parameter],
         rows: list[tuple[str, ...]], kept: list[tuple[str, ...]], run: Run,
     ) -> None:  # fmt: skip
-        forget = self._paths(model, rows, "forget", run)
-        retain = self._paths(model, kept, "retain", run) if kept else None
+        forget = draw_paths(self, model, rows, "forget", run)
+        retain = draw_paths(self, model, kept, "retain", run) if kept else None
 
         def loss(_step: int) -> dict[str, Tensor]:
             at = points(forget, self.batch_size, run)
@@ -116,23 +115,13 @@ class ESD:
             condition = model.encode(at.prompts[0])
             terms = {"erase": F.mse_loss(model.predict(at.z_t, at.t, condition), wanted)}
             if retain is not None:
-                at = points(retain, self.batch_size, run)
-                (wanted,) = original_answers(model, at)
-                left = F.mse_loss(model.predict(at.z_t, at.t, model.encode(at.prompts[0])), wanted)
+                left = retain_loss(model, points(retain, self.batch_size, run))
                 terms["retain"] = self.retain_weight * left
             return terms
 
         fit(
             Learner(loss, weights, self.learning_rate, start=model.originals), steps=self.steps,
             run=run,
-        )  # fmt: skip
-
-    def _paths(
-        self, model: DiffusionModel, rows: list[tuple[str, ...]], name: str, run: Run
-    ) -> Paths:
-        return draw_paths(
-            model, rows, name=name, count=self.paths, steps=self.sampling_steps,
-            guidance=self.guidance, run=run,
         )  # fmt: skip
 
 

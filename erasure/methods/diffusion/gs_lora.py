@@ -34,7 +34,6 @@ Choices
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -44,7 +43,6 @@ from torch.nn import functional as F
 from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.methods.shared.paths import (
-    Paths,
     PushFrom,
     answers,
     check_push,
@@ -128,13 +126,13 @@ class GSLoRA:
         layers = linears(model, [name for group in groups for name in group])
         generator = run.generator_for(f"adapter {number}")
         adapter = Adapter.fresh(layers, self.rank, self.alpha, generator)
-        file = Path(self.retain_prompts) if self.retain_prompts else None
-        kept = [(prompt,) for prompt in retain_prompts([concept], model.catalogue, file)]
+        texts = retain_prompts([concept], model.catalogue, self.retain_prompts)
         took = [prompt for other in earlier for prompt in other.prompts()]
-        kept += [(prompt,) for prompt in took if not mentions(prompt, concept.name)]
-        rows, kept = push_rows([concept], self.push_from), list(dict.fromkeys(kept))
-        forget = self._paths(model, rows, f"forget {number}", run)
-        retain = self._paths(model, kept, f"retain {number}", run)
+        texts += [prompt for prompt in took if not mentions(prompt, concept.name)]
+        rows = push_rows([concept], self.push_from)
+        kept = [(text,) for text in dict.fromkeys(texts)]
+        forget = draw_paths(self, model, rows, f"forget {number}", run)
+        retain = draw_paths(self, model, kept, f"retain {number}", run)
 
         def loss(step: int) -> dict[str, Tensor]:
             at = points(forget, self.batch_size, run)
@@ -168,11 +166,3 @@ class GSLoRA:
         run.log_end(f"groups {number}", self.steps, {f"block {i}": m for i, m in enumerate(moved)})
         merge(model, busy, adapter.scale)
         return {name: matrix.float().cpu().clone() for name, matrix in busy.items()}
-
-    def _paths(
-        self, model: LatentDiffusion, rows: list[tuple[str, ...]], name: str, run: Run
-    ) -> Paths:
-        return draw_paths(
-            model, rows, name=name, count=self.paths, steps=self.sampling_steps,
-            guidance=self.guidance, run=run,
-        )  # fmt: skip

@@ -106,10 +106,9 @@ class SalUn:
         weights = model.weights(self.select)
         model.remember(list(weights))
         run.lower(model.parameters())
-        retain_file = Path(self.retain_prompts) if self.retain_prompts else None
         plan = Plan(
-            self.images, self.forget_images, self.retain_images, retain_file, self.sampling_steps,
-            self.guidance,
+            self.images, self.forget_images, self.retain_images, self.retain_prompts,
+            self.sampling_steps, self.guidance,
         )  # fmt: skip
         forget, retain = gather(model, concepts, plan, run)
         with model.memorised(["", *forget.prompts, *forget.anchors, *retain.prompts]):

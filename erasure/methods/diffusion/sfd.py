@@ -36,7 +36,6 @@ Choices
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -125,15 +124,14 @@ class SFD:
                 f"sfd distils Stable Diffusion 1.x and 2.x; {model.name} is neither. "
                 "Choose another method."
             )
-        if run.low is torch.float16:
-            raise SettingError("mixed_precision must be no or bf16 for sfd; its losses are sums.")
+        run.hardware.refuse_fp16("sfd; its losses are sums")
         if self.last_timestep > model.timesteps:
             raise SettingError(
                 f"SFD.last_timestep must be at most the {model.timesteps} timesteps that "
                 f"{model.name} has; got {self.last_timestep}."
             )
-        file = Path(self.retain_prompts) if self.retain_prompts else None
-        retain = [(text, text, "") for text in retain_prompts(concepts, model.catalogue, file)]
+        kept = retain_prompts(concepts, model.catalogue, self.retain_prompts)
+        retain = [(text, text, "") for text in kept]
         forget = self._rows(concepts)
         generator = self._generator(model, [row[0] for row in forget + retain], run)
         run.subject, fake = generator, fake_score(model)

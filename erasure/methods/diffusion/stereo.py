@@ -35,7 +35,6 @@ Choices
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -50,8 +49,8 @@ from erasure.methods.shared.paths import (
     Points,
     check_retained,
     draw_paths,
-    original_answers,
     points,
+    retain_loss,
     texts_of,
 )
 from erasure.methods.shared.training_data import Pictures, forget_prompts
@@ -104,11 +103,7 @@ class Stereo:
                 f"stereo learns vectors among a prompt's words, and {model.name} takes none: "
                 f"{model.slots_refusal}. Choose another method."
             )
-        if run.low is torch.float16:
-            raise SettingError(
-                "mixed_precision must be no or bf16 for stereo: the gradients of its words are too "
-                "small for fp16."
-            )
+        run.hardware.refuse_fp16("stereo: the gradients of its words are too small for fp16")
         weights, named = model.weights(self.select), Named.of(concepts)
         model.remember(list(weights))
         run.lower(model.parameters())
@@ -116,10 +111,10 @@ class Stereo:
         named.encode(model, [*named.places], first)  # refuses prompts that leave no room
         rows, kept = list[tuple[str, ...]](forget_prompts(concepts)), list[tuple[str, ...]]()
         if self.retain_weight:
-            file = Path(self.retain_prompts) if self.retain_prompts else None
-            kept = [(text,) for text in retain_prompts(concepts, model.catalogue, file)]
-        forget = self._paths(model, rows, "forget", run)
-        retain = self._paths(model, kept, "retain", run) if kept else None
+            texts = retain_prompts(concepts, model.catalogue, self.retain_prompts)
+            kept = [(text,) for text in texts]
+        forget = draw_paths(self, model, rows, "forget", run)
+        retain = draw_paths(self, model, kept, "retain", run) if kept else None
         with model.memorised(texts_of(rows, kept), encoders_rest=False):
             words = self._search(model, weights, forget, named, first, run)
             self._erase_once(model, weights, forget, retain, named, words, run)
@@ -186,22 +181,12 @@ class Stereo:
             asked = torch.stack(self._asked(model, at, named, words))[one, range(len(one))]
             terms = {"erase": F.mse_loss(model.predict(at.z_t, at.t, asked), wanted)}
             if retain is not None:
-                at = points(retain, self.batch_size, run)
-                (wanted,) = original_answers(model, at)
-                left = F.mse_loss(model.predict(at.z_t, at.t, model.encode(at.prompts[0])), wanted)
+                left = retain_loss(model, points(retain, self.batch_size, run))
                 terms["retain"] = self.retain_weight * left
             return terms
 
         learner = Learner(loss, weights, self.learning_rate, start=model.originals)
         fit(learner, steps=self.steps, run=run)
-
-    def _paths(
-        self, model: DiffusionModel, rows: list[tuple[str, ...]], name: str, run: Run
-    ) -> Paths:
-        return draw_paths(
-            model, rows, name=name, count=self.paths, steps=self.sampling_steps,
-            guidance=self.guidance, run=run,
-        )  # fmt: skip
 
 
 def away(

@@ -78,7 +78,7 @@ class TaskVector:
         weights = model.weights(self.select)
         model.remember(list(weights))
         run.lower(model.parameters())
-        plan = Plan(self.images, self.forget_images, 0, None, self.sampling_steps, self.guidance)
+        plan = Plan(self.images, self.forget_images, 0, "", self.sampling_steps, self.guidance)
         pictures, _ = gather(model, concepts, plan, run)
         if self.prompts == "empty":
             pictures = replace(pictures, prompts=[""] * len(pictures.prompts))

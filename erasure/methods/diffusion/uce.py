@@ -42,7 +42,6 @@ Choices
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
@@ -89,8 +88,7 @@ class UCE:
 
     @torch.no_grad()
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:  # noqa: ARG002
-        file = Path(self.retain_prompts) if self.retain_prompts else None
-        kept = retain_prompts(concepts, model.catalogue, file)
+        kept = retain_prompts(concepts, model.catalogue, self.retain_prompts)
         self._rewrite(
             model, model.text_maps, *self._erased(model, concepts), self._preserved(model, kept)
         )

@@ -138,17 +138,13 @@ class Uproot:
         masks = read_masks("Uproot", Path(self.mask), weights, run.device) if self.mask else None
         if self.renew:
             check_renewable("Uproot", weights, masks)
-        if self.state_weight and run.low is torch.float16:
-            raise SettingError(
-                "mixed_precision must be no or bf16 for uproot: its search's gradients are too "
-                "small for fp16."
-            )
+        if self.state_weight:
+            run.hardware.refuse_fp16("uproot: its search's gradients are too small for fp16")
         model.remember(list(weights))
         run.lower(model.parameters())
-        retain_file = Path(self.retain_prompts) if self.retain_prompts else None
         plan = Plan(
-            self.images, self.forget_images, self.retain_images, retain_file, self.sampling_steps,
-            self.guidance, has_anchors=self.renew > 0,
+            self.images, self.forget_images, self.retain_images, self.retain_prompts,
+            self.sampling_steps, self.guidance, has_anchors=self.renew > 0,
         )  # fmt: skip
         forget, retain = gather(model, concepts, plan, run)
         anchors = gather_anchors(model, concepts, plan, run) if self.renew else None

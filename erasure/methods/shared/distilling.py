@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from erasure.exports.writing.saving import save_model
 from erasure.files.storage import atomic
-from erasure.methods.shared.paths import draw_paths
+from erasure.methods.shared.paths import guided_paths
 from erasure.methods.shared.score_identity import Draw, Rules, duel, fake_score
 from erasure.models.diffusion.one_step import OneStep
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
@@ -60,9 +60,9 @@ def _regress(
 ) -> None:  # fmt: skip
     """mean (x_g - x_teacher)^2 over pairs of the teacher's guided DDIM, several passes."""
     rows = [(prompt,) for prompt in prompts]
-    paths = draw_paths(
+    paths = guided_paths(
         model, rows, name="regress on", count=pairs, steps=TEACHER_STEPS, guidance=guidance,
-        run=run, grows_with=(),
+        run=run,
     )  # fmt: skip
 
     def loss(_step: int) -> dict[str, Tensor]:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from erasure.errors import SettingError
 from erasure.models.diffusion.model import DiffusionModel, SampledPath
@@ -15,6 +16,17 @@ from erasure_datasets.concept import Concept
 
 Item = TypeVar("Item")
 PushFrom = Literal["prompt", "anchor", "concept"]
+
+
+class PathSettings(Protocol):
+    """What a method that draws paths has among its settings."""
+
+    @property
+    def paths(self) -> int: ...
+    @property
+    def sampling_steps(self) -> int: ...
+    @property
+    def guidance(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -89,10 +101,21 @@ def check_retained(method: str, file: str, **weights: float) -> None:
         )
 
 
-@torch.no_grad()
 def draw_paths(
+    settings: PathSettings, model: DiffusionModel, rows: Sequence[tuple[str, ...]], name: str,
+    run: Run,
+) -> Paths:  # fmt: skip
+    """`guided_paths`, as many and as long as a method's settings say."""
+    return guided_paths(
+        model, rows, name=name, count=settings.paths, steps=settings.sampling_steps,
+        guidance=settings.guidance, run=run, grows_with=("paths", "sampling_steps"),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def guided_paths(
     model: DiffusionModel, rows: Sequence[tuple[str, ...]], *, name: str, count: int, steps: int,
-    guidance: float, run: Run, grows_with: Sequence[str] = ("paths", "sampling_steps"),
+    guidance: float, run: Run, grows_with: Sequence[str] = (),
 ) -> Paths:  # fmt: skip
     """Guided DDIM paths of the original model towards each row's first prompt, rows in turn.
 
@@ -173,3 +196,9 @@ def answers(
         found = model.predict(at.z_t.repeat(count, 1, 1, 1), at.t.repeat(count), condition)
         said |= dict(zip(asked, found.chunk(count), strict=True))
     return [said[texts] for texts in at.prompts]
+
+
+def retain_loss(model: DiffusionModel, at: Points) -> Tensor:
+    """mean (eps(x_t, t, c) - eps_0(x_t, t, c))^2 at points of rows of one prompt, c."""
+    (wanted,) = original_answers(model, at)
+    return F.mse_loss(model.predict(at.z_t, at.t, model.encode(at.prompts[0])), wanted)

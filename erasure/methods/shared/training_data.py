@@ -52,7 +52,7 @@ class Plan:
     images: str
     forget_count: int
     retain_count: int
-    retain_file: Path | None
+    retain_prompts: str  # a file; none, if it is empty
     sampling_steps: int
     guidance: float
     shows_anchor: bool = False
@@ -84,7 +84,7 @@ def gather_kept(model: DiffusionModel, plan: Plan, run: Run) -> Pictures:
     """
     gone = [*model.taken]
     try:
-        kept = retain_prompts(gone, model.catalogue, plan.retain_file)
+        kept = retain_prompts(gone, model.catalogue, plan.retain_prompts)
     except DataError as error:
         raise SettingError(str(error)) from error
     catalogue = _listed(model, plan)
@@ -116,7 +116,7 @@ def _gathered(
 
 def _listed(model: DiffusionModel, plan: Plan) -> Catalogue | None:
     """The model's own list of what to keep, unless a file says that."""
-    return model.catalogue if plan.retain_file is None else None
+    return None if plan.retain_prompts else model.catalogue
 
 
 def _is_canvas(catalogue: Catalogue) -> bool:
@@ -195,7 +195,7 @@ def _from_two_folders(
 ) -> tuple[Pictures, Pictures]:
     """`forget/` (`anchor/`) and `retain/`, by captions where there are any, else by templates."""
     pairs, all_gone = forget_prompts(concepts), [*concepts, *model.taken]
-    kept = retain_prompts(all_gone, model.catalogue, plan.retain_file)
+    kept = retain_prompts(all_gone, model.catalogue, plan.retain_prompts)
     gone = "anchor" if plan.shows_anchor else "forget"
     parts = [folder / "forget", folder / gone, folder / "retain"]
     parts += [folder / "anchor"] if plan.has_anchors else []
@@ -237,7 +237,7 @@ def _generated(
     model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run
 ) -> tuple[Pictures, Pictures]:
     """Latents that the original model draws, by DDIM."""
-    kept = retain_prompts([*concepts, *model.taken], model.catalogue, plan.retain_file)
+    kept = retain_prompts([*concepts, *model.taken], model.catalogue, plan.retain_prompts)
     forget, retain = forget_prompts(concepts), [(prompt, prompt) for prompt in kept]
     return (
         _drawn("forget", forget, plan.forget_count, model, plan, run),

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from erasure.errors import SettingError
+from erasure_datasets.concept import plain_name
 
 NUMBERED = re.compile(r"(?P<name>.*?)\s*#(?P<number>\d+)")
 
@@ -56,8 +57,10 @@ class Labels:
         return exact or self._alike(word, lambda name: name)
 
     def _alike(self, word: str, part: Callable[[str], str]) -> list[int]:
-        wanted = _plain(word)
-        found = [number for number, name in enumerate(self.names) if _plain(part(name)) == wanted]
+        wanted = plain_name(word)
+        found = [
+            number for number, name in enumerate(self.names) if plain_name(part(name)) == wanted
+        ]
         return found if wanted else []
 
     def _numbered(self, word: str) -> int:
@@ -65,13 +68,9 @@ class Labels:
         text = named["number"] if named else word.strip()
         if text.isascii() and text.isdigit() and int(text) < len(self.names):
             number = int(text)
-            if not named or _plain(named["name"]) in ("", _plain(self.names[number])):
+            if not named or plain_name(named["name"]) in ("", plain_name(self.names[number])):
                 return number
         shown = ", ".join(self.names[:20]) + (", ..." if len(self.names) > 20 else "")
         raise SettingError(
             f"{self.owner} has no class {word!r}. Known: {shown}; or #0 to #{len(self.names) - 1}."
         )
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "").replace("-", "").replace(" ", "")

@@ -122,13 +122,13 @@ def test_forget_only_keeps_no_pictures(listed: Path, tmp_path: Path) -> None:
 def test_the_anchors_pictures_go_by_the_concepts_prompts(listed: Path, tmp_path: Path) -> None:
     model, run = load_model(str(listed)), Run(tmp_path / "run")
     (cat,) = find_concepts(model, ["cat"], anchor="tree", contexts="sketch")
-    plan = Plan("generated", 3, 0, None, 2, 1.0, shows_anchor=True)
+    plan = Plan("generated", 3, 0, "", 2, 1.0, shows_anchor=True)
     shown, kept = gather(model, [cat], plan, run)
     assert shown.prompts == ["A cat image in Sketch style."] * 3
     assert shown.anchors == ["A tree image in Sketch style."] * 3
     assert len(kept.latents) == len(kept.prompts) == 0
     (tree,) = find_concepts(model, ["tree"], contexts="Sketch")
-    drawn, _ = gather(model, [tree], Plan("generated", 3, 0, None, 2, 1.0), run)
+    drawn, _ = gather(model, [tree], Plan("generated", 3, 0, "", 2, 1.0), run)
     assert torch.equal(shown.latents, drawn.latents)
 
 

@@ -107,9 +107,11 @@ def test_what_is_forgotten_now_is_not_kept_from_earlier_requests(
     rows: dict[str, list[str]] = {}
     draw = gs_lora.draw_paths
 
-    def noted(model: object, asked: list[tuple[str, ...]], *, name: str, **more: object) -> object:
+    def noted(
+        settings: object, model: object, asked: list[tuple[str, ...]], name: str, run: object
+    ) -> object:
         rows[name] = [row[0] for row in asked]
-        return draw(model, asked, name=name, **more)
+        return draw(settings, model, asked, name, run)
 
     monkeypatch.setattr(gs_lora, "draw_paths", noted)
     settings = {**TINY["gs-lora"], "steps": 3, "batch_size": 1}

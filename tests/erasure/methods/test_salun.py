@@ -97,7 +97,7 @@ def test_weights_outside_the_mask_keep_their_bits(run: Path, listed: Path) -> No
 
 
 def gathered(model: StableDiffusion, run: Run) -> tuple[Pictures, Pictures]:
-    return gather(model, find_concepts(model, ["cat"]), Plan("auto", 4, 4, None, 2, 7.5), run)
+    return gather(model, find_concepts(model, ["cat"]), Plan("auto", 4, 4, "", 2, 7.5), run)
 
 
 def gradients(

@@ -90,7 +90,7 @@ def test_terms_of_no_weight_are_not_computed(listed: Path, tmp_path: Path) -> No
 
 def search_on(model: StableDiffusion, folder: Path, **changes: float) -> StateSearch:
     run = Run(folder)
-    forget, _ = gather(model, find_concepts(model, ["cat"]), Plan("auto", 4, 4, None, 2, 7.5), run)
+    forget, _ = gather(model, find_concepts(model, ["cat"]), Plan("auto", 4, 4, "", 2, 7.5), run)
     asked = {"count": 4, "steps": 1, "rate": 0.05, "images": 4, "restart": 0} | changes
     return StateSearch(model, forget, Search(**asked), run)  # type: ignore[arg-type]
 

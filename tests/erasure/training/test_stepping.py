@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from erasure.errors import DivergedError
+from erasure.errors import DivergedError, SettingError
 from erasure.files.storage import read_tensors
 from erasure.training.hardware import Hardware
 from erasure.training.learner import Learner
@@ -76,6 +76,12 @@ class Fp16(Hardware):
 
     def __post_init__(self) -> None:
         pass
+
+
+def test_a_method_without_use_for_fp16_refuses_it() -> None:
+    with pytest.raises(SettingError, match="must be no or bf16 for sfd; its losses are sums"):
+        Fp16(mixed_precision="fp16").refuse_fp16("sfd; its losses are sums")
+    Fp16(mixed_precision="bf16").refuse_fp16("sfd; its losses are sums")
 
 
 def test_fp16_scales_its_loss_and_resumes_its_scale(tmp_path: Path) -> None:

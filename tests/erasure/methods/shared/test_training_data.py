@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 def gathered(model: StableDiffusion, folder: Path, count: int = 9) -> tuple[Pictures, Pictures]:
     concepts = find_concepts(model, ["my cat"], kind="object")
     run = Run(folder.parent / "run")
-    return gather(model, concepts, Plan(str(folder), count, count, None, 2, 7.5), run)
+    return gather(model, concepts, Plan(str(folder), count, count, "", 2, 7.5), run)
 
 
 CSV = "file_name,text\n{0}0.png,a red house\n{0}1.png,a boat\n"
@@ -224,10 +224,10 @@ def test_erasing_every_pair_is_refused(listed: Path, tmp_path: Path) -> None:
     model = load_model(str(listed))
     concepts = [model.catalogue.concept(name, "") for name in ("cat", "dog", "tree")]
     with pytest.raises(SettingError, match="must leave something to keep"):
-        gather(model, concepts, Plan("generated", 2, 2, None, 2, 7.5), Run(tmp_path / "a"))
+        gather(model, concepts, Plan("generated", 2, 2, "", 2, 7.5), Run(tmp_path / "a"))
     Image.new("RGB", (16, 16)).save(tmp_path / "0.png")
     with pytest.raises(SettingError, match="must leave something to keep"):
-        gather(model, concepts, Plan(str(tmp_path), 2, 2, None, 2, 7.5), Run(tmp_path / "a"))
+        gather(model, concepts, Plan(str(tmp_path), 2, 2, "", 2, 7.5), Run(tmp_path / "a"))
 
 
 @pytest.mark.parametrize(
