@@ -63,7 +63,7 @@ def mended(method: str, known: str, asked: argparse.Namespace) -> Path:
         small = SMALL.get(method, []) if asked.small else []
         erasure(
             "forget", method, "--model", trained(asked), "--data", asked.out / "data",
-            "--samples", known_list(asked.out / "data", known), "--seed", asked.seed,
+            "--samples", known_list(asked.out / "data", known, asked.out), "--seed", asked.seed,
             "--watch-every", 0, "--out", run, *EVERY_IMAGE, *METHODS[method], *small,
         )  # fmt: skip
     return run

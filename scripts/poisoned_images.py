@@ -173,13 +173,16 @@ def known_shares(text: str) -> list[str]:
     return text.split(",")
 
 
-def known_list(folder: Path, share: str) -> Path:
-    """The list of the known share of a folder's manipulated images, written anew."""
+def known_list(folder: Path, share: str, into: Path) -> Path:
+    """The list of the known share of a folder's manipulated images, written anew into another.
+
+    One that comes into the folder later makes it another to the runs that were made with it.
+    """
     every = read_samples(folder / "manipulated.csv")
     count = round(float(share) * len(every.names))
     if not count:
         raise SettingError(f"known {share} of {len(every.names)} manipulated images is none.")
-    file = folder / f"known-{share}.csv"
+    file = into / f"known-{share}.csv"
     write_list(file, every.names[:count], every.labels[:count])
     return file
 
@@ -242,7 +245,7 @@ def main() -> None:
         shares = known_shares(known)
         folder = poisoned(out, Poison(**told))
         for share in shares:
-            known_list(folder, share)
+            known_list(folder, share, folder)
     except (ErasureError, DataError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None

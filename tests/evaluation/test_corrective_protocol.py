@@ -57,7 +57,7 @@ def test_a_confused_network_is_mended(
     train("resnet18", data=str(folder), out=base, epochs=8, batch_size=8, **RESNET)
 
     def run(method: str, share: str, **settings: Any) -> Path:
-        known = read_samples(known_list(folder, share))
+        known = read_samples(known_list(folder, share, folder))
         forget(
             str(base), method, out=tmp_path / f"{method}-{share}", watch_every=0,
             samples=Samples(known.names, known.labels), data=Data(str(folder), 0, 0), **settings,

@@ -47,13 +47,32 @@ def test_a_patch_marks_its_share_and_copies_of_the_test_images(tmp_path: Path) -
         assert (image[:, -2:, -2:] == 255).all()
         assert not (image[:, -3, -3] == 255).all()
     assert len([*(folder / "test").glob("*/*.png")]) == 8 + 6
-    few, most = (read_samples(known_list(folder, share)).names for share in ("0.25", "0.5"))
+    few, most = (read_samples(known_list(folder, share, folder)).names for share in ("0.25", "0.5"))
     assert (few, most) == (every.names[:2], every.names[:4])
     assert poisoned(folder, Poison(str(source), share=0.25, size=16)) == folder
     with pytest.raises(RunError, match="holds other manipulated images"):
         poisoned(folder, Poison(str(source), share=0.5, size=16))
     with pytest.raises(RunError, match="holds no manipulated images"):
         poisoned(source, Poison(str(source), size=16))
+
+
+def test_a_table_of_several_shares_leaves_the_images_as_its_runs_knew_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = image_folder(tmp_path / "source")
+    folder = poisoned(tmp_path / "out" / "data", Poison(str(source), share=0.25, size=16))
+    lists, held = list[Path](), {*folder.rglob("*")}
+
+    def seen(*words: object) -> None:
+        if "--samples" in words:
+            lists.append(Path(str(words[words.index("--samples") + 1])))
+
+    monkeypatch.setattr(corrective_table, "erasure", seen)
+    asked = Namespace(out=tmp_path / "out", architecture="resnet18", seed=0, small=True)
+    for share in ("1", "0.25"):
+        corrective_table.mended("retrain", share, asked)
+    assert [len(read_samples(file).names) for file in lists] == [8, 2]
+    assert {*folder.rglob("*")} == held
 
 
 def test_a_confusion_swaps_the_labels_of_a_pair(tmp_path: Path) -> None:
