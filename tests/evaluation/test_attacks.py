@@ -221,7 +221,7 @@ def test_an_interrupted_attack_ends_as_if_it_had_not_been(
     module, word, last = {
         "in a chunk": (attacking, "attack_cases", 1 if name in CHANGING else 2),
         "after a note": (attacking, "note", 2),
-        "in drawing": (generate, "_save", 3),
+        "in drawing": (generate, "save_image", 3),
     }[stopped]
     real, done = getattr(module, word), []
 
