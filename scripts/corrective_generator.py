@@ -24,7 +24,6 @@ stopped and started again; `--at-most` does so many cells of what is left.
 import argparse
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,11 +33,12 @@ import kept_figures
 import markdown_file
 import torch
 from PIL import Image
+from refusals import in_a_line
 from torch import Tensor
 from torch.nn import functional as F
 
 from erasure import erase, load_model
-from erasure.errors import ErasureError, ModelError, SettingError
+from erasure.errors import ModelError, SettingError
 from erasure.files.locking import alone_in
 from erasure.files.storage import write_json
 from erasure.methods.shared.training_data import Pictures, draw
@@ -259,7 +259,7 @@ def main() -> None:
     markdown_file.add_option(parser)
     asked = parser.parse_args()
     asked.pair, asked.methods = asked.pair.split(","), asked.methods.split(",")
-    try:
+    with in_a_line():
         check_asked(asked)
         kept_figures.refuse_others(parser, asked, DECIDING)
         entries = write_data(asked)
@@ -267,9 +267,6 @@ def main() -> None:
         left = [name for name in asked.methods if not (asked.out / f"{name}.json").is_file()]
         for method in left[: asked.at_most]:
             measure(method, asked, entries)
-    except ErasureError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from None
     told = "\n".join(table(asked))
     print(told)
     markdown_file.write(asked.markdown, told)

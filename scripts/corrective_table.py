@@ -19,17 +19,16 @@ One poisoned network, one seed. What is finished is kept, so it can be stopped a
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import kept_figures
 import markdown_file
 from poisoned_images import Poison, add_options, known_list, known_shares, poisoned
+from refusals import in_a_line
 from sample_table import BASE, SMALL, erasure
 
-from erasure.errors import ErasureError, ModelError
-from erasure_datasets.errors import DataError
+from erasure.errors import ModelError
 
 METHODS = {
     "retrain": [],
@@ -141,11 +140,8 @@ def main() -> None:
     if strange:
         parser.error(f"methods must be of {', '.join(METHODS)}; got {strange[0]!r}")
     kept_figures.refuse_others(parser, asked, ("architecture", "small"))
-    try:
+    with in_a_line():
         text = table(measured(asked))
-    except (ErasureError, DataError) as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from None
     print(text)
     markdown_file.write(asked.markdown, text)
 

@@ -21,7 +21,6 @@ seen at 16, too. A smaller known share is part of a larger one. A folder that is
 
 import argparse
 import csv
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,13 +28,13 @@ from typing import Literal, get_args
 
 import torch
 from PIL import Image
+from refusals import in_a_line
 from torch import Tensor
 
-from erasure.errors import ErasureError, RunError, SettingError
+from erasure.errors import RunError, SettingError
 from erasure.files.records import read_record
 from erasure.files.storage import atomic, write_json
 from erasure_datasets.classes import class_names, load_classes
-from erasure_datasets.errors import DataError
 from erasure_datasets.labelled import Labelled
 from erasure_datasets.sample_files import read_samples
 
@@ -241,14 +240,11 @@ def main() -> None:
     parser.add_argument("--test-images", type=int, default=0, help="per class; 0: all")
     told = vars(parser.parse_args())
     out, known = told.pop("out"), told.pop("known")
-    try:
+    with in_a_line():
         shares = known_shares(known)
         folder = poisoned(out, Poison(**told))
         for share in shares:
             known_list(folder, share, folder)
-    except (ErasureError, DataError) as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ many cells of what is left. Prints tables in Markdown.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,12 @@ import markdown_file
 import numpy as np
 import torch
 from noised_renders import TIMES, Points, spread_pairs
+from refusals import in_a_line
 from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional as F
 
 from erasure import erase, load_model
-from erasure.errors import ErasureError
 from erasure.files.records import read_record
 from erasure.files.storage import write_json
 from erasure.methods.shared.paths import push_rows
@@ -209,7 +208,7 @@ def main() -> None:
     parser.add_argument("--at-most", type=int, default=10**9, help="cells in this call")
     markdown_file.add_option(parser)
     asked = parser.parse_args()
-    try:
+    with in_a_line():
         check_count(asked.count, len(catalogue().targets()))
         kept_figures.refuse_others(parser, asked, DECIDING)
         asked.out.mkdir(parents=True, exist_ok=True)
@@ -218,9 +217,6 @@ def main() -> None:
         left = [cell for cell in cells(asked) if not cell[2].is_file()]
         for cell in left[: asked.at_most]:
             measure(*cell)
-    except ErasureError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from None
     table = "\n".join(tables(asked))
     print(table)
     markdown_file.write(asked.markdown, table)

@@ -18,7 +18,6 @@ Fan, Liu, Hero, Liu (ECCV 2024), https://arxiv.org/abs/2403.07362.
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,13 @@ import kept_figures
 import markdown_file
 import numpy as np
 import torch
+from refusals import in_a_line
 from torch import Tensor
 from torch.nn import functional as F
 
 from erasure import forget
 from erasure.config import typed
-from erasure.errors import ErasureError, SettingError
+from erasure.errors import SettingError
 from erasure.files.storage import write_json
 from erasure.models.classifier.classifier import Classifier
 from erasure.models.classifier.load import load_classifier
@@ -196,14 +196,11 @@ def main() -> None:
     markdown_file.add_option(parser)
     asked = parser.parse_args()
     asked.methods = asked.methods.split(",")
-    try:
+    with in_a_line():
         if asked.sets < 1:
             raise SettingError(f"sets must be at least 1; got {asked.sets}.")
         kept_figures.refuse_others(parser, asked, DECIDING)
         text = table(measured(asked))
-    except ErasureError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from None
     print(text)
     markdown_file.write(asked.markdown, text)
 

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,12 +138,18 @@ def test_a_step_is_searched_once_and_a_restart_renews_one_state(
     assert ages[-1] == [2, 4, 6, 8]  # they began anew at steps 8, 6, 4 and 2
 
 
+def mask_of_one_row(weights: Mapping[str, Tensor], dimensions: int, file: Path) -> str:
+    """Write a mask of the first row of the first weight of so many dimensions; its name."""
+    masks = {name: torch.zeros_like(w, dtype=torch.bool) for name, w in weights.items()}
+    name = next(n for n, w in weights.items() if w.ndim == dimensions)
+    masks[name][0] = True
+    write_tensors(file, masks)
+    return name
+
+
 def test_only_the_masks_weights_move(listed: Path, tmp_path: Path) -> None:
     weights = load_model(str(listed)).weights("full")
-    masks = {name: torch.zeros_like(w, dtype=torch.bool) for name, w in weights.items()}
-    name = next(n for n, w in weights.items() if w.ndim == 2)
-    masks[name][0] = True
-    write_tensors(tmp_path / "mask.safetensors", masks)
+    name = mask_of_one_row(weights, 2, tmp_path / "mask.safetensors")
     result = erase(
         str(listed), "uproot", ["cat"], out=tmp_path / "run",
         mask=str(tmp_path / "mask.safetensors"), **TINY,
@@ -319,10 +325,7 @@ def test_the_second_stage_in_bf16_leaves_float32(listed: Path, tmp_path: Path) -
 
 def test_the_second_stage_of_a_mask(listed: Path, tmp_path: Path) -> None:
     weights = load_model(str(listed)).weights("full")
-    masks = {name: torch.zeros_like(w, dtype=torch.bool) for name, w in weights.items()}
-    name = next(n for n, w in weights.items() if w.ndim == 4)
-    masks[name][0] = True
-    write_tensors(tmp_path / "mask.safetensors", masks)
+    name = mask_of_one_row(weights, 4, tmp_path / "mask.safetensors")
     result = renewed(str(listed), tmp_path / "run", mask=str(tmp_path / "mask.safetensors"))
     assert list(result.edit.shapes()) == [name]
     assert (result.model.parameters()[name][1:] == weights[name][1:]).all()

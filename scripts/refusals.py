@@ -1,0 +1,18 @@
+"""What a user can mend: one line on standard error and code 2, as of the toolkit's own commands."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from erasure.errors import ErasureError
+from erasure_datasets.errors import DataError
+
+
+@contextmanager
+def in_a_line() -> Iterator[None]:
+    """Within it, an error of the toolkit ends the script so."""
+    try:
+        yield
+    except (ErasureError, DataError) as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
