@@ -2,6 +2,7 @@
 
     python scripts/gold_table.py --out runs/gold --concepts tower,Ukiyoe
     python scripts/gold_table.py --out runs/gold --methods uce,salun --no-protocol
+    python scripts/gold_table.py --out runs/gold-quick --quick --prompts 8
 
 Finished erasures, attacks and evaluations are kept, so that it can be stopped and started
 again; gold is attacked once per concept, in OUT/gold/CONCEPT. Prints two tables in Markdown: each
@@ -19,7 +20,10 @@ from typing import Any
 import kept_figures
 import markdown_file
 
-METHODS = ("esd", "uce", "salun", "uproot", "advunlearn", "gs-lora")
+METHODS = (
+    "esd", "uce", "salun", "uproot", "advunlearn", "gs-lora", "doco", "bounded", "stereo",
+    "task-vector",
+)  # fmt: skip
 ATTACKS = ("completion", "image-prompt", "state-inversion", "inpaint", "noise")
 DISTANCES = (
     "judge_distance", "picture_distance", "loss_gap_caption", "loss_gap_empty", "loss_gap_state",
@@ -50,7 +54,7 @@ def measure(method: str, concept: str, asked: argparse.Namespace) -> dict[str, A
         if not file.is_file() or "excess" not in json.loads(file.read_text())["scores"]:
             run(
                 "attack", attack, folder, "--gold", gold, "--seeds", asked.seeds,
-                "--prompts", asked.prompts,
+                "--prompts", asked.prompts, *(["--quick"] if asked.quick else []),
             )  # fmt: skip
         scores = json.loads(file.read_text())["scores"]
         found["attacks"][attack] = scores["ASR"]["value"]
@@ -92,7 +96,7 @@ def _row(scores: dict[str, Any]) -> str:
     return " | ".join(f"{scores[n]['value']:.3f}" if n in scores else "-" for n in DISTANCES)
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -103,10 +107,11 @@ if __name__ == "__main__":
     parser.add_argument("--attacks", default=",".join(ATTACKS))
     parser.add_argument("--seeds", default="188")
     parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--quick", action="store_true", help="the attacks' quick form")
     parser.add_argument("--protocol", action=argparse.BooleanOptionalAction, default=True)
     markdown_file.add_option(parser)
     options = parser.parse_args()
-    kept_figures.refuse_others(parser, options, ("gold", "seeds", "prompts"))
+    kept_figures.refuse_others(parser, options, ("gold", "seeds", "prompts", "quick"))
     options.attacks = options.attacks.split(",")
     measured: dict[str, dict[str, dict[str, Any]]] = {}
     for concept_name in options.concepts.split(","):
@@ -116,3 +121,7 @@ if __name__ == "__main__":
     both = "\n".join(tables(measured, options))
     print(both)
     markdown_file.write(options.markdown, both)
+
+
+if __name__ == "__main__":
+    main()

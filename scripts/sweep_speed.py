@@ -10,7 +10,7 @@ for starting a process, importing what they share, and waiting.
 """
 
 import argparse
-import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -114,6 +114,8 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.cells < 2 or asked.cells % 2:  # a place that is idle would count as added time
         parser.error(f"cells must be even, so that two places have as many; got {asked.cells}")
+    if asked.on == "ray" and importlib.util.find_spec("ray") is None:
+        parser.error("on ray needs Ray: pip install 'erasure-toolkit[ray]'")
     if asked.out.exists():  # what is done would be passed over, and take no time
         parser.error(f"out must be a new folder; {asked.out} is there")
     heads = ["", "seconds", "commands of a cell", "added to a cell", "speed-up"]

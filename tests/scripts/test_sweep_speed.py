@@ -27,3 +27,16 @@ def test_an_odd_number_of_cells_is_refused(
     with pytest.raises(SystemExit):
         sweep_speed.main()
     assert "cells must be even" in capsys.readouterr().err
+
+
+def test_a_missing_ray_is_refused_before_a_cell_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "speed"
+    monkeypatch.setattr(sys, "argv", ["sweep_speed.py", "--on", "ray", "--out", str(out)])
+    monkeypatch.setattr(sweep_speed.importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(SystemExit) as ended:
+        sweep_speed.main()
+    assert ended.value.code == 2
+    assert "pip install 'erasure-toolkit[ray]'" in capsys.readouterr().err
+    assert not out.exists()
