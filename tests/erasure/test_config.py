@@ -218,3 +218,46 @@ def test_conditions_name_settings_and_words_that_there_are(kind: type) -> None:
             else:  # a number or a text has no list of words, and is on or off
                 assert not switch.words or hints[switch.name] is str
     resolve(kind, given={}, quick=False, presets={})
+
+
+OF_METHODS: list[tuple[Kind, str, dict[str, Value], str]] = [
+    ("diffusion", "uproot", {"states": 8, "state_weight": 0}, "states has no effect without sta"),
+    ("diffusion", "uproot", {"distil_steps": 50}, "distil_steps has no effect without renew"),
+    ("diffusion", "adapt-unlearn", {"push": 2.0}, "push has no effect without target away"),
+    ("diffusion", "bounded", {"beta": 2.0}, "beta has no effect without loss npo"),
+    ("diffusion", "sfd", {"generator": "g", "distil_steps": 5}, "no effect with generator"),
+    ("diffusion", "salun", {"mask": "m", "score": "wagle"}, "score has no effect with mask"),
+    ("diffusion", "salun", {"mask": "m", "keep": 0.1}, "keep has no effect with mask"),
+    ("diffusion", "stereo", {"rounds": 0, "word_rate": 0.1}, "word_rate has no effect without rou"),
+    ("diffusion", "doco", {"surgery": "none", "strength": 2.0}, "without surgery pcgrad or publi"),
+    *[
+        ("diffusion", method, {"retain_prompts": "kept.csv", **off}, "retain_prompts has no effect")
+        for method, off in {
+            "esd": {}, "bounded": {}, "stereo": {}, "advunlearn": {"retain_weight": 0},
+            "gs-lora": {"retain_weight": 0}, "salun": {"retain_weight": 0},
+            "uproot": {"retain_weight": 0}, "uce": {"preserve_weight": 0},
+            "sfd": {"retain_weight": 0, "fake_retain_weight": 0}, "doco": {"surgery": "none"},
+        }.items()
+    ],
+    ("classifier", "gs-lora", {"prototype_bound": 5.0}, "prototype_bound has no effect without pr"),
+    ("classifier", "prune", {"rounds": 5}, "rounds has no effect without score synflow"),
+    ("classifier", "laf", {"repair_rate": 0.1}, "repair_rate has no effect without repair_labels"),
+    ("classifier", "flat", {"retain_weight": 2.0}, "without keep_by images or weights or features"),
+    ("classifier", "retrain", {"epochs": 3}, "epochs has no effect without recipe one-cycle"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sort", "method", "given", "message"), OF_METHODS)
+def test_of_methods(sort: Kind, method: str, given: dict[str, Value], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        resolve(METHODS.get(sort, method), given=given, quick=False, presets={})
+
+
+def test_of_attacks() -> None:
+    for attack, given, message in (
+        ("latent-inversion", {"refine": 0, "learning_rate": 0.1}, "no effect without refine"),
+        ("relearn-grid", {"rank": 8, "selects": "full"}, "rank has no effect without selects lora"),
+        ("state-inversion", {"states": __file__, "steps": 3}, "steps has no effect with states"),
+    ):
+        with pytest.raises(SettingError, match=message):
+            resolve(ATTACKS.get(attack), given=given, quick=False, presets={})
