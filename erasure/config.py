@@ -3,7 +3,7 @@
 import difflib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -16,6 +16,7 @@ Origin = Literal["settings file", "earlier run"]
 FILE: Final = "settings file"
 EARLIER: Final = "earlier run"
 Source = Literal["command line", "settings file", "earlier run", "quick", "model preset", "default"]
+NAMED: Final = ("command line", FILE)  # what comes from here, somebody expects to do something
 # of any number that declares no bound of its own: beyond it, a step overflows float32
 LARGEST = {float: 1e6, int: 10**9}
 
@@ -29,15 +30,71 @@ def setting(
     above: float | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
+    when: str = "",
 ) -> Any:
     """A dataclass field with help text, an optional value for `--quick`, and its valid range.
 
     `rehearsal` is the most that a dry run's rehearsal takes of it, to be short. Without `at_most`,
-    numbers go up to `LARGEST` in size.
+    numbers go up to `LARGEST` in size. `when` says what must hold of another field for this one to
+    have an effect, or else `resolve` refuses it: "renew" (above 0, True or not empty), "not mask"
+    (none of that), "score=imp|synflow" (one of its words, or among its words where it lists some
+    with commas), or several of the first and third sort, as in "retain_weight or score=wagle".
     """
     limits = {"above": above, "at_least": at_least, "at_most": at_most}
-    told = {"help": help, "quick": quick, "rehearsal": rehearsal, **limits}
+    told = {"help": help, "quick": quick, "rehearsal": rehearsal, "when": when, **limits}
     return field(default=default, metadata=told)
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A setting that must be on or, where there are words, have one of these."""
+
+    name: str
+    words: tuple[str, ...]
+
+    def is_on(self, value: Value) -> bool:
+        """Whether it is at this value, which may be several words with commas."""
+        if self.words:
+            return any(part.strip() in self.words for part in str(value).split(","))
+        return value != "" if isinstance(value, str) else value > 0
+
+    def __str__(self) -> str:
+        return f"{self.name} {' or '.join(self.words)}".rstrip()
+
+
+@dataclass(frozen=True)
+class Condition:
+    """When a setting has an effect: with one of the switches on, or, negated, with none."""
+
+    switches: tuple[Switch, ...]
+    is_negated: bool
+
+    @classmethod
+    def of(cls, item: Field[Any]) -> "Condition | None":
+        """What a field's `when` says; None for one that always has an effect."""
+        when: str = item.metadata.get("when", "")
+        if not when:
+            return None
+        terms = when.removeprefix("not ")
+        parts = [term.partition("=") for term in terms.split(" or ")]
+        found = [Switch(name, tuple(words.split("|")) if words else ()) for name, _, words in parts]
+        return cls(tuple(found), terms != when)
+
+    def holds(self, settings: object) -> bool:
+        """Whether it does among settings of the same class."""
+        states = [switch.is_on(getattr(settings, switch.name)) for switch in self.switches]
+        return any(states) != self.is_negated
+
+    def told(self, *, holds: bool = True) -> str:
+        """In words: "with renew", or "without renew" where it does not hold."""
+        word = "with" if holds != self.is_negated else "without"
+        return f"{word} {' or '.join(map(str, self.switches))}"
+
+
+def needs(item: Field[Any]) -> str:
+    """What help adds for a setting that needs another one: "; only with renew"; or nothing."""
+    condition = Condition.of(item)
+    return f"; only {condition.told()}" if condition else ""
 
 
 def number_list(name: str, text: str, *, least: float, most: float) -> list[float]:
@@ -133,6 +190,35 @@ def refuse_without_effect(
             )
 
 
+def refuse_idle(settings: object, sources: Mapping[str, Source]) -> None:
+    """SettingError for a value that somebody named, and that other settings leave without effect.
+
+    One that is the default all the same passes.
+    """
+    owner, known = type(settings).__name__, {item.name: item for item in fields(settings)}  # type: ignore[arg-type]
+    for name, item in known.items():
+        condition = Condition.of(item)
+        if condition is None:
+            continue
+        for wrong in (s.name for s in condition.switches if s.name not in known):
+            raise SettingError(
+                f"{owner}.{name} depends on {wrong!r}, which {owner} does not have. "
+                f"{nearest(wrong, list(known))}"
+            )
+        value = getattr(settings, name)
+        if sources[name] in NAMED and value != item.default and not condition.holds(settings):
+            others = [s.name for s in condition.switches]
+            states = " and ".join(f"{other} {_shown(getattr(settings, other))}" for other in others)
+            raise SettingError(
+                f"{owner}.{name} has no effect {condition.told(holds=False)}; "
+                f"got {_shown(value)} with {states}."
+            )
+
+
+def _shown(value: Value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value) or "none"
+
+
 def shortened(settings: SettingsT) -> SettingsT:
     """The settings that a dry run rehearses with: less of what a method only does more of."""
     most = {
@@ -157,14 +243,17 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 def resolve(
     kind: type[SettingsT], *, given: Mapping[str, Value], quick: bool,
-    presets: Mapping[str, Value], origins: Mapping[str, Origin] | None = None,
+    presets: Mapping[str, Value] | None, origins: Mapping[str, Origin] | None = None,
 ) -> tuple[SettingsT, dict[str, Source]]:  # fmt: skip
     """Build settings; precedence: given > quick > the model's presets > dataclass defaults.
 
     Returns the settings and, per field, where its value came from: given ones from the command
-    line, unless `origins` says otherwise. Unknown names raise SettingError.
+    line, unless `origins` says otherwise. SettingError for unknown names, and for a value from the
+    command line, a caller or a settings file that has no effect beside the others (`when`); of a
+    model that is not known yet, whose `presets` are None, that cannot be said.
     """
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
+    is_checked, presets = presets is not None, presets or {}
     for origin, offered in (("setting", given), ("preset", presets)):
         for name in offered:
             if name not in known:
@@ -182,4 +271,7 @@ def resolve(
             values[name], sources[name] = presets[name], "model preset"
         else:
             sources[name] = "default"
-    return kind(**values), sources
+    settings = kind(**values)
+    if is_checked:
+        refuse_idle(settings, sources)
+    return settings, sources

@@ -39,7 +39,7 @@ OWN: dict[str, dict[str, float]] = {
     "gradient-ascent": {"learning_rate": 1e-2},  # a smaller step moves nothing that float32 shows
     "gs-lora": {"learning_rate": 0.05, "zero_below": 0.0},
     "s3t": {"shards": 2, "orders": 2},  # of fewer, three images leave nothing alive
-    "retrain": {"epochs": 1},  # it is one recipe's alone, and 1 is what --quick says
+    "retrain": {"epochs": 20},  # the default: its recipe goes by steps
 }
 
 

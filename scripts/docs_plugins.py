@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from erasure.config import choices
+from erasure.config import choices, needs
 from erasure.models.built_in import POCKET
 from erasure.registry import ATTACKS, CRITERIA, EXPORTS, METHODS, PROTOCOLS, Registry
 
@@ -159,7 +159,7 @@ def _settings(shelf: Shelf, name: str, plugin: type) -> list[str]:
     heads = ["option", "what it is", "range", "default", "`--quick`", *presets]
     rows = [
         [
-            f"`--{item.name.replace('_', '-')}`", plain(item.metadata["help"]),
+            f"`--{item.name.replace('_', '-')}`", plain(item.metadata["help"] + needs(item)),
             _range(item, hints[item.name]), shown(item.default), shown(item.metadata["quick"]),
             *(shown(values.get(item.name)) for values in presets.values()),
         ]

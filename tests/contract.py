@@ -69,7 +69,6 @@ TINY: dict[str, dict[str, Value]] = {
     "esd": {"steps": 6, "batch_size": 2, "learning_rate": 1e-3, "paths": 2, "sampling_steps": 3},
     "uce": {},
     "adapt-unlearn": {
-        "adapt_steps": 2,
         "steps": 6,
         "batch_size": 2,
         "retain_batch_size": 2,

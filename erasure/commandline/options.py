@@ -15,7 +15,7 @@ from erasure.commandline.settings_file import (
     known_options,
     origins_of,
 )
-from erasure.config import choices, nearest
+from erasure.config import choices, nearest, needs
 from erasure.errors import SettingError
 
 BASE = "where the run's base model is now, if it has moved"
@@ -88,7 +88,7 @@ def shared_options(kinds: Sequence[type]) -> list[inspect.Parameter]:
             types[item.name] = str if words else hints[item.name]
             told = f" ({', '.join(words)})" if words else ""
             texts.setdefault(item.name, []).append(
-                f"{item.metadata['help']}{told} [default: {item.default!r}]"
+                f"{item.metadata['help']}{told}{needs(item)} [default: {item.default!r}]"
             )
     return [option(name, types[name] | None, None, "; ".join(texts[name])) for name in types]
 

@@ -45,7 +45,7 @@ class LatentInversion(Attack):
 
     steps: int = setting(16, quick=3, help="sampling steps", at_least=2)
     refine: int = setting(100, quick=2, help="steps of gradient descent on the start", at_least=0)
-    learning_rate: float = setting(0.02, help="Adam's learning rate", above=0)
+    learning_rate: float = setting(0.02, help="Adam's learning rate", above=0, when="refine")
     project: bool = setting(True, help="keep each start at the mean length of noise")
     batch_size: int = setting(1, help="cases side by side", at_least=1)
 

@@ -50,7 +50,7 @@ class RelearnGrid(Attack):
     images: str = setting("4,8,32", quick="2", help="pictures of the concept")
     rates: str = setting("0.3,1,3", quick="1", help="factors of the learning rate, above 0")
     selects: str = setting("full,xattn,lora", quick="xattn", help="which weights learn")
-    rank: int = setting(4, help="of lora", at_least=1)
+    rank: int = setting(4, help="of lora", at_least=1, when="selects=lora")
     steps: int = setting(100, quick=4, help="steps at most, of each cell", at_least=1)
     every: int = setting(10, quick=2, help="steps between drawings", at_least=1)
     learning_rate: float = setting(1e-5, help="Adam's learning rate, at rate 1", above=0)

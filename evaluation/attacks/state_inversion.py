@@ -51,11 +51,15 @@ class StateInversion(Attack):
 
     fills_slots: ClassVar[bool] = False
 
-    steps: int = setting(400, quick=10, help="search steps of each restart", at_least=1)
-    learning_rate: float = setting(0.05, help="Adam's learning rate", above=0)
-    batch_size: int = setting(8, help="pictures per step", at_least=1)
-    images: int = setting(32, quick=4, help="pictures of the concept to search by", at_least=1)
-    restarts: int = setting(2, quick=1, help="starts of the search", at_least=1)
+    steps: int = setting(
+        400, quick=10, help="search steps of each restart", at_least=1, when="not states"
+    )
+    learning_rate: float = setting(0.05, help="Adam's learning rate", above=0, when="not states")
+    batch_size: int = setting(8, help="pictures per step", at_least=1, when="not states")
+    images: int = setting(
+        32, quick=4, help="pictures of the concept to search by", at_least=1, when="not states"
+    )
+    restarts: int = setting(2, quick=1, help="starts of the search", at_least=1, when="not states")
     states: str = setting("", help="states.safetensors of another search: none is made then")
 
     def __post_init__(self) -> None:

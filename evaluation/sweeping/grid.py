@@ -11,7 +11,8 @@ from erasure.errors import SettingError
 from erasure.files.naming import checked_path
 from erasure.files.records import Value, checked_record
 from erasure.files.toml import read_toml
-from erasure.models.built_in import DIFFUSION, POCKET
+from erasure.models.built_in import CLASSIFIERS, DIFFUSION, POCKET
+from erasure.models.diffusion.beside import read_presets
 from erasure.registry import ATTACKS, METHODS, Kind
 from erasure_datasets.canvas import OBJECTS
 from erasure_datasets.concept import Catalogue, UnknownConceptError
@@ -114,15 +115,17 @@ def make_grid(given: Mapping[str, Any], where: str = "the grid") -> Grid:
         raise SettingError("attacks are tried on runs that erase concepts; classes have none.")
     if any(seed < 0 for seed in seeds):
         raise SettingError(f"seeds must be whole numbers from 0 on; got {min(seeds)}.")
-    evaluation = checked_options("evaluation", "", given.get("evaluation", {}), quick=quick)
+    evaluation = checked_options(
+        "evaluation", "", given.get("evaluation", {}), quick=quick, presets={}
+    )
     if quick and not of_classes and model in DIFFUSION:
         is_pocket = evaluation.get("protocol", "pocket") == "pocket"
         evaluation |= {"subset": QUICK_SUBSET} if is_pocket and "subset" not in evaluation else {}
     return Grid(
         model, tuple(methods), tuple(concepts), of_classes, tuple(seeds), tuple(attacks),
         given.get("evaluate", True), quick,
-        _by_name(kind, methods, given.get("settings", {}), "settings", quick), evaluation,
-        _by_name("attack", attacks, given.get("attack", {}), "attack", quick),
+        _by_name(kind, methods, given.get("settings", {}), "settings", model, quick), evaluation,
+        _by_name("attack", attacks, given.get("attack", {}), "attack", model, quick),
         _told(model, concepts, given.get("concept", {}), of_classes),
     )  # fmt: skip
 
@@ -145,7 +148,7 @@ def _known(model: str, names: Sequence[str], of_classes: bool) -> tuple[str, ...
 
 
 def _by_name(
-    kind: str, names: Sequence[str], table: Mapping[str, Any], title: str, quick: bool
+    kind: str, names: Sequence[str], table: Mapping[str, Any], title: str, model: str, quick: bool
 ) -> dict[str, Options]:
     """The options of each of a table's plug-ins: those for all of them, and then its own."""
     inner = {key: value for key, value in table.items() if isinstance(value, Mapping)}
@@ -160,9 +163,17 @@ def _by_name(
     if shared and not names:
         raise SettingError(f"[{title}] is for nothing in this sweep, which has no {title}.")
     return {
-        name: checked_options(kind, name, {**shared, **own.get(name, {})}, quick=quick)
+        name: checked_options(
+            kind, name, {**shared, **own.get(name, {})}, quick=quick, presets=_presets(model, name)
+        )
         for name in names
     }
+
+
+def _presets(model: str, name: str) -> Mapping[str, Value] | None:
+    """What a model's folder has for a method or attack; None where only opening it will tell."""
+    folder = {**DIFFUSION, **CLASSIFIERS}.get(model) or Path(model).expanduser()
+    return read_presets(folder, name) if (folder / "presets.json").is_file() else None
 
 
 def _told(

@@ -7,7 +7,7 @@ from typing import Any
 from erasure.commandline.judging import SHARED, attack_options, evaluate_options
 from erasure.commandline.methods import erase_options, forget_options
 from erasure.commandline.settings_file import checked_value, known_options
-from erasure.config import nearest, resolve
+from erasure.config import Value, nearest, resolve
 from erasure.errors import SettingError
 from erasure.registry import ATTACKS, METHODS, PROTOCOLS
 
@@ -31,12 +31,13 @@ TAKEN = {
 
 
 def checked_options(
-    kind: str, name: str, given: Mapping[str, Any], *, quick: bool
-) -> dict[str, Any]:
+    kind: str, name: str, given: Mapping[str, Any], *, quick: bool,
+    presets: Mapping[str, Value] | None,
+) -> dict[str, Any]:  # fmt: skip
     """Options by their names in Python, as the command of this kind and name takes them.
 
-    SettingError for one that it does not take, for a value of the wrong type, and for one that its
-    plug-in's dataclass refuses.
+    `presets` are the model's for it, None if they are not known. SettingError for one that it does
+    not take, for a value of the wrong type, and for one that its plug-in's settings refuse.
     """
     if not given:  # a plug-in and its libraries take seconds to import
         return {}
@@ -54,12 +55,15 @@ def checked_options(
         is_listed = key == "seeds" and isinstance(value, list)  # they take commas
         typed = ",".join(map(str, value)) if is_listed else value
         options[known[flag].name] = checked_value(flag, known[flag], typed, f"options of {where}")
-    _check_ranges(kind, name, options, quick=quick)
+    _check_settings(kind, name, options, quick, presets)
     return options
 
 
-def _check_ranges(kind: str, name: str, options: Mapping[str, Any], *, quick: bool) -> None:
-    """SettingError for the first value that the plug-in's dataclass refuses."""
+def _check_settings(
+    kind: str, name: str, options: Mapping[str, Any], quick: bool,
+    presets: Mapping[str, Value] | None,
+) -> None:  # fmt: skip
+    """SettingError for the first value that the plug-in's settings refuse."""
     if kind == "evaluation":
         found = PROTOCOLS.get(options["protocol"]).settings if "protocol" in options else None
     elif kind == "attack":
@@ -69,7 +73,7 @@ def _check_ranges(kind: str, name: str, options: Mapping[str, Any], *, quick: bo
     if found:
         own = {item.name for item in fields(found)}
         mine = {key: value for key, value in options.items() if key in own}
-        resolve(found, given=mine, quick=quick, presets={})
+        resolve(found, given=mine, quick=quick, presets=presets)
 
 
 def words(options: Mapping[str, Any]) -> list[str]:

@@ -52,6 +52,7 @@ class UnlearnCanvasSettings:
         "photo",
         help='unlearncanvas: that theme is asked for as "Photo style", as the model learned it, or '
         'as "Seed Images style", as the published samplers do',
+        when="seed_images",
     )
     target_in_cra: bool = setting(
         False, help="unlearncanvas: CRA over all images, as the published script has it"

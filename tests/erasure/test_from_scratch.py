@@ -11,6 +11,7 @@ from networks import LABELS, image_folder
 from safetensors.torch import load_file
 
 from erasure.commandline.main import main
+from erasure.config import resolve
 from erasure.errors import ErasureError, SettingError
 from erasure.forgetting import Data, forget
 from erasure.from_scratch import levels, train
@@ -171,7 +172,10 @@ def test_on_the_command_line(
 
 def test_settings_of_one_recipe_are_none_of_the_other() -> None:
     kind: Any = METHODS.get("classifier", "retrain")
-    with pytest.raises(SettingError, match=r"Retrain\.epochs is of the recipe one-cycle"):
-        kind(epochs=3)
-    assert kind(epochs=3, recipe="one-cycle").epochs == 3
-    assert kind(epochs=1)  # as --quick says it
+    trained = {"recipe": "one-cycle"}
+    with pytest.raises(SettingError, match=r"^Retrain\.epochs has no effect without recipe one-c"):
+        resolve(kind, given={"epochs": 3}, quick=True, presets={})
+    with pytest.raises(SettingError, match=r"^Retrain\.steps has no effect without recipe suite"):
+        resolve(kind, given={"steps": 3}, quick=True, presets=trained)
+    assert resolve(kind, given={"epochs": 3}, quick=False, presets=trained)[0].epochs == 3
+    assert resolve(kind, given={"steps": 3}, quick=True, presets={})[0].epochs == 1

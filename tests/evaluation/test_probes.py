@@ -262,8 +262,8 @@ def test_states_of_another_search_are_drawn_with_and_none_is_searched(
     run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "state-inversion"
-    options = {"criterion": f"{criterion}:never", "prompts": 2, "seeds": (188,), **SMALL[name]}
-    attack(run, name, **options)
+    options = {"criterion": f"{criterion}:never", "prompts": 2, "seeds": (188,)}
+    attack(run, name, **options, **SMALL[name])
     kept = run / "attacks" / name / "cat" / "states.safetensors"
     states, _ = read_tensors(kept)
     assert sorted(states) == ["state 0", "state 1"]  # one of each restart

@@ -57,7 +57,7 @@ class ConceptPoison:
     weight_decay: float = setting(5e-4, help="SGD's", at_least=0)
     poison: Literal["targeted", "random"] = setting("targeted", help="how wrong labels are chosen")
     concepts: str = setting("clusters", help="clusters, canvas, or a folder CONCEPT/*.png")
-    clusters: int = setting(16, quick=4, help="how many", at_least=2)
+    clusters: int = setting(16, quick=4, help="how many", at_least=2, when="concepts=clusters")
     pictures: int = setting(100, quick=20, help="with each concept, and as many without it",
                             at_least=2)  # fmt: skip
     slack: float = setting(0.1, help="C of the concepts' support vector machines", above=0)

@@ -71,16 +71,22 @@ class GSLoRA:
     alpha: float = setting(1.0, help="the adapters' effect is alpha / rank B A", above=0)
     place: Place = setting("ffn", help="which linears are adapted")
     forget_weight: float = setting(0.15, help="of the forget term (beta)", at_least=0)
-    bound: float = setting(3.0, help="BND as a multiple of log(classes)", above=0)
-    cross_entropy_bound: float = setting(0.0, help="BND itself, if above 0", at_least=0)
+    bound: float = setting(
+        3.0, help="BND as a multiple of log(classes)", above=0, when="not cross_entropy_bound"
+    )
+    cross_entropy_bound: float = setting(
+        0.0, help="BND itself, if above 0", at_least=0, when="forget_weight"
+    )
     group_weight: float = setting(0.01, help="of the group lasso (a)", at_least=0)
     group_warmup: int = setting(20, quick=2, help="first epochs without it", at_least=0)
     zero_below: float = setting(1e-3, help="relative change below which a group is dropped",
                                 at_least=0)  # fmt: skip
     prototypes: bool = setting(False, help="the prototype losses of GS-LoRA++")
-    prototype_bound: float = setting(18.0, help="BND of the prototype term", above=0)
-    prototype_forget_weight: float = setting(0.01, help="w_f", at_least=0)
-    prototype_retain_weight: float = setting(0.0, help="w_r", at_least=0)
+    prototype_bound: float = setting(
+        18.0, help="BND of the prototype term", above=0, when="prototypes"
+    )
+    prototype_forget_weight: float = setting(0.01, help="w_f", at_least=0, when="prototypes")
+    prototype_retain_weight: float = setting(0.0, help="w_r", at_least=0, when="prototypes")
     augment: bool = setting(
         False, help="shift, mirror and recolour the images, where there are few of them"
     )

@@ -60,8 +60,10 @@ class LAF:
         0, help="labelled images of each kept class to repair the head with; 0: no repair",
         at_least=0,
     )  # fmt: skip
-    repair_epochs: int = setting(20, quick=2, help="passes over them", at_least=1)
-    repair_rate: float = setting(1e-3, help="Adam's, of the repair", above=0)
+    repair_epochs: int = setting(
+        20, quick=2, help="passes over them", at_least=1, when="repair_labels"
+    )
+    repair_rate: float = setting(1e-3, help="Adam's, of the repair", above=0, when="repair_labels")
     select: str = setting("all", help="which weights: all, mlp, attention, or a pattern")
 
     def __post_init__(self) -> None:

@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from erasure.config import check, setting
 from erasure.errors import SettingError
 from erasure.forgetting import Request, refuse_of_samples
-from erasure.methods.shared.following import QUICK, following
+from erasure.methods.shared.following import QUICK, check_following, following
 from erasure.methods.shared.pruning import largest_stay, put_zeros, sparsity_of, staying
 from erasure.methods.shared.synflow import synflow
 from erasure.models.classifier.blocks import Place, block_names, groups
@@ -65,15 +65,23 @@ class Prune:
     sparsity: float = setting(0.95, help="share of the weights that become zero (s)", above=0,
                               at_most=0.999)  # fmt: skip
     place: Place = setting("both", help="which linears of a transformer's blocks are pruned")
-    rounds: int = setting(100, quick=10, help="of synflow", at_least=1)
+    rounds: int = setting(100, quick=10, help="of pruning", at_least=1, when="score=synflow")
     recover_epochs: int = setting(
         10, quick=1, help="passes over all images after pruning, and of imp after each round",
         at_least=0,
     )  # fmt: skip
-    learning_rate: float = setting(0.01, help="SGD's, of the recovery", above=0)
-    batch_size: int = setting(256, help="images per step of the recovery", at_least=1)
-    momentum: float = setting(0.9, help="SGD's, of the recovery", at_least=0, at_most=1)
-    weight_decay: float = setting(5e-4, help="SGD's, of the recovery", at_least=0)
+    learning_rate: float = setting(
+        0.01, help="SGD's, of the recovery", above=0, when="recover_epochs"
+    )
+    batch_size: int = setting(
+        256, help="images per step of the recovery", at_least=1, when="recover_epochs"
+    )
+    momentum: float = setting(
+        0.9, help="SGD's, of the recovery", at_least=0, at_most=1, when="recover_epochs"
+    )
+    weight_decay: float = setting(
+        5e-4, help="SGD's, of the recovery", at_least=0, when="recover_epochs"
+    )
     then: str = setting("fine-tune", help="the method that forgets in what is left")
     then_settings: str = setting(
         "", quick=QUICK, help='its settings, as in "epochs=3,select=mlp"; quick for its --quick'
@@ -84,7 +92,7 @@ class Prune:
         why = REFUSED.get(self.then.replace("_", "-"))
         if why is not None:
             raise SettingError(f"Prune.then must be another method; of {self.then}, {why}.")
-        following(self.then, self.then_settings, None, "Prune.then_settings")
+        check_following(self.then, self.then_settings, "Prune.then_settings")
 
     def forget(self, model: Classifier, request: Request, run: Run) -> None:
         names = prunable(model, self.place)

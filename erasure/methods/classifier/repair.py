@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from erasure.config import check, setting
 from erasure.errors import SettingError
 from erasure.forgetting import Request, refuse_of_samples
-from erasure.methods.shared.following import QUICK, following
+from erasure.methods.shared.following import QUICK, check_following, following
 from erasure.methods.shared.other_classes import hinge
 from erasure.models.classifier.classifier import Classifier
 from erasure.registry import METHODS
@@ -65,7 +65,7 @@ class Repair:
         why = REFUSED.get(self.after.replace("_", "-"))
         if why is not None:
             raise SettingError(f"Repair.after must be another method; of {self.after}, {why}.")
-        following(self.after, self.after_settings, None, "Repair.after_settings")
+        check_following(self.after, self.after_settings, "Repair.after_settings")
 
     def forget(self, model: Classifier, request: Request, run: Run) -> None:
         method = following(self.after, self.after_settings, model.folder, "Repair.after_settings")

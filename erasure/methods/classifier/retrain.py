@@ -33,7 +33,6 @@ from erasure.training.recipe import Recipe, learn, one_cycle, refuse_single_imag
 from erasure.training.run import Run
 
 AVERAGE = 0.995
-SHARED = ("learning_rate", "batch_size")  # settings that both recipes have
 
 
 @METHODS.register
@@ -44,38 +43,40 @@ class Retrain:
     recipe: Literal["suite", "one-cycle"] = setting(
         "suite", help="the pocket suite's, or that of `erasure train`"
     )
-    steps: int = setting(3000, quick=100, help="optimiser steps of the recipe suite", at_least=1)
+    steps: int = setting(3000, quick=100, help="optimiser steps", at_least=1, when="recipe=suite")
     learning_rate: float = setting(
         1e-3, help="of both optimisers, falling by a cosine; one-cycle: at its highest",
         at_least=0,
     )  # fmt: skip
     batch_size: int = setting(128, help="images per step", at_least=1)
-    epochs: int = setting(20, quick=1, help="passes of one-cycle", at_least=1)
-    optimiser: Kind = setting("auto", help="of one-cycle: sgd where there is BatchNorm, else muon")
-    weight_decay: float = setting(
-        -1.0, help="of one-cycle; below 0 the optimiser's own", at_least=-1
+    epochs: int = setting(
+        20, quick=1, help="passes over the images to keep", at_least=1, when="recipe=one-cycle"
     )
-    warmup: float = setting(0.2, help="of one-cycle: share of the steps in which the rate rises",
-                            at_least=0, at_most=0.9)  # fmt: skip
-    label_smoothing: float = setting(0.05, help="of one-cycle", at_least=0, at_most=0.9)
-    shift: float = setting(0.125, help="of one-cycle: of images, by a share of their side",
-                           at_least=0, at_most=0.5)  # fmt: skip
-    mirror: bool = setting(True, help="of one-cycle: mirror every other image")
+    optimiser: Kind = setting(
+        "auto",
+        help="auto is sgd where there is BatchNorm, else muon",
+        when="recipe=one-cycle",
+    )
+    weight_decay: float = setting(
+        -1.0, help="below 0 the optimiser's own", at_least=-1, when="recipe=one-cycle"
+    )
+    warmup: float = setting(0.2, help="share of the steps in which the rate rises",
+                            at_least=0, at_most=0.9, when="recipe=one-cycle")  # fmt: skip
+    label_smoothing: float = setting(
+        0.05,
+        help="share of the target that all classes have",
+        at_least=0,
+        at_most=0.9,
+        when="recipe=one-cycle",
+    )
+    shift: float = setting(0.125, help="of the images, as a share of their side",
+                           at_least=0, at_most=0.5, when="recipe=one-cycle")  # fmt: skip
+    mirror: bool = setting(True, help="mirror every other image", when="recipe=one-cycle")
 
     def __post_init__(self) -> None:
         check(self)
         if self.recipe == "suite" and not self.learning_rate:
             raise SettingError("Retrain.learning_rate must be above 0 in the recipe suite; got 0.")
-        own = OneCycle()
-        for item in fields(OneCycle):
-            value = getattr(self, item.name)
-            # --quick says its epochs, too
-            known = (getattr(own, item.name), item.metadata["quick"])
-            if self.recipe == "suite" and item.name not in SHARED and value not in known:
-                raise SettingError(
-                    f"Retrain.{item.name} is of the recipe one-cycle, and has no effect on suite; "
-                    f"got {value}. Add --recipe one-cycle, or leave it out."
-                )
 
     def forget(self, model: Classifier, request: Request, run: Run) -> None:
         refuse_single_images("Retrain", self.batch_size, model, run)

@@ -74,11 +74,19 @@ class AdaptUnlearn:
     word_rate: float = setting(0.05, help="the search's learning rate", above=0)
     word_weight: float = setting(0.5, help="weight of the loss under the word", at_least=0)
     empty_weight: float = setting(0.5, help="weight of that under the empty prompt", at_least=0)
-    target: Literal["kept", "away"] = setting("kept", help="of answers: what is learned instead")
-    push: float = setting(1.0, help="of away: how far from the word's answer", at_least=0)
-    adapt_steps: int = setting(200, quick=20, help="of weights: steps to adapt", at_least=1)
-    repulsion: float = setting(1.0, help="of weights: weight of the repulsion (gamma)", above=0)
-    sharpness: float = setting(1.0, help="of weights: how soon it fades (alpha)", above=0)
+    target: Literal["kept", "away"] = setting(
+        "kept", help="what is learned instead", when="space=answers"
+    )
+    push: float = setting(
+        1.0, help="how far from the word's answer", at_least=0, when="target=away"
+    )
+    adapt_steps: int = setting(
+        200, quick=20, help="steps to adapt", at_least=1, when="space=weights"
+    )
+    repulsion: float = setting(
+        1.0, help="weight of the repulsion (gamma)", above=0, when="space=weights"
+    )
+    sharpness: float = setting(1.0, help="how soon it fades (alpha)", above=0, when="space=weights")
     steps: int = setting(590, quick=60, help="optimiser steps away", at_least=1)
     learning_rate: float = setting(1e-5, help="Adam's learning rate", above=0)
     batch_size: int = setting(8, help="images to forget per step", at_least=1)

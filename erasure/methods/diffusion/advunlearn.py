@@ -46,7 +46,6 @@ from erasure.methods.shared.paths import (
     Points,
     PushFrom,
     check_push,
-    check_retained,
     draw_paths,
     original_answers,
     points,
@@ -100,12 +99,13 @@ class AdvUnlearn:
         50, quick=12, rehearsal=2, help="DDIM steps of a path", at_least=2
     )
     paths: int = setting(64, quick=32, rehearsal=16, help="paths drawn at the start", at_least=1)
-    retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to keep")
+    retain_prompts: str = setting(
+        "", help="file of prompts (.csv, .txt, .json): what to keep", when="retain_weight"
+    )
 
     def __post_init__(self) -> None:
         check(self)
         check_push("AdvUnlearn", self.push, self.push_from)
-        check_retained("AdvUnlearn", self.retain_prompts, retain_weight=self.retain_weight)
         if self.warmup >= self.steps:
             raise SettingError(f"AdvUnlearn.warmup must be below steps; got {self.warmup}.")
         if self.accumulate and (self.attack == "fast" or self.attack_steps == 1):

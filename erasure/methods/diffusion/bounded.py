@@ -48,7 +48,6 @@ from erasure.methods.shared.bounded_losses import (
     hinge_loss,
     preference_loss,
 )
-from erasure.methods.shared.paths import check_retained
 from erasure.methods.shared.training_data import Pictures, Plan, draw, gather, noise_loss
 from erasure.models.diffusion.model import DiffusionModel
 from erasure.registry import METHODS
@@ -70,8 +69,8 @@ class Bounded:
     steps: int = setting(200, quick=60, help="optimiser steps", at_least=1)
     learning_rate: float = setting(1e-5, help="Adam's learning rate", above=0)
     batch_size: int = setting(8, help="images to forget per step, and to keep", at_least=1)
-    beta: float = setting(1.0, help="npo: how soon it stops pushing", above=0)
-    divergence: Divergence = setting("kl", help="flat: which f-divergence")
+    beta: float = setting(1.0, help="how soon it stops pushing", above=0, when="loss=npo")
+    divergence: Divergence = setting("kl", help="which f-divergence", when="loss=flat")
     retain_weight: float = setting(0.0, help="weight of a retain loss", at_least=0)
     select: str = setting(
         "xattn", help="which weights: full, xattn, xattn.kv, noxattn, selfattn, or a pattern"
@@ -89,11 +88,12 @@ class Bounded:
         50, quick=12, rehearsal=2, help="DDIM steps for generated images", at_least=1
     )
     guidance: float = setting(7.5, help="guidance for generated images", at_least=0)
-    retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to keep")
+    retain_prompts: str = setting(
+        "", help="file of prompts (.csv, .txt, .json): what to keep", when="retain_weight"
+    )
 
     def __post_init__(self) -> None:
         check(self)
-        check_retained("Bounded", self.retain_prompts, retain_weight=self.retain_weight)
 
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
         weights = model.weights(self.select)

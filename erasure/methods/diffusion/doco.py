@@ -42,7 +42,6 @@ from torch import Tensor, nn
 
 from erasure.config import check, setting
 from erasure.edit import Edit
-from erasure.errors import SettingError
 from erasure.methods.shared.discriminator import Discriminator, check_depth, real_or_drawn
 from erasure.methods.shared.gradient_surgery import Surgery, along, gradients_of, operated
 from erasure.methods.shared.training_data import Pictures, Plan, draw, gather, noise_loss
@@ -74,7 +73,9 @@ class DoCo:
     batch_size: int = setting(8, help="images of the anchor, and images to keep, per step",
                               at_least=1)  # fmt: skip
     surgery: Surgery = setting("pcgrad", help="how what goes against the kept is taken out")
-    strength: float = setting(1.0, help="how much of it is (lambda)", at_least=0)
+    strength: float = setting(
+        1.0, help="how much of it is (lambda)", at_least=0, when="surgery=pcgrad|published"
+    )
     retain_weight: float = setting(0.0, help="weight of the retain loss itself", at_least=0)
     condition_on_time: bool = setting(False, help="tell the critic how noisy its pictures were")
     depth: int = setting(4, help="how often the critic halves the latents", at_least=1)
@@ -97,15 +98,14 @@ class DoCo:
         50, quick=12, rehearsal=2, help="DDIM steps for generated images", at_least=1
     )
     guidance: float = setting(7.5, help="guidance for generated images", at_least=0)
-    retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to keep")
+    retain_prompts: str = setting(
+        "",
+        help="file of prompts (.csv, .txt, .json): what to keep",
+        when="surgery=pcgrad|published or retain_weight",
+    )
 
     def __post_init__(self) -> None:
         check(self)
-        if self.is_forget_only and self.retain_prompts:
-            raise SettingError(
-                "DoCo.retain_prompts needs surgery, or a retain_weight above 0; got "
-                f"{self.retain_prompts}, which would not be used."
-            )
 
     @property
     def is_forget_only(self) -> bool:

@@ -46,7 +46,6 @@ from erasure.edit import Edit
 from erasure.methods.shared.paths import (
     PushFrom,
     check_push,
-    check_retained,
     draw_paths,
     original_answers,
     points,
@@ -81,12 +80,13 @@ class ESD:
     retain_weight: float = setting(
         0.0, help="weight of the retain term; the paper has none", at_least=0
     )
-    retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to keep")
+    retain_prompts: str = setting(
+        "", help="file of prompts (.csv, .txt, .json): what to keep", when="retain_weight"
+    )
 
     def __post_init__(self) -> None:
         check(self)
         check_push("ESD", self.push, self.push_from)
-        check_retained("ESD", self.retain_prompts, retain_weight=self.retain_weight)
 
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
         weights = weights_of(model, self.select)

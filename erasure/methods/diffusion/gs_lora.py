@@ -46,7 +46,6 @@ from erasure.methods.shared.paths import (
     PushFrom,
     answers,
     check_push,
-    check_retained,
     draw_paths,
     points,
     push_rows,
@@ -92,12 +91,13 @@ class GSLoRA:
     paths: int = setting(
         64, quick=16, rehearsal=16, help="paths drawn per concept, and to keep", at_least=1
     )
-    retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to keep")
+    retain_prompts: str = setting(
+        "", help="file of prompts (.csv, .txt, .json): what to keep", when="retain_weight"
+    )
 
     def __post_init__(self) -> None:
         check(self)
         check_push("GSLoRA", self.push, self.push_from)
-        check_retained("GSLoRA", self.retain_prompts, retain_weight=self.retain_weight)
 
     def erase(self, model: LatentDiffusion, concepts: list[Concept], run: Run) -> Edit:
         run.lower(model.parameters())

@@ -35,7 +35,6 @@ from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.edit import Edit
-from erasure.errors import SettingError
 from erasure.files.storage import write_tensors
 from erasure.methods.shared.noise_gradients import gradient_moments, guided_gradients
 from erasure.methods.shared.saliency import (
@@ -66,20 +65,27 @@ class SalUn:
         0.5, help="weight of the retain loss (alpha in the paper)", at_least=0
     )
     keep: float = setting(
-        0.5, help="share of the selected weights that the mask lets change", above=0, at_most=1
+        0.5,
+        help="share of the selected weights that the mask lets change",
+        above=0,
+        at_most=1,
+        when="not mask",
     )
     select: str = setting(
         "full", help="which weights: full, xattn, xattn.kv, noxattn, selfattn, or a pattern"
     )
     target: Literal["current", "original"] = setting("current", help="which model draws the anchor")
     score: MaskScore = setting(
-        "magnitude", help="what the mask ranks: the gradient, WAGLE's attribution, or chance"
+        "magnitude",
+        help="what the mask ranks: the gradient, WAGLE's attribution, or chance",
+        when="not mask",
     )
-    mask: str = setting(
-        "", help="reuse the mask in this .safetensors file, without keep, score and mask_guidance"
-    )
+    mask: str = setting("", help="reuse the mask in this .safetensors file")
     mask_guidance: float = setting(
-        7.5, help="w in the mask's prediction (1 + w) eps(c) - w eps('')", at_least=0
+        7.5,
+        help="w in the mask's prediction (1 + w) eps(c) - w eps('')",
+        at_least=0,
+        when="not mask",
     )
     images: str = setting(
         "auto", help="auto (the model's data set, else generated), generated, or a folder"
@@ -92,15 +98,14 @@ class SalUn:
         50, quick=12, rehearsal=2, help="DDIM steps for generated images", at_least=1
     )
     guidance: float = setting(7.5, help="guidance for generated images", at_least=0)
-    retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to keep")
+    retain_prompts: str = setting(
+        "",
+        help="file of prompts (.csv, .txt, .json): what to keep",
+        when="retain_weight or score=wagle",
+    )
 
     def __post_init__(self) -> None:
         check(self)
-        if self.mask and self.score != "magnitude":
-            raise SettingError(
-                f"SalUn.score is how a mask is made, and mask is one that is made; "
-                f"got {self.score!r} with {self.mask}."
-            )
 
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
         weights = model.weights(self.select)

@@ -46,7 +46,6 @@ from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.methods.shared.distilling import distil
-from erasure.methods.shared.paths import check_retained
 from erasure.methods.shared.score_identity import Draw, Rules, duel, fake_score
 from erasure.models.diffusion.load import load_generator
 from erasure.models.diffusion.model import DiffusionModel
@@ -87,10 +86,13 @@ class SFD:
     clip: float = setting(1.0, help="bound on every element of a gradient", above=0)
     generator: str = setting("", help="the one-step generator's name or diffusers folder")
     distil_steps: int = setting(
-        100000, quick=20, help="steps that make a generator, without one", at_least=1
+        100000, quick=20, help="steps that make a generator", at_least=1, when="not generator"
     )
     distil_rate: float = setting(
-        1e-6, help="and their learning rate; the fake score's is 3x it", above=0
+        1e-6,
+        help="and their learning rate; the fake score's is 3x it",
+        above=0,
+        when="not generator",
     )
     distil_pairs: int = setting(
         0,
@@ -98,8 +100,13 @@ class SFD:
         rehearsal=0,
         help="and noise-image pairs of the teacher it first regresses on",
         at_least=0,
+        when="not generator",
     )
-    retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to keep")
+    retain_prompts: str = setting(
+        "",
+        help="file of prompts (.csv, .txt, .json): what to keep",
+        when="retain_weight or fake_retain_weight",
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -108,10 +115,6 @@ class SFD:
                 f"SFD.first_timestep must be below last_timestep ({self.last_timestep}); "
                 f"got {self.first_timestep}."
             )
-        check_retained(
-            "SFD", self.retain_prompts, retain_weight=self.retain_weight,
-            fake_retain_weight=self.fake_retain_weight,
-        )  # fmt: skip
         if self.override != "anchor" and self.guidance == 1:
             raise SettingError(
                 f"SFD.guidance must be above 1 with override {self.override}; got 1, with which "

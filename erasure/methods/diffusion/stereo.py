@@ -47,7 +47,6 @@ from erasure.methods.shared.learned_words import Named, Words, embedding_of, lea
 from erasure.methods.shared.paths import (
     Paths,
     Points,
-    check_retained,
     draw_paths,
     points,
     retain_loss,
@@ -70,13 +69,23 @@ class Stereo:
     """Search thoroughly enough, then robustly erase once."""
 
     rounds: int = setting(4, quick=1, help="words to find (K in the paper)", at_least=0)
-    round_steps: int = setting(200, quick=20, help="steps of a round's erasing", at_least=1)
-    round_rate: float = setting(5e-6, help="learning rate of a round's erasing", above=0)
-    round_push: float = setting(2.0, help="negative guidance of a round (eta)", at_least=0)
-    word_steps: int = setting(3000, quick=20, help="steps to learn a word", at_least=1)
-    word_rate: float = setting(5e-3, help="learning rate of a word", above=0)
-    tokens: int = setting(1, help="vectors of a word", at_least=1)
-    init: str = setting("", help="what words start from; empty: object, art or person")
+    round_steps: int = setting(
+        200, quick=20, help="steps of a round's erasing", at_least=1, when="rounds"
+    )
+    round_rate: float = setting(
+        5e-6, help="learning rate of a round's erasing", above=0, when="rounds"
+    )
+    round_push: float = setting(
+        2.0, help="negative guidance of a round (eta)", at_least=0, when="rounds"
+    )
+    word_steps: int = setting(
+        3000, quick=20, help="steps to learn a word", at_least=1, when="rounds"
+    )
+    word_rate: float = setting(5e-3, help="learning rate of a word", above=0, when="rounds")
+    tokens: int = setting(1, help="vectors of a word", at_least=1, when="rounds")
+    init: str = setting(
+        "", help="what words start from; empty: object, art or person", when="rounds"
+    )
     steps: int = setting(200, quick=60, help="optimiser steps of the last erasing", at_least=1)
     learning_rate: float = setting(2e-5, help="Adam's learning rate there", above=0)
     batch_size: int = setting(1, help="path points, and images for a word, per step", at_least=1)
@@ -91,11 +100,12 @@ class Stereo:
     retain_weight: float = setting(
         0.0, help="weight of the retain term; the paper has none", at_least=0
     )
-    retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to keep")
+    retain_prompts: str = setting(
+        "", help="file of prompts (.csv, .txt, .json): what to keep", when="retain_weight"
+    )
 
     def __post_init__(self) -> None:
         check(self)
-        check_retained("Stereo", self.retain_prompts, retain_weight=self.retain_weight)
 
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:
         if model.slots_refusal:

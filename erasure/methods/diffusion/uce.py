@@ -49,7 +49,6 @@ from torch import Tensor
 
 from erasure.config import check, setting
 from erasure.edit import Edit
-from erasure.methods.shared.paths import check_retained
 from erasure.models.diffusion.model import DiffusionModel
 from erasure.registry import METHODS
 from erasure.training.progress import shown
@@ -80,11 +79,12 @@ class UCE:
         "last", help="the concept's last token, or all from it on"
     )
     average: bool = setting(False, help="divide each sum by its number of prompts")
-    retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to preserve")
+    retain_prompts: str = setting(
+        "", help="file of prompts (.csv, .txt, .json): what to preserve", when="preserve_weight"
+    )
 
     def __post_init__(self) -> None:
         check(self)
-        check_retained("UCE", self.retain_prompts, preserve_weight=self.preserve_weight)
 
     @torch.no_grad()
     def erase(self, model: DiffusionModel, concepts: list[Concept], run: Run) -> Edit:  # noqa: ARG002

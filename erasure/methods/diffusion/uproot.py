@@ -82,16 +82,28 @@ class Uproot:
         0.5, help="weight of the forget loss under the empty prompt", at_least=0
     )
     empty_share: float = setting(
-        0.25, help="share of the kept images asked under the empty prompt", at_least=0, at_most=1
+        0.25,
+        help="share of the kept images asked under the empty prompt",
+        at_least=0,
+        at_most=1,
+        when="retain_weight or renew",
     )
     state_weight: float = setting(
         0.5, help="weight of the forget loss under searched states", at_least=0
     )
-    states: int = setting(4, help="how many states are searched", at_least=1)
-    search_steps: int = setting(1, help="search steps per optimiser step", at_least=1)
-    search_rate: float = setting(0.05, help="the search's learning rate", above=0)
-    search_images: int = setting(8, help="images of the concept per search step", at_least=1)
-    restart: int = setting(0, help="steps after which a state starts anew; 0: never", at_least=0)
+    states: int = setting(4, help="how many states are searched", at_least=1, when="state_weight")
+    search_steps: int = setting(
+        1, help="search steps per optimiser step", at_least=1, when="state_weight"
+    )
+    search_rate: float = setting(
+        0.05, help="the search's learning rate", above=0, when="state_weight"
+    )
+    search_images: int = setting(
+        8, help="images of the concept per search step", at_least=1, when="state_weight"
+    )
+    restart: int = setting(
+        0, help="steps after which a state starts anew; 0: never", at_least=0, when="state_weight"
+    )
     target: Literal["current", "original"] = setting("current", help="which model draws the anchor")
     select: str = setting(
         "full", help="which weights: full, xattn, xattn.kv, noxattn, selfattn, or a pattern"
@@ -103,14 +115,14 @@ class Uproot:
         at_least=0,
     )
     renew_scale: float = setting(
-        0.1, help="of renew: size of the noise, 1 is a fresh network's (beta)", at_least=0
+        0.1, help="size of the noise, 1 is a fresh network's (beta)", at_least=0, when="renew"
     )
     distil_steps: int = setting(
-        600, quick=20, help="of renew: optimiser steps at most that learn anew", at_least=1
+        600, quick=20, help="optimiser steps at most that learn anew", at_least=1, when="renew"
     )
-    distil_rate: float = setting(1e-4, help="of renew: Adam's learning rate there", above=0)
+    distil_rate: float = setting(1e-4, help="Adam's learning rate there", above=0, when="renew")
     distil_within: float = setting(
-        0.05, help="of renew: end once the loss on kept images is higher by no more", at_least=0
+        0.05, help="end once the loss on kept images is higher by no more", at_least=0, when="renew"
     )
     mask: str = setting(
         "", help="change only the weights of the mask in this .safetensors file, as SalUn writes it"
@@ -126,7 +138,9 @@ class Uproot:
         50, quick=12, rehearsal=2, help="DDIM steps for generated images", at_least=1
     )
     guidance: float = setting(7.5, help="guidance for generated images", at_least=0)
-    retain_prompts: str = setting("", help="file of prompts (.csv, .txt, .json): what to keep")
+    retain_prompts: str = setting(
+        "", help="file of prompts (.csv, .txt, .json): what to keep", when="retain_weight or renew"
+    )
 
     def __post_init__(self) -> None:
         check(self)

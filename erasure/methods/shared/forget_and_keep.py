@@ -49,11 +49,18 @@ class ForgetAndKeep:
     keep_by: Keeping = setting(
         "images", help="what holds the rest: its images, or without any of them, or nothing"
     )
-    retain_weight: float = setting(1.0, help="weight of the term that holds it", at_least=0)
+    retain_weight: float = setting(
+        1.0,
+        help="weight of the term that holds it",
+        at_least=0,
+        when="keep_by=images|weights|features",
+    )
     relation_weight: float = setting(
         0.0, help="of the term for kept classes without images (--missing)", at_least=0
     )
-    relation_temperature: float = setting(1.0, help="of its softmax over images", above=0)
+    relation_temperature: float = setting(
+        1.0, help="of its softmax over images", above=0, when="relation_weight"
+    )
     select: str = setting("all", help="which weights: all, mlp, attention, head, or a pattern")
     statistics: bool = setting(
         False, help="let BatchNorm go by each batch, and its statistics follow, as the authors do"

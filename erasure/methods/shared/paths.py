@@ -91,16 +91,6 @@ def check_push(method: str, push: float, push_from: PushFrom) -> None:
         )
 
 
-def check_retained(method: str, file: str, **weights: float) -> None:
-    """SettingError for a file of prompts to keep where every weight of keeping them is 0."""
-    if file and not any(weights.values()):
-        names = " or ".join(weights)
-        raise SettingError(
-            f"{method}.retain_prompts needs a {names} above 0; got {file} with {names} 0, which "
-            "would not be used."
-        )
-
-
 def draw_paths(
     settings: PathSettings, model: DiffusionModel, rows: Sequence[tuple[str, ...]], name: str,
     run: Run,

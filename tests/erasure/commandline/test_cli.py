@@ -60,6 +60,10 @@ BAD = [
     (["erase", "adapt-unlearn", "--kind", "object"], "kind is that of a concept that is named"),
     (["erase", "adapt-unlearn", "--anchor", "dog"], "anchor has no effect on adapt-unlearn"),
     (["erase", "adapt-unlearn", "--contexts", "Photo"], "contexts has no effect on adapt-unlearn"),
+    (
+        ["erase", "uproot", "--concept", "cat", "--distil-steps", "50"],
+        "Uproot.distil_steps has no effect without renew; got 50 with renew 0.",
+    ),
     (["list", "concepts", "--model", ""], "--model must not be empty."),
     (["list", "concepts", "--model="], "--model must not be empty."),
     (["export", "", "x"], "what follows export must not be empty."),

@@ -85,6 +85,7 @@ BAD = [
     ("stay = {a = 1}", "stay in FILE must be a number; got {'a': 1}."),
     ("model = ' '", "model in FILE must not be empty."),
     ("stay = nan", "UCE.stay must be a number; got nan."),
+    ("preserve-weight = 0\nretain-prompts = 'a.csv'", "no effect without preserve_weight; got a.c"),
     ("erase-weight = 1\nerase_weight = 2", "FILE has erase-weight twice"),
     ("kind = []", "kind in FILE must name at least one; leave it out for none."),
     ("stay =", "FILE is not readable as TOML: "),

@@ -35,7 +35,7 @@ from evaluation.attacking.attacking import attack
 from evaluation.evaluating import evaluate
 
 TINY = {
-    "word_steps": 2, "looks": 1, "adapt_steps": 1, "steps": 2, "batch_size": 2,
+    "word_steps": 2, "looks": 1, "steps": 2, "batch_size": 2,
     "retain_batch_size": 2, "retain_images": 4, "sampling_steps": 2, "learning_rate": 1e-2,
 }  # fmt: skip
 COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
@@ -86,10 +86,12 @@ def test_the_terms_are_the_formulas(
     monkeypatch.setattr(adapt_unlearn, "draw", noted)
     monkeypatch.setattr(StateSearch, "conditions", noted_words)
     monkeypatch.setattr(adapt_unlearn, "squared_distance", noted_distance)
-    where = {"space": "weights"} if towards == "weights" else {"target": towards}
+    where = {"target": towards} | ({"push": 0.7} if towards == "away" else {})
+    if towards == "weights":
+        where = {"space": "weights", "adapt_steps": 1, "repulsion": 2.0, "sharpness": 0.5}
     erase(
-        model, "adapt-unlearn", out=tmp_path / "run", images=str(pictures), push=0.7,
-        empty_weight=0.4, word_weight=0.3, repulsion=2.0, sharpness=0.5, **where, **TINY,
+        model, "adapt-unlearn", out=tmp_path / "run", images=str(pictures),
+        empty_weight=0.4, word_weight=0.3, **where, **TINY,
     )  # fmt: skip
     lines = read_lines(tmp_path / "run" / "log.jsonl")
     of = {stage: [one for one in lines if one["stage"] == stage] for stage in ("adapt", "fit")}

@@ -179,7 +179,6 @@ def test_a_shared_attack_in_parts_is_refused(
         ({"accumulate": True, "attack": "fast"}, "AdvUnlearn.accumulate needs an attack of more"),
         ({"accumulate": True, "attack_steps": 1}, "AdvUnlearn.accumulate needs an attack of more"),
         ({"push": 0.0}, "AdvUnlearn.push must be above 0 with push_from prompt"),
-        ({"retain_weight": 0.0, "retain_prompts": "a.csv"}, "AdvUnlearn.retain_prompts needs"),
     ],
 )
 def test_settings_without_effect_are_refused(settings: dict, said: str) -> None:

@@ -115,8 +115,6 @@ def test_forget_only_keeps_no_pictures(listed: Path, tmp_path: Path) -> None:
     assert set(read_lines(tmp_path / "run" / "log.jsonl")[0]) == {
         "stage", "step", "critic_real", "critic_drawn", "erase",
     }  # fmt: skip
-    with pytest.raises(SettingError, match="retain_prompts needs surgery, or a retain_weight"):
-        doco.DoCo(surgery="none", retain_prompts="kept.txt")
 
 
 def test_the_anchors_pictures_go_by_the_concepts_prompts(listed: Path, tmp_path: Path) -> None:

@@ -115,7 +115,6 @@ def test_u_and_all_are_the_linear_and_convolutional_layers(
     [
         ({"push": 0.0}, "ESD.push must be above 0 with push_from prompt"),
         ({"push": 0.0, "push_from": "concept"}, "ESD.push must be above 0 with push_from concept"),
-        ({"retain_prompts": "kept.csv"}, "ESD.retain_prompts needs a retain_weight above 0"),
     ],
 )
 def test_settings_without_effect_are_refused(settings: dict, said: str) -> None:

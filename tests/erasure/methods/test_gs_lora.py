@@ -170,5 +170,3 @@ def test_the_terms_are_the_formulas(
 def test_settings_without_effect_are_refused() -> None:
     with pytest.raises(SettingError, match=r"GSLoRA\.push must be above 0"):
         gs_lora.GSLoRA(push=0.0)
-    with pytest.raises(SettingError, match=r"GSLoRA\.retain_prompts needs a retain_weight"):
-        gs_lora.GSLoRA(retain_weight=0.0, retain_prompts="kept.csv")

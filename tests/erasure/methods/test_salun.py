@@ -196,11 +196,6 @@ def test_a_random_mask_has_exactly_its_share(listed: Path, tmp_path: Path) -> No
     assert both < 0.1 * sizes[0]  # 0.05 by chance
 
 
-def test_a_score_beside_a_finished_mask_is_refused() -> None:
-    with pytest.raises(SettingError, match=r"SalUn\.score is how a mask is made.*got 'wagle'"):
-        SalUn(score="wagle", mask="mask.safetensors")
-
-
 @pytest.mark.parametrize("target", ["current", "original"])
 def test_the_terms_are_the_papers(
     listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str

@@ -184,10 +184,6 @@ def test_nonsense_is_refused(listed: Path, tmp_path: Path) -> None:
     for settings, said in (
         ({"forget_weight": 0.0}, r"forget_weight must be above 0"),
         ({"dropout": -0.1}, r"dropout must be at least 0"),
-        (
-            {"retain_weight": 0.0, "fake_retain_weight": 0.0, "retain_prompts": "a.csv"},
-            r"retain_prompts needs a retain_weight or fake_retain_weight above 0",
-        ),
     ):
         with pytest.raises(SettingError, match=said):
             SFD(**settings)

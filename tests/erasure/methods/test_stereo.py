@@ -19,10 +19,11 @@ from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.training.run import Run
 from erasure_datasets.concept import Concept
 
-TINY: dict[str, Value] = {
-    "rounds": 1, "round_steps": 2, "word_steps": 2, "steps": 2, "batch_size": 3, "paths": 2,
-    "sampling_steps": 3, "round_rate": 1e-2, "learning_rate": 1e-2,
+OF_ROUNDS: dict[str, Value] = {"round_steps": 2, "word_steps": 2, "round_rate": 1e-2}
+OF_THE_LAST: dict[str, Value] = {
+    "steps": 2, "batch_size": 3, "paths": 2, "sampling_steps": 3, "learning_rate": 1e-2,
 }  # fmt: skip
+TINY: dict[str, Value] = {"rounds": 1, **OF_ROUNDS, **OF_THE_LAST}
 
 
 def in_float64(folder: Path) -> StableDiffusion:
@@ -119,10 +120,10 @@ def test_rounds_and_what_is_kept(listed: Path, tmp_path: Path) -> None:
     """None and two, and the edit of one run is not the other's."""
     done = [
         erase(
-            str(listed), "stereo", ["cat"], out=tmp_path / str(rounds),
-            **{**TINY, "rounds": rounds, "retain_weight": 0.5},
+            str(listed), "stereo", ["cat"], out=tmp_path / str(rounds), rounds=rounds,
+            retain_weight=0.5, **OF_THE_LAST, **more,
         )
-        for rounds in (0, 2)
+        for rounds, more in ((0, {}), (2, OF_ROUNDS))
     ]  # fmt: skip
     stages = [
         list(dict.fromkeys(line["stage"] for line in read_lines(one.folder / "log.jsonl")))
@@ -137,7 +138,10 @@ def test_rounds_and_what_is_kept(listed: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"retain_prompts": "kept.csv"}, "Stereo.retain_prompts needs a retain_weight above 0"),
+        (
+            {"retain_prompts": "kept.csv"},
+            "Stereo.retain_prompts has no effect without retain_weight",
+        ),
         ({"tokens": 90}, "do not fit"),
         ({"init": "  "}, "init must be a word that .* reads; got '  '"),
         ({"rounds": -1}, "Stereo.rounds must be at least 0"),

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from erasure.erasing import erase
-from erasure.errors import SettingError
-from erasure.methods.diffusion.uce import UCE, aligned_prompts, last_position
+from erasure.methods.diffusion.uce import aligned_prompts, last_position
 from erasure.models.diffusion.load import load_model
 from erasure_datasets.concept import Concept
 
@@ -50,11 +49,6 @@ def test_prompts_of_two_concepts_are_wanted_without_both() -> None:
     ]
     nothing = Concept("cat", "object", ("{name}",))
     assert aligned_prompts([sketch, nothing])[0] == (both, "Sketch", "", "")
-
-
-def test_prompts_to_preserve_without_weight_are_refused() -> None:
-    with pytest.raises(SettingError, match=r"UCE\.retain_prompts needs a preserve_weight above 0"):
-        UCE(preserve_weight=0.0, retain_prompts="kept.csv")
 
 
 @pytest.mark.parametrize("positions", ["last", "onward"])

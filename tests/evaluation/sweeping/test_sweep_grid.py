@@ -113,6 +113,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "said": ({"settings": {"dry_run": True}}, "uce takes no 'dry_run' in a sweep"),
     "text": ({"settings": {"uce": {"stay": "two"}}}, "stay in options of uce must be a number"),
     "range": ({"settings": {"uce": {"erase_weight": -1}}}, "UCE.erase_weight must be"),
+    "no effect": ({"settings": {"uce": {"preserve_weight": 0, "retain_prompts": "a.csv"}}},
+                  "UCE.retain_prompts has no effect without preserve_weight"),
     "table": ({"settings": {"esd": {"steps": 3}}}, "[settings.esd] is for nothing in this sweep"),
     "value": ({"settings": {"kind": {"a": 1}}}, "[settings.kind] is for nothing"),
     "evaluation": ({"evaluation": {"sede": 1}}, "evaluation takes no 'sede'"),
@@ -178,3 +180,13 @@ def test_a_sweep_may_grow_and_not_become_another(tmp_path: Path) -> None:
 def test_a_method_without_chance_has_one_cell() -> None:
     grid = make_grid({"methods": ["esd", "uce"], "concepts": ["cat"], "seeds": [3, 7]})
     assert grid.places() == [("esd", ("cat",), 3), ("uce", ("cat",), 0), ("esd", ("cat",), 7)]
+
+
+def test_a_switch_that_is_the_models_own_is_known() -> None:
+    """pocket-vit's preset of gs-lora has prototypes on, pocket's of esd something to keep."""
+    make_grid({"methods": ["gs-lora"], "classes": ["cat"], "settings": {"prototype_bound": 5.0}})
+    esd = {**SMALL, "methods": ["esd"], "settings": {"retain_prompts": "a.csv"}}
+    make_grid(esd)
+    make_grid({**esd, "model": "some/model"})  # of which only its cells know
+    with pytest.raises(SettingError, match="retain_prompts has no effect without retain_weight"):
+        make_grid({**esd, "settings": {"retain_prompts": "a.csv", "retain_weight": 0}})

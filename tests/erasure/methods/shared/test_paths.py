@@ -1,9 +1,9 @@
-"""What is said of a target or a file that would have no effect."""
+"""What is said of a target that would have no effect."""
 
 import pytest
 
 from erasure.errors import SettingError
-from erasure.methods.shared.paths import check_push, check_retained
+from erasure.methods.shared.paths import check_push
 
 
 @pytest.mark.parametrize("push_from", ["prompt", "concept"])
@@ -15,10 +15,3 @@ def test_a_target_without_a_push_is_what_is_drawn_already(push_from: str) -> Non
 
 def test_an_anchor_needs_no_push() -> None:
     check_push("X", 0.0, "anchor")
-
-
-def test_a_file_of_prompts_needs_a_weight() -> None:
-    with pytest.raises(SettingError, match=r"^X\.retain_prompts needs a this or that above 0"):
-        check_retained("X", "kept.csv", this=0.0, that=0.0)
-    check_retained("X", "kept.csv", this=0.0, that=0.1)
-    check_retained("X", "", this=0.0)
