@@ -15,6 +15,8 @@ from erasure.errors import ErasureError, RunError
 ShapeT = TypeVar("ShapeT")
 Value = str | int | float | bool
 BOM = b"\xef\xbb\xbf"
+# of text that is no such record; msgspec's own are ValueErrors in its newer versions alone
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 ROUNDING = 1e-6  # of a mean in float32, by which it may lie outside its interval
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -274,7 +276,7 @@ def parse_record(
     """As `read_record`, of JSON that comes from `where`."""
     try:
         record = msgspec.json.decode(text.removeprefix(BOM))
-    except (ValueError, RecursionError) as failed:  # msgspec's and Unicode's are ValueErrors
+    except UNREADABLE as failed:
         raise _unreadable(where, failed, error, remedy) from failed
     return checked_record(record, shape, where, error=error, remedy=remedy)
 
@@ -286,7 +288,7 @@ def checked_record(
     """As `parse_record`, of a record that is decoded already."""
     try:
         msgspec.convert(record, shape)
-    except (ValueError, RecursionError) as failed:
+    except UNREADABLE as failed:
         raise _unreadable(where, failed, error, remedy) from failed
     return record
 

@@ -6,7 +6,13 @@ from typing import Any, TypedDict
 import msgspec
 
 from erasure.errors import RunError
-from erasure.files.records import AttackedCaseShape, AttackShape, parse_record, read_record
+from erasure.files.records import (
+    UNREADABLE,
+    AttackedCaseShape,
+    AttackShape,
+    parse_record,
+    read_record,
+)
 from erasure.files.storage import append_line, atomic, write_json
 from erasure.training.processes import launched
 from evaluation.drawing.drawn import is_older
@@ -97,7 +103,7 @@ def _line(line: bytes, where: str) -> AttackedCaseShape | None:
     """An outcome, or None for a line that is no JSON; RunError for JSON of another kind."""
     try:
         msgspec.json.decode(line)
-    except (ValueError, RecursionError):  # msgspec's and Unicode's are ValueErrors
+    except UNREADABLE:
         return None
     remedy = "remove the line, and its case is attacked again"
     outcome = parse_record(line, AttackedCaseShape, where, remedy=remedy)

@@ -47,12 +47,13 @@ def test_every_command_has_a_page_with_its_options() -> None:
     pages, root = docs_pages.pages(), typer.main.get_command(app)
     for name, command in root.commands.items():  # type: ignore[attr-defined]
         page = pages[f"commands/{name}.md"]
+        folded = page.casefold().replace("`[", "`")  # older typer writes `[RUN]` for an argument
         words = command.list_commands(None) if hasattr(command, "list_commands") else [None]
         for word in words:
             one = command if word is None else command.get_command(None, word)
             assert word is None or f"\n## {word}\n" in page
             for entry in one.params:
-                assert f"`{entry.opts[0]}" in page, (name, word, entry.name)
+                assert f"`{entry.opts[0].casefold()}" in folded, (name, word, entry.name)
 
 
 def test_formulas_are_code_and_choices_a_list() -> None:

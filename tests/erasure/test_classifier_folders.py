@@ -202,7 +202,8 @@ def test_folders_as_timm_itself_saves_them(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "new" / "config.json").read_text())
     older = {**record["pretrained_cfg"], "architecture": record["architecture"],
              "num_classes": 4, "model_args": record["model_args"]}  # fmt: skip
-    inside = {**record, "num_classes": ..., "label_names": ...}
+    cfg = {**record["pretrained_cfg"], "num_classes": 4}  # older timm leaves the architecture's
+    inside = {**record, "num_classes": ..., "label_names": ..., "pretrained_cfg": cfg}
     inside["model_args"] = {k: v for k, v in record["model_args"].items() if k != "num_classes"}
     for layout in (older, inside):
         file = tmp_path / "new" / "config.json"
