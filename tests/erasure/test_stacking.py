@@ -45,7 +45,8 @@ def cat(sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("family", "first", "then"),
-    [("sd1", "uce", "esd"), ("sd1", "gs-lora", "uce"), ("sdxl", "uce", "uce"),
+    [pytest.param("sd1", "uce", "esd", marks=pytest.mark.slow),
+     pytest.param("sd1", "gs-lora", "uce", marks=pytest.mark.slow), ("sdxl", "uce", "uce"),
      ("sd1", "uce", "gs-lora"), ("sd3", "uce", "esd")],
 )  # fmt: skip
 def test_a_stack_is_what_erasing_from_the_erased_models_own_folder_gives(

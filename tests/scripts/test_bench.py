@@ -41,7 +41,12 @@ def row(method: str) -> Row:
     return Row("sd14", method, "cpu", None, 1, "cpu")
 
 
-@pytest.mark.parametrize("method", ROWS)
+QUICK = ("esd", "uce", "advunlearn", "generate")  # the others are measured alike
+
+
+@pytest.mark.parametrize(
+    "method", [m if m in QUICK else pytest.param(m, marks=pytest.mark.slow) for m in ROWS]
+)
 @pytest.mark.usefixtures("small")
 def test_each_side_of_a_row_is_measured(method: str) -> None:
     sides = bench.sides(row(method))

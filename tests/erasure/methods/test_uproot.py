@@ -246,7 +246,10 @@ def test_no_picture_of_the_concept_enters_the_second_stage(
     assert (entered - forget.latents).abs().amax((2, 3, 4)).min() > 1e-2
 
 
-@pytest.mark.parametrize(("stage", "step"), [("fit", 2), ("distil", 1), ("distil", 3)])
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [("fit", 2), ("distil", 1), pytest.param("distil", 3, marks=pytest.mark.slow)],
+)
 def test_the_second_stage_resumes_in_the_same_bits(
     listed: Path, tmp_path: Path, stopped_after: Callable[..., Any], stage: str, step: int
 ) -> None:
@@ -296,7 +299,14 @@ def test_a_look_is_the_noise_loss_by_the_same_noise(listed: Path, tmp_path: Path
     assert first == pytest.approx(float(torch.cat(parts).mean()), rel=1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family",
+    [
+        *FAMILIES[:1],
+        *(pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES[1:-1]),
+        FAMILIES[-1],
+    ],
+)
 def test_both_stages_on_every_family(
     family: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

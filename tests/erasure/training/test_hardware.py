@@ -166,8 +166,8 @@ def test_channels_last_changes_no_result(method: str, sd1: Path, tmp_path: Path)
     [
         ("esd", "sdxl"),
         ("gs-lora", "sdxl"),
-        ("salun", "sd2"),
-        ("uproot", "sd1"),
+        pytest.param("salun", "sd2", marks=pytest.mark.slow),
+        pytest.param("uproot", "sd1", marks=pytest.mark.slow),
         ("doco", "sd1"),
         pytest.param("sfd", "sd1", marks=pytest.mark.slow),
         pytest.param("advunlearn", "sdxl", marks=pytest.mark.slow),

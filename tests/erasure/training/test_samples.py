@@ -91,7 +91,11 @@ def test_an_interrupted_run_shows_the_same_again(
         pytest.param(
             "advunlearn", {"warmup": 1, "attack_steps": 1, "paths": 2}, marks=pytest.mark.slow
         ),
-        ("salun", {"images": "generated", "forget_images": 2, "retain_images": 2, "paths": None}),
+        pytest.param(
+            "salun",
+            {"images": "generated", "forget_images": 2, "retain_images": 2, "paths": None},
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             "sfd", {"generator": "pocket-one-step", "paths": None, "sampling_steps": None},
             marks=pytest.mark.slow,
