@@ -57,7 +57,10 @@ def cases(place: Path) -> dict[str, Case]:
         )
     for method in forgetting.NAMES:
         out = runs / f"forget-{method}"
-        work = _call(forgetting.run_one, method, models / "vit", [["red"], ["blue"]], out=out)
+        is_of_samples = method in forgetting.SAMPLES_ONLY
+        tasks = [] if is_of_samples else [["red"], ["blue"]]
+        more = {"samples": ["red/1.png"]} if is_of_samples else {}
+        work = _call(forgetting.run_one, method, models / "vit", tasks, out=out, **more)
         found[f"forget {method}"] = Case(work, out)
     below = {name: runs / f"below-{name}" for name in ("uce", "gs-lora")}
     for name, folder in below.items():

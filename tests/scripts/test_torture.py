@@ -25,6 +25,23 @@ def test_a_short_torture_knocks_nothing_over(tmp_path: Path) -> None:
     assert len(lines) >= 1 + 10 + 4 + 2
 
 
+@pytest.mark.slow
+def test_every_command_works_undisturbed(tmp_path: Path) -> None:
+    """What `--kills` begins with: a method that fails there would end the torture."""
+    code = (
+        "import sys; from pathlib import Path; from torture_ground import run;"
+        "from torture_kills import cases\n"
+        "for name, case in cases(Path(sys.argv[1])).items():\n"
+        "    case.begin(); ended = run(case.work); assert ended.code == 0, (name, ended.said)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(
+            [str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
 @pytest.mark.parametrize(
     "wrong", [{"lost": True}, {"tracebacks": 1}, {"stray": ["x"]}, {"half": ["x"]}, {"leaks": 1}]
 )
