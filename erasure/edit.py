@@ -72,13 +72,15 @@ class Edit:
             value = current[name].detach().cpu()
             if not torch.isfinite(value).all():
                 raise EditError(
-                    f"{method} left values in {name} that are not finite; nothing was written."
+                    f"{method} left values in {name} that are not finite. Give it gentler settings, "
+                    "such as a lower learning_rate, and use another --out."
                 )
             if not torch.equal(value, original):
                 found[name] = changed(value, original)
         if not found:
             raise EditError(
-                f"{method} changed no weight of {model.name}; raise its steps or learning_rate."
+                f"{method} changed no weight of {model.name}. Give it stronger settings, such as "
+                "more steps or a higher learning_rate, and use another --out."
             )
         is_sparse = any(isinstance(new, Sparse) for new in found.values())
         return cls(

@@ -177,9 +177,13 @@ def refresh(place: Path) -> None:
 
 
 def _half(place: Path, ended: Ended, out: Path) -> list[str]:
-    """What is not whole after a command: temporary names, and after a refusal a new folder."""
+    """What is not whole after a command: temporary names, and after a refusal a new folder.
+
+    Work that began and failed, by a loss of NaN or because it changed nothing, keeps its log on
+    purpose, and says that the next one needs another folder.
+    """
     found = leftovers(place)
-    is_new = out == place / "out"
+    is_new = out == place / "out" and "another --out" not in ended.said
     if is_new and ended.code == 2 and out.is_dir():
         found += [str(file.relative_to(place)) for file in out.rglob("*") if file.is_file()]
     return found

@@ -128,7 +128,7 @@ class Classifier(Editable):
         if not bool(answers.isfinite().all()):
             raise DivergedError(
                 f"{self.name} gives answers that are not finite, which say nothing; forgetting by "
-                "smaller or fewer steps may keep them so."
+                "smaller or fewer steps, in another --out, may keep them so."
             )
         return answers
 
