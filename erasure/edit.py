@@ -72,8 +72,8 @@ class Edit:
             value = current[name].detach().cpu()
             if not torch.isfinite(value).all():
                 raise EditError(
-                    f"{method} left values in {name} that are not finite. Give it gentler settings, "
-                    "such as a lower learning_rate, and use another --out."
+                    f"{method} left values in {name} that are not finite. Give it gentler "
+                    "settings, such as a lower learning_rate, and use another --out."
                 )
             if not torch.equal(value, original):
                 found[name] = changed(value, original)

@@ -71,7 +71,7 @@ def test_undo_needs_apply(run: Path, listed: Path) -> None:
 def test_an_edit_that_changes_nothing_is_an_error(listed: Path) -> None:
     model = load_model(str(listed))
     model.remember(list(model.weights("xattn")))
-    with pytest.raises(EditError, match="changed no weight.* use another --out"):
+    with pytest.raises(EditError, match=r"changed no weight.* use another --out"):
         Edit.between(model, [], "nothing", {})
 
 
