@@ -38,7 +38,11 @@ def served(run_of: Path, log: Path) -> Iterator[tuple[str, psutil.Process]]:
         port = probe.getsockname()[1]
     words = [sys.executable, "-m", "erasure", "demo", str(run_of), "--port", str(port)]
     with log.open("w") as told:
-        child = subprocess.Popen(words, stdout=told, stderr=told, env=dict(os.environ))
+        # a shell's background jobs, such as this may be, ignore SIGINT, and so do their children
+        child = subprocess.Popen(
+            words, stdout=told, stderr=told, env=dict(os.environ),
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
         address = f"http://127.0.0.1:{port}"
         try:
             _await(address, child)
