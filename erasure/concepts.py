@@ -14,38 +14,46 @@ from erasure_datasets.concept import (
     UnknownConceptError,
     mentions,
 )  # fmt: skip
+from erasure_datasets.concept_files import Asked, read_concepts
 
 
 def find_concepts(
     model: DiffusionModel,
-    names: str | Sequence[str],
+    names: str | Sequence[str] | Path,
     *,
     kind: str | Sequence[str] | None = None,
     anchor: str | Sequence[str] | None = None,
+    template: str | Sequence[str] | None = None,
     contexts: str | None = None,
+    is_drawn: bool = True,
 ) -> list[Concept]:
     """Concepts by name: from the model's own list where it has one, else free text with a kind.
 
-    `kind` and `anchor` are one for all, or one for each name in turn. What is drawn instead of a
-    concept is nothing that is erased with it or was before: default anchors pass over such names,
-    and given ones are refused. SettingError, too, for names that differ in case, "_", "-" or spaces
-    alone, be it from one that was erased before.
+    A Path is a file of names, with the kind, anchor and templates of each if it says them. `kind`
+    and `anchor` are one for all, or one for each name in turn; `template` are prompts with {name}
+    or {a name} in them, for every concept of free text. What is drawn instead of a concept is
+    nothing that is erased with it or was before: default anchors pass over such names, and given
+    ones are refused. SettingError, too, for names that differ in case, "_", "-" or spaces alone, be
+    it from one that was erased before.
 
     `contexts` are names of the model's list, with commas: of prompts that name a concept only those
-    are taken that hold one of them, too.
+    are taken that hold one of them, too. Where nothing `is_drawn` instead there are no anchors.
     """
-    names = _texts("concept", names)
-    if not names:
+    asked = _asked(names, kind, anchor, template)
+    if not is_drawn:
+        named = next((one for one in asked if one.anchor), None)
+        if named is not None:
+            raise SettingError(
+                f"anchor of {named.name} has no effect on this method; leave it out."
+            )
+        asked = [replace(one, anchor="") for one in asked]
+    if not asked:
         raise SettingError("concept must be given at least once.")
-    twice = next((name for i, name in enumerate(names) if _is_among(name, names[:i])), None)
+    words = [one.name for one in asked]
+    twice = next((name for i, name in enumerate(words) if _is_among(name, words[:i])), None)
     if twice is not None:
-        raise SettingError(f"concept names must differ; got {', '.join(names)}.")
-    found = [
-        _concept(model, *parts)
-        for parts in zip(
-            names, _paired("kind", kind, names), _paired("anchor", anchor, names), strict=True
-        )
-    ]
+        raise SettingError(f"concept names must differ; got {', '.join(words)}.")
+    found = [_concept(model, one) for one in asked]
     taken = {concept.name for concept in model.taken}
     for concept in found:
         if concept.name not in taken and _is_among(concept.name, sorted(taken)):
@@ -54,8 +62,11 @@ def find_concepts(
                 f"and {', '.join(sorted(taken))} is gone already."
             )
     gone = taken | {concept.name for concept in found}
-    if model.catalogue is not None and anchor is None:
-        found = [_with_kept_anchor(concept, model.catalogue, gone) for concept in found]
+    if model.catalogue is not None:
+        found = [
+            _with_kept_anchor(concept, model.catalogue, gone) if one.anchor is None else concept
+            for one, concept in zip(asked, found, strict=True)
+        ]
     for concept in found:
         lost = next((name for name in gone if mentions(concept.anchor, name)), None)
         if concept.anchor and lost is not None:
@@ -156,18 +167,59 @@ def _texts(what: str, given: object) -> list[str]:
     return found
 
 
-def _concept(model: DiffusionModel, name: str, kind: str | None, anchor: str | None) -> Concept:
+def _asked(
+    names: str | Sequence[str] | Path, kind: str | Sequence[str] | None,
+    anchor: str | Sequence[str] | None, template: str | Sequence[str] | None,
+) -> list[Asked]:  # fmt: skip
+    """Each name with its kind, anchor and templates.
+
+    One kind, anchor or list of templates is for every name of which a file says none; SettingError
+    where it says them of all.
+    """
+    templates = None if template is None else tuple(_texts("template", template))
+    if not isinstance(names, Path):
+        words = _texts("concept", names)
+        kinds, anchors = _paired("kind", kind, words), _paired("anchor", anchor, words)
+        return [Asked(*parts, templates or ()) for parts in zip(words, kinds, anchors, strict=True)]
+    found = read_concepts(names)
+    for what, given in (("kind", kind), ("anchor", anchor), ("templates", templates)):
+        if given is None:
+            continue
+        if what != "templates" and len(_texts(what, given)) != 1:
+            raise SettingError(
+                f"{what} beside a file of concepts must be one for all; got {given}."
+            )
+        if all(getattr(one, what) for one in found):
+            raise SettingError(f"{what} has no effect: {names} says it of every concept.")
+        value = given if what == "templates" else _texts(what, given)[0]
+        found = [one if getattr(one, what) else replace(one, **{what: value}) for one in found]
+    return found
+
+
+def _concept(model: DiffusionModel, asked: Asked) -> Concept:
+    name, kind = asked.name, asked.kind
     try:
         if model.catalogue is not None:
-            found = model.catalogue.concept(name, anchor)
+            found = model.catalogue.concept(name, asked.anchor)
             if kind is not None and kind != found.kind:
                 raise SettingError(f"kind of {found.name} is {found.kind}; got {kind!r}.")
+            if asked.templates:
+                raise SettingError(
+                    f"template is for free text; {model.name} has prompts of its own for "
+                    f"{found.name}, of which contexts chooses. Leave it out."
+                )
             return found
         if kind not in USER_KINDS:
             raise SettingError(
                 f"kind must be given for {name!r}: one of {', '.join(USER_KINDS)}; got {kind}."
             )
-        return Concept(name, kind, anchor=anchor or "")  # type: ignore[arg-type]
+        for template in asked.templates:
+            if "{name}" not in template and "{a name}" not in template:
+                raise SettingError(
+                    f"template must hold {{name}} or {{a name}}, where the concept stands; got "
+                    f"{template!r}."
+                )
+        return Concept(name, kind, asked.templates, asked.anchor or "")  # type: ignore[arg-type]
     except UnknownConceptError as error:
         raise SettingError(
             f"{error} {model.name} has a list of its concepts, so that no other text is taken."

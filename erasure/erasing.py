@@ -67,10 +67,10 @@ class Plan:
 
 def erase(
     model: str | Path | LatentDiffusion | DiffusionPipeline, method: str,
-    concepts: str | Sequence[str] = (), *, out: Path | str,
+    concepts: str | Sequence[str] | Path = (), *, out: Path | str,
     kind: str | Sequence[str] | None = None, anchor: str | Sequence[str] | None = None,
-    contexts: str | None = None, seed: int = 0, quick: bool = False,
-    report_to: str | None = None, sample_every: int = 0,
+    template: str | Sequence[str] | None = None, contexts: str | None = None, seed: int = 0,
+    quick: bool = False, report_to: str | None = None, sample_every: int = 0,
     config: Path | str | None = None, revision: str | None = None, base: Path | str | None = None,
     origins: Mapping[str, Origin] | None = None, repeats: Path | str | None = None,
     **settings: Value,
@@ -79,9 +79,11 @@ def erase(
 
     `model` is what `load_model` takes or gives, or a run's folder. From a run it is erased further:
     the edit is of the run's base and tells what all of them took. `base` says where that base is
-    now, if it has moved. `concepts` may be left out where pictures say what to erase (`images`,
-    adapt-unlearn); a name is for records and judging alone there. `contexts` are names of the
-    model's list, with commas, beside which alone the training prompts name the concepts. `settings`
+    now, if it has moved. `concepts` may be a Path, a file of them (see `read_concepts`), and left
+    out where pictures say what to erase (`images`, adapt-unlearn); a name is for records and
+    judging alone there. `template` are the prompts that name a concept of free text, with {name} or
+    {a name} in each; `contexts` are names of the model's list, with commas, beside which alone the
+    training prompts name the concepts. `settings`
     are the method's own, and those of `Hardware`; `revision` is a Hub id's. A model that is handed
     over is left in the precision that these ask for; a pipeline of diffusers stays as it is. Every
     `sample_every` steps the tracker `report_to` is shown pictures. `origins` says of given values,
@@ -90,9 +92,10 @@ def erase(
     half-written.
     """
     plan = planned(
-        model, method, concepts, out=out, kind=kind, anchor=anchor, contexts=contexts, seed=seed,
-        quick=quick, report_to=report_to, sample_every=sample_every, config=config,
-        revision=revision, base=base, origins=origins, repeats=repeats, rehearsal=None, **settings,
+        model, method, concepts, out=out, kind=kind, anchor=anchor, template=template,
+        contexts=contexts, seed=seed, quick=quick, report_to=report_to, sample_every=sample_every,
+        config=config, revision=revision, base=base, origins=origins, repeats=repeats,
+        rehearsal=None, **settings,
     )  # fmt: skip
     run = plan.run
     edit, is_new = kept_edit(run, plan.record, lambda: plan.make(plan.method))
@@ -101,10 +104,10 @@ def erase(
 
 def planned(
     model: str | Path | LatentDiffusion | DiffusionPipeline, method: str,
-    concepts: str | Sequence[str] = (), *, out: Path | str,
+    concepts: str | Sequence[str] | Path = (), *, out: Path | str,
     kind: str | Sequence[str] | None = None, anchor: str | Sequence[str] | None = None,
-    contexts: str | None = None, seed: int = 0, quick: bool = False,
-    report_to: str | None = None, sample_every: int = 0,
+    template: str | Sequence[str] | None = None, contexts: str | None = None, seed: int = 0,
+    quick: bool = False, report_to: str | None = None, sample_every: int = 0,
     config: Path | str | None = None, revision: str | None = None, base: Path | str | None = None,
     origins: Mapping[str, Origin] | None = None, repeats: Path | str | None = None,
     rehearsal: Rehearsal | None = None, **settings: Value,
@@ -120,7 +123,7 @@ def planned(
     )  # fmt: skip
     asked = {item.name: (getattr(hardware, item.name), item.default) for item in fields(Hardware)}
     asked |= {"seed": (seed, 0), "sample_every": (sample_every, 0), "anchor": (anchor, None)}
-    asked["contexts"] = contexts, None
+    asked |= {"contexts": (contexts, None), "template": (template, None)}
     refuse_without_effect(method_class, method, asked)
     place = None if config is None else Path(lasting_name(str(config), "config"))
     loaded, below = _opened(model, place, revision, base, run)
@@ -129,8 +132,9 @@ def planned(
     else:
         is_drawn = "anchor" not in getattr(method_class, "without_effect", ())
         found = find_concepts(
-            loaded, concepts, kind=kind, anchor=anchor if is_drawn else "", contexts=contexts
-        )
+            loaded, concepts, kind=kind, anchor=anchor, template=template, contexts=contexts,
+            is_drawn=is_drawn,
+        )  # fmt: skip
     found = below.concepts(found) if below else found
     for concept in found:
         loaded.check_window([*concept.prompts(), *concept.anchor_prompts()])

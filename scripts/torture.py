@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import random
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,7 +22,15 @@ import markdown_file
 import torch
 from torture_demo import torment
 from torture_ground import command, contents, run
-from torture_inputs import refresh, spoil_arguments, spoil_file, targets, try_one
+from torture_inputs import (
+    check_wholes,
+    make_wholes,
+    refresh,
+    spoil_arguments,
+    spoil_file,
+    targets,
+    try_one,
+)  # fmt: skip
 from torture_kills import Case, cases, kill
 from torture_writes import full_disk, moment, read_only, sizes, together, vanishing
 
@@ -132,20 +139,8 @@ def _kills(notes: Notes, asked: argparse.Namespace) -> None:
 
 def _inputs(notes: Notes, asked: argparse.Namespace) -> None:
     place = notes.place
-    cases(place)  # models and runs
-    whole = place / "runs" / "whole"
-    if not whole.exists():
-        shutil.copytree(place / "runs" / "below-uce", whole)
-        judged = ("--steps", "1", "--clip", "pocket", "--seeds", "1")
-        for words in (
-            ("evaluate", whole, *judged, "--keep", "2"),
-            ("attack", "paraphrase", whole, "--prompts", "1", "--seeds", "1", "--count", "1",
-             "--criterion", "clip=pocket"),
-        ):  # fmt: skip
-            ended = run(command(*words))
-            if ended.code:
-                raise RuntimeError(ended.said)
-    refresh(place)
+    make_wholes(place)
+    check_wholes(place)
     sorts = targets(place)
     names = ["arguments", *sorts]
     for number in range(asked.inputs):
@@ -153,7 +148,7 @@ def _inputs(notes: Notes, asked: argparse.Namespace) -> None:
 
         def work(rng: random.Random, name: str = name) -> dict[str, Any]:
             if name == "arguments":
-                words, out = spoil_arguments(place, rng), place / "spoilt" / "run"
+                words, out = spoil_arguments(place, rng), place / "spoilt"
                 told = try_one(place, words, out, None, b"")
                 return {**told, "words": [str(word) for word in words]}
             target = rng.choice(sorts[name])

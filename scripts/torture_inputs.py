@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from torture_ground import Ended, command, leftovers, names, run
+from torture_kills import cases
 
 LONG = "ab/../" * 50
 STRANGE: tuple[Any, ...] = (
@@ -27,15 +28,21 @@ WORDS = (
 )  # fmt: skip
 PROMPTS = """case_number,prompt,evaluation_seed,classes
 0,"a photo of a cat, sitting",188,cat
-1,a cat and a house,288,cat
+1,a dog before a house,288,dog
 """
-SETTINGS = 'stay = 0.5\nerase-weight = 1.0\npositions = "onward"\naverage = false\nseed = 3\n'
-CONCEPTS = "cat\ndog\n"
+SETTINGS = 'stay = 0.5\nerase-weight = 1.0\npositions = "onward"\naverage = false\n'
+CONCEPTS = """concept,kind,anchor,templates
+cat,object,a house,"a photo of {a name}|{name}, sitting"
+Monet,style,,
+"""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A file to spoil, and the command that reads it; `out` is what that command may write."""
+    """A file to spoil, and the command that reads it; `out` is what that command may write.
+
+    With the file as it is the command does its work, or what it says of a spoilt one means nothing.
+    """
 
     file: Path
     words: tuple[object, ...]
@@ -46,11 +53,19 @@ def targets(place: Path) -> dict[str, list[Target]]:
     """By sort of input, what can be spoilt. The runs and models lie there already."""
     sd1, vit = place / "models" / "sd1", place / "models" / "vit"
     out, base = place / "out", place / "spoilt"
-    run_of, own = base / "run", place / "files"
+    run_of, bare, own = base / "run", base / "bare", place / "files"
     own.mkdir(exist_ok=True)
-    for name, text in (("p.csv", PROMPTS), ("s.toml", SETTINGS), ("c.txt", CONCEPTS)):
+    texts = {
+        "a.csv": PROMPTS,
+        "p.csv": PROMPTS + "2,a frog,388,frog\n",  # what is kept
+        "s.toml": SETTINGS,
+        "c.csv": CONCEPTS,
+        "c.txt": "cat\nfrog\n",
+    }
+    for name, text in texts.items():
         (own / name).write_text(text)
-    erase = ("erase", "uce", "--model", sd1, "--out", out, "--kind", "object", "--anchor", "house")
+    uce = ("erase", "uce", "--model", sd1, "--out", out)
+    erase = (*uce, "--kind", "object", "--anchor", "house")
     judge = ("evaluate", run_of, "--steps", "1", "--clip", "pocket", "--keep", "2", "--seeds", "1")
     page = (("report", run_of, "--out", out / "page.html"), out)
     delta = (("export", run_of, out, "--to", "delta"), out)
@@ -68,12 +83,15 @@ def targets(place: Path) -> dict[str, list[Target]]:
         "prompts": [
             Target(own / "p.csv", (*erase, "--concept", "cat", "--retain-prompts", own / "p.csv"),
                    out),
-            Target(own / "p.csv", ("attack", "paraphrase", run_of, "--prompts", own / "p.csv",
+            Target(own / "a.csv", ("attack", "paraphrase", bare, "--prompts", own / "a.csv",
                                    "--count", "1", "--seeds", "1", "--criterion", "clip=pocket"),
-                   run_of),
-            Target(own / "p.csv", (*judge, "--prompts", own / "p.csv"), run_of),
+                   bare),
+            Target(own / "a.csv", (judge[0], bare, *judge[2:], "--prompts", own / "a.csv"), bare),
         ],
-        "concepts": [Target(own / "c.txt", (*erase, "--concepts-file", own / "c.txt"), out)],
+        "concepts": [
+            Target(own / "c.txt", (*erase, "--concepts-file", own / "c.txt"), out),
+            Target(own / "c.csv", (*uce, "--concepts-file", own / "c.csv"), out),
+        ],
         "records": [
             Target(file, *asked)
             for file in (run_of / "edit.json", run_of / "config.json",
@@ -92,22 +110,22 @@ def targets(place: Path) -> dict[str, list[Target]]:
 
 ARGUMENTS = {
     "erase": ("uce", "--model", "SD1", "--out", "OUT", "--concept", "cat", "--kind", "object",
-              "--anchor", "house", "--stay", "0.5", "--erase-weight", "1", "--positions", "last",
-              "--seed", "1", "--device", "cpu", "--retain-prompts", "FILES/p.csv"),
+              "--anchor", "house", "--template", "a {name}", "--stay", "0.5", "--erase-weight", "1",
+              "--positions", "last", "--device", "cpu", "--retain-prompts", "FILES/p.csv"),
     "forget": ("ssd", "--model", "VIT/model", "--data", "VIT/images", "--class", "red", "--images",
                "4", "--test-images", "2", "--out", "OUT", "--selection", "1", "--batch-size", "4",
                "--seed", "0", "--missing", "blue"),
-    "attack": ("paraphrase", "RUN", "--prompts", "1", "--seeds", "1", "--count", "1", "--criterion",
-               "clip=pocket", "--budget", "5"),
-    "evaluate": ("RUN", "--protocol", "prompts", "--steps", "1", "--guidance", "1", "--clip",
-                 "pocket", "--keep", "1", "--seeds", "1", "--neighbours", "dog"),
+    "attack": ("paraphrase", "BARE", "--prompts", "1", "--seeds", "1", "--count", "1",
+               "--criterion", "clip=pocket", "--budget", "500"),
+    "evaluate": ("BARE", "--protocol", "prompts", "--steps", "1", "--guidance", "1", "--clip",
+                 "pocket", "--keep", "1", "--seeds", "1", "--neighbours", "frog"),
     "export": ("RUN", "OUT", "--to", "delta", "--dtype", "float16"),
     "report": ("RUN", "--out", "OUT/page.html"),
-    "compare": ("RUN", "--protocol", "prompts", "--out", "OUT.md"),
+    "compare": ("RUN", "OTHER", "--protocol", "prompts-seeds-1", "--out", "OUT.md"),
     "convert": ("SD1", "OUT", "--to", "single-file", "--dtype", "float32"),
     "diff": ("SD1", "RUN"),
-    "apply": ("RUN", "RUN", "--out", "OUT"),
-    "list": ("concepts", "--model", "SD1"),
+    "apply": ("RUN", "OTHER", "--overlap", "add", "--out", "OUT"),
+    "list": ("concepts", "--model", "pocket"),
 }  # fmt: skip
 
 
@@ -122,10 +140,7 @@ def spoil_file(target: Target, rng: random.Random) -> bytes:
 def spoil_arguments(place: Path, rng: random.Random) -> tuple[object, ...]:
     """A command line of which one or two words are strange, gone or twice there."""
     verb = rng.choice(sorted(ARGUMENTS))
-    places = {"SD1": place / "models" / "sd1", "VIT": place / "models" / "vit",
-              "OUT": place / "out", "RUN": place / "spoilt" / "run",
-              "FILES": place / "files"}  # fmt: skip
-    words = [_placed(word, places) for word in ARGUMENTS[verb]]
+    words = whole_arguments(place, verb)
     for _ in range(rng.choice((1, 1, 2))):
         number = rng.randrange(len(words))
         change = rng.randrange(4)
@@ -140,11 +155,62 @@ def spoil_arguments(place: Path, rng: random.Random) -> tuple[object, ...]:
     return (verb, *(word.replace("\0", "") for word in words))
 
 
+def whole_arguments(place: Path, verb: str) -> list[str]:
+    """A verb's words with nothing wrong."""
+    base = place / "spoilt"
+    places = {"SD1": place / "models" / "sd1", "VIT": place / "models" / "vit",
+              "OUT": place / "out", "FILES": place / "files", "RUN": base / "run",
+              "BARE": base / "bare", "OTHER": base / "other"}  # fmt: skip
+    return [_placed(word, places) for word in ARGUMENTS[verb]]
+
+
+def make_wholes(place: Path) -> None:
+    """Two runs that were judged, one attacked, too, and fresh copies of all that is spoilt."""
+    cases(place)  # models and runs
+    sd1, runs = place / "models" / "sd1", place / "runs"
+    whole, other = runs / "whole", runs / "whole-other"
+    judged = ("--steps", "1", "--clip", "pocket", "--seeds", "1", "--keep", "2")
+    if not other.exists():
+        shutil.copytree(runs / "below-uce", whole)
+        for words in (
+            ("evaluate", whole, *judged),
+            ("attack", "paraphrase", whole, "--prompts", "1", "--seeds", "1", "--count", "1",
+             "--criterion", "clip=pocket"),
+            ("erase", "uce", "--model", sd1, "--out", other, "--concept", "horse", "--kind",
+             "object", "--anchor", "house"),
+            ("evaluate", other, *judged),
+        ):  # fmt: skip
+            ended = run(command(*words))
+            if ended.code:
+                raise RuntimeError(ended.said)
+    refresh(place)
+
+
+def check_wholes(place: Path) -> None:
+    """RuntimeError for a command that does not do its work while nothing is wrong."""
+    commands = [target.words for of_sort in targets(place).values() for target in of_sort]
+    commands += [(verb, *whole_arguments(place, verb)) for verb in ARGUMENTS]
+    for words in dict.fromkeys(commands):
+        _begin(place)
+        ended = run(command(*words))
+        if ended.code:
+            raise RuntimeError(f"{words} fails with nothing wrong: {ended.said[-800:]}")
+
+
+def _begin(place: Path) -> None:
+    """Nothing is there yet where a command writes."""
+    for file in place.glob("out*"):
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+    bare = place / "spoilt" / "bare"
+    shutil.rmtree(bare, ignore_errors=True)
+    shutil.copytree(place / "runs" / "below-uce", bare)
+
+
 def try_one(
     place: Path, words: tuple[object, ...], out: Path, file: Path | None, spoilt: bytes
 ) -> dict[str, Any]:
     """Give the command with the file spoilt, then put the file back; what was wrong with it."""
-    shutil.rmtree(place / "out", ignore_errors=True)
+    _begin(place)
     held = file.read_bytes() if file else b""
     if file:
         file.write_bytes(spoilt)
@@ -164,27 +230,28 @@ def try_one(
     ]
     return {
         "code": ended.code, "traceback": not ended.is_clean, "stray": stray,
-        "half": _half(place, ended, out), "said": "" if ended.is_clean else ended.said[-1500:],
+        "half": _half(place, ended), "said": "" if ended.is_clean else ended.said[-1500:],
     }  # fmt: skip
 
 
 def refresh(place: Path) -> None:
-    """Fresh copies of the run and the model that are spoilt."""
+    """Fresh copies of the runs and the model that are spoilt."""
     base = place / "spoilt"
     shutil.rmtree(base, ignore_errors=True)
     shutil.copytree(place / "runs" / "whole", base / "run")
+    shutil.copytree(place / "runs" / "whole-other", base / "other")
     shutil.copytree(place / "models" / "sd1", base / "sd1")
 
 
-def _half(place: Path, ended: Ended, out: Path) -> list[str]:
+def _half(place: Path, ended: Ended) -> list[str]:
     """What is not whole after a command: temporary names, and after a refusal a new folder.
 
     Work that began and failed, by a loss of NaN or because it changed nothing, keeps its log on
     purpose, and says that the next one needs another folder.
     """
     found = leftovers(place)
-    is_new = out == place / "out" and "another --out" not in ended.said
-    if is_new and ended.code == 2 and out.is_dir():
+    out = place / "out"
+    if ended.code == 2 and "another --out" not in ended.said and out.is_dir():
         found += [str(file.relative_to(place)) for file in out.rglob("*") if file.is_file()]
     return found
 

@@ -72,12 +72,17 @@ def _opening(text: str) -> tuple[str, str]:
 
 def _common_options(name: str) -> list[inspect.Parameter]:
     """The options of every method; of one that `needs_no_name` a concept may be left out."""
-    what = ("concept", list[str], ..., "what to erase; may be given several times")
+    what = ("concept", list[str] | None, None, "what to erase; may be given several times")
     if getattr(METHODS.get("diffusion", name), "needs_no_name", False):
         text = "what the pictures show, if it has a name: for the records and for judging alone"
         what = ("concept", list[str] | None, None, text)
     options: list[tuple[str, Any, Any, str]] = [
         what,
+        (
+            "concepts_file", Path | None, None,
+            "a file of concepts instead: .txt with a name a line, or .csv, .tsv or .jsonl with "
+            "columns concept and, if wanted, kind, anchor, templates (with | between)",
+        ),
         (
             "model",
             str,
@@ -91,6 +96,11 @@ def _common_options(name: str) -> list[inspect.Parameter]:
             "style, object, person or unsafe: for free-text concepts; once, or once per concept",
         ),
         ("anchor", list[str] | None, None, "what to draw instead; once, or once per concept"),
+        (
+            "template", list[str] | None, None,
+            "a prompt that names a free-text concept, with {name} or {a name} in it, instead of "
+            "the kind's own; may be given several times",
+        ),
         (
             "contexts", str | None, None,
             "erase by the prompts alone that hold one of these, with commas: styles for an object, "
@@ -121,10 +131,10 @@ def _erase_command(name: str) -> Any:
         repeats = _repeated(values.pop("from_"), values, origins)
         is_dry = values.pop("dry_run")
         asked = {
-            **{entry.name: values[entry.name] for entry in common[2:] if entry.name in values},
+            **{entry.name: values[entry.name] for entry in common[3:] if entry.name in values},
             **given_settings(values, common), "origins": origins, "repeats": repeats,
         }  # fmt: skip
-        what = values["model"], name, values["concept"] or ()
+        what = values["model"], name, _named(values["concept"], values["concepts_file"])
         if is_dry:
             print_forecast(load("erasure.foreseeing:foresee_erasure")(*what, **asked))
             return
@@ -137,6 +147,13 @@ def _erase_command(name: str) -> Any:
 
     text = inspect.getdoc(inspect.getmodule(METHODS.get("diffusion", name)))
     return built(name, command, erase_options(name), text, has_earlier=True)
+
+
+def _named(names: list[str] | None, file: Path | None) -> list[str] | Path:
+    """What `erase` takes as concepts; SettingError for both."""
+    if names and file:
+        raise SettingError(f"concept has no effect beside concepts-file; {file} names them all.")
+    return file or names or []
 
 
 def _repeated(run: Path | None, values: dict[str, Any], origins: dict[str, Any]) -> Path | None:

@@ -20,7 +20,7 @@ OPTIONS = {
 }
 # of that, what the grid says, and what would make no cell of a sweep
 TAKEN = {
-    "diffusion": ("concept", "model", "out", "seed", "quick", "dry_run"),
+    "diffusion": ("concept", "concepts_file", "model", "out", "seed", "quick", "dry_run"),
     "classifier": (
         "class_", "task", "samples", "random_share", "keep", "model", "out", "seed", "quick",
         "dry_run",

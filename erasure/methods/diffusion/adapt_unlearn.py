@@ -66,7 +66,7 @@ class AdaptUnlearn:
     """Adapt-then-Unlearn."""
 
     needs_no_name: ClassVar = True
-    without_effect: ClassVar = ("anchor", "contexts")
+    without_effect: ClassVar = ("anchor", "contexts", "template")
 
     images: str = setting("", help="folder of pictures that show what to erase")
     space: Literal["answers", "weights"] = setting("answers", help="in which the model leaves")
