@@ -1,5 +1,6 @@
 """Which concepts a user means, by name: each with its kind, and with what is drawn instead."""
 
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from erasure_datasets.concept import (
     Catalogue,
     Concept,
     UnknownConceptError,
+    has_article,
     mentions,
 )  # fmt: skip
 from erasure_datasets.concept_files import Asked, read_concepts
@@ -214,11 +216,7 @@ def _concept(model: DiffusionModel, asked: Asked) -> Concept:
                 f"kind must be given for {name!r}: one of {', '.join(USER_KINDS)}; got {kind}."
             )
         for template in asked.templates:
-            if "{name}" not in template and "{a name}" not in template:
-                raise SettingError(
-                    f"template must hold {{name}} or {{a name}}, where the concept stands; got "
-                    f"{template!r}."
-                )
+            _refuse_template(template, (name, asked.anchor or ""))
         return Concept(name, kind, asked.templates, asked.anchor or "")  # type: ignore[arg-type]
     except UnknownConceptError as error:
         raise SettingError(
@@ -226,6 +224,21 @@ def _concept(model: DiffusionModel, asked: Asked) -> Concept:
         ) from error
     except ValueError as error:
         raise error if isinstance(error, ErasureError) else SettingError(str(error)) from error
+
+
+def _refuse_template(template: str, names: Sequence[str]) -> None:
+    """SettingError for one that has no place for the names, or an article too many before it."""
+    if "{name}" not in template and "{a name}" not in template:
+        raise SettingError(
+            f"template must hold {{name}} or {{a name}}, where the concept stands; got "
+            f"{template!r}."
+        )
+    twice = next((name for name in names if has_article(name)), None)
+    if twice is not None and re.search(r"\b(a|an|the) {name}", template, re.IGNORECASE):
+        raise SettingError(
+            f"template must have {{a name}} for {twice!r}, which has an article of its own; got "
+            f"{template!r}."
+        )
 
 
 def _paired(

@@ -2,7 +2,7 @@
 
     python scripts/many_table.py --out runs/many             # UCE, three splits of 10 and of 20
     python scripts/many_table.py --counts 1,5,10,15,20 --splits 1 --methods uce,esd
-    python scripts/many_table.py --counts 25 --names 4     # a hundred names
+    python scripts/many_table.py --counts 25 --names 4 --own-prompts    # a hundred names
 
 A split is a random half of objects and half of styles, by its number. Finished erasures and
 evaluations are kept, so it can be stopped and started again. Prints the table in Markdown: percent,
@@ -11,6 +11,7 @@ many anew, with the exact p of McNemar's test.
 """
 
 import argparse
+import csv
 import json
 import random
 import shutil
@@ -55,18 +56,23 @@ def erased_by_names(
 ) -> None:
     """Erase each concept by its own name and by synonyms, all towards the concept's anchor.
 
-    Pocket's list would take no name but its own, so it goes as a model that has none.
+    Pocket's list would take no name but its own, so it goes as a model that has none. Its prompts
+    are three plain ones, or the list's with `--own-prompts`.
     """
     bare = asked.out / "pocket-without-its-list"
     if not bare.is_dir():
         with atomic(bare) as temporary:
             shutil.copytree(POCKET, temporary, ignore=shutil.ignore_patterns(*BESIDE))
-    given = list[tuple[str, str, str]]()
-    for concept in find_concepts(load_model("pocket"), names):
-        words = (OBJECT_SYNONYMS | STYLE_SYNONYMS)[concept.name][: asked.names - 1]
-        given += [(word, concept.kind, concept.anchor) for word in (concept.name, *words)]
-    every, kinds, anchors = map(list, zip(*given, strict=True))
-    erase(str(bare), method, every, kind=kinds, anchor=anchors, out=out, **METHODS[method])
+    table = asked.out / f"{out.parent.name}-{out.name}.csv"
+    with table.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("concept", "kind", "anchor", "templates"))
+        for concept in find_concepts(load_model("pocket"), names):
+            words = (OBJECT_SYNONYMS | STYLE_SYNONYMS)[concept.name][: asked.names - 1]
+            templates = "|".join(concept.templates) if asked.own_prompts else ""
+            for word in (concept.name, *words):
+                rows.writerow((word, concept.kind, concept.anchor, templates))
+    erase(str(bare), method, table, out=out, **METHODS[method])
 
 
 def judged(folder: Path, names: Sequence[str]) -> dict[str, Any]:
@@ -80,6 +86,7 @@ def measured(method: str, count: int, split: int, asked: argparse.Namespace) -> 
     """The record of one erasure's evaluation, with the seconds of the erasure."""
     names = drawn_split(count, split)
     word = f"{count}-split-{split}" if asked.names == 1 else f"{count}x{asked.names}-split-{split}"
+    word += "-own-prompts" if asked.own_prompts else ""
     folder = asked.out / method / word
     if not (folder / "edit.json").is_file():
         if asked.names == 1:
@@ -140,8 +147,13 @@ if __name__ == "__main__":
     parser.add_argument(
         "--names", type=int, default=1, choices=range(1, 5), help="of each concept, with synonyms"
     )
+    parser.add_argument(
+        "--own-prompts", action="store_true", help="with names: ask by the list's prompts"
+    )
     markdown_file.add_option(parser)
     options = parser.parse_args()
+    if options.own_prompts and options.names == 1:
+        parser.error("--own-prompts is for --names 2 to 4: one name each goes by the list anyway")
     head = ("method", "concepts", "split", "UA", "lowest UA", *RATES[1:], "lost and won", "seconds")
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for method_name in options.methods.split(","):

@@ -57,6 +57,7 @@ def targets(place: Path) -> dict[str, list[Target]]:
     own.mkdir(exist_ok=True)
     texts = {
         "a.csv": PROMPTS,
+        "one.csv": PROMPTS[: PROMPTS.index("1,")],
         "p.csv": PROMPTS + "2,a frog,388,frog\n",  # what is kept
         "s.toml": SETTINGS,
         "c.csv": CONCEPTS,
@@ -83,9 +84,9 @@ def targets(place: Path) -> dict[str, list[Target]]:
         "prompts": [
             Target(own / "p.csv", (*erase, "--concept", "cat", "--retain-prompts", own / "p.csv"),
                    out),
-            Target(own / "a.csv", ("attack", "paraphrase", bare, "--prompts", own / "a.csv",
-                                   "--count", "1", "--seeds", "1", "--criterion", "clip=pocket"),
-                   bare),
+            Target(own / "one.csv", ("attack", "paraphrase", bare, "--prompts", own / "one.csv",
+                                     "--concept", "cat", "--count", "1", "--seeds", "1",
+                                     "--criterion", "clip=pocket"), bare),
             Target(own / "a.csv", (judge[0], bare, *judge[2:], "--prompts", own / "a.csv"), bare),
         ],
         "concepts": [

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 from jaxtyping import Bool, Float, UInt8
@@ -59,9 +60,12 @@ class ClipLabel(Criterion):
     def of_another(self, name: str) -> Self:
         return replace(self, names=_told_apart([name, *self.names]))
 
+    @cached_property
+    def _texts(self) -> Float[Tensor, "s d"]:
+        return self.clip.embed_texts([self._sentence(name) for name in self.names])
+
     def _cosines(self, images: Tensor) -> Float[Tensor, "n s"]:
-        texts = self.clip.embed_texts([self._sentence(name) for name in self.names])
-        return (self.clip.embed_images(images) @ texts.T).float().cpu()
+        return (self.clip.embed_images(images) @ self._texts.T).float().cpu()
 
     def _sentence(self, name: str) -> str:
         is_proper = name == self.bare or name[:1].isupper()
