@@ -2,7 +2,7 @@
 
     python scripts/many_table.py --out runs/many             # UCE, three splits of 10 and of 20
     python scripts/many_table.py --counts 1,5,10,15,20 --splits 1 --methods uce,esd
-    python scripts/many_table.py --counts 25 --names 4 --own-prompts    # a hundred names
+    python scripts/many_table.py --counts 25 --names 4 --own-prompts 1    # a hundred names
 
 A split is a random half of objects and half of styles, by its number. Finished erasures and
 evaluations are kept, so it can be stopped and started again. Prints the table in Markdown: percent,
@@ -57,7 +57,7 @@ def erased_by_names(
     """Erase each concept by its own name and by synonyms, all towards the concept's anchor.
 
     Pocket's list would take no name but its own, so it goes as a model that has none. Its prompts
-    are three plain ones, or the list's with `--own-prompts`.
+    are three plain ones, or every N-th of the list's with `--own-prompts N`.
     """
     bare = asked.out / "pocket-without-its-list"
     if not bare.is_dir():
@@ -69,9 +69,9 @@ def erased_by_names(
         rows.writerow(("concept", "kind", "anchor", "templates"))
         for concept in find_concepts(load_model("pocket"), names):
             words = (OBJECT_SYNONYMS | STYLE_SYNONYMS)[concept.name][: asked.names - 1]
-            templates = "|".join(concept.templates) if asked.own_prompts else ""
+            own = concept.templates[:: asked.own_prompts] if asked.own_prompts else ()
             for word in (concept.name, *words):
-                rows.writerow((word, concept.kind, concept.anchor, templates))
+                rows.writerow((word, concept.kind, concept.anchor, "|".join(own)))
     erase(str(bare), method, table, out=out, **METHODS[method])
 
 
@@ -86,7 +86,7 @@ def measured(method: str, count: int, split: int, asked: argparse.Namespace) -> 
     """The record of one erasure's evaluation, with the seconds of the erasure."""
     names = drawn_split(count, split)
     word = f"{count}-split-{split}" if asked.names == 1 else f"{count}x{asked.names}-split-{split}"
-    word += "-own-prompts" if asked.own_prompts else ""
+    word += f"-own-prompts-{asked.own_prompts}" if asked.own_prompts else ""
     folder = asked.out / method / word
     if not (folder / "edit.json").is_file():
         if asked.names == 1:
@@ -148,7 +148,11 @@ if __name__ == "__main__":
         "--names", type=int, default=1, choices=range(1, 5), help="of each concept, with synonyms"
     )
     parser.add_argument(
-        "--own-prompts", action="store_true", help="with names: ask by the list's prompts"
+        "--own-prompts",
+        type=int,
+        default=0,
+        choices=range(17),
+        help="with names: every N-th of the list's prompts",
     )
     markdown_file.add_option(parser)
     options = parser.parse_args()

@@ -52,7 +52,7 @@ def blocks(page: Path) -> list[Block]:
         title = rest.partition('title="')[2].rstrip('"')
         mark, reason = known.groups() if (known := MARK.fullmatch(before)) else ("", "")
         text = "\n".join(lines[start:number]) + "\n"
-        if language in ("sh", "python", "toml"):
+        if language in ("sh", "python", "toml", "csv"):
             found.append(Block(name, start, language, title, text, mark, reason))  # type: ignore[arg-type]
         start = 0
     return found

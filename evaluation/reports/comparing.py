@@ -39,15 +39,18 @@ def compare(
     return table
 
 
+def _lacking(run: str, asked: str, known: Sequence[str]) -> str:
+    remedy = f"it has {', '.join(known)}." if known else f"run `erasure evaluate {run}`."
+    return f"{run} has no scores under {asked}; {remedy}"
+
+
 def _protocol(found: Sequence[Mapping[str, Any]], asked: str | None) -> str:
     """The scores that every run has; SettingError for none, for several, and for unlike stamps."""
     shared = [name for name in found[0]["scores"] if all(name in e["scores"] for e in found)]
     if asked is not None:
-        lacking = next((e["name"] for e in found if asked not in e["scores"]), None)
+        lacking = next((e for e in found if asked not in e["scores"]), None)
         if lacking is not None:
-            raise SettingError(
-                f"{lacking} has no scores under {asked}; run `erasure evaluate {lacking}`."
-            )
+            raise SettingError(_lacking(lacking["name"], asked, [*lacking["scores"]]))
         shared = [asked]
     if not shared:
         bare = next((e["name"] for e in found if not e["scores"]), None)

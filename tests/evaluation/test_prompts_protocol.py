@@ -304,6 +304,8 @@ def test_runs_judged_alike_stand_in_one_table(
         comparing.compare([copy, other])
     (other / "scores" / "prompts-seeds-3.json").unlink()
     evaluate(other, criterion=criterion, **QUICK)
+    with pytest.raises(SettingError, match="no scores under prompts; it has prompts-seeds-3"):
+        comparing.compare([copy, other], protocol="prompts")
     table = comparing.compare([copy, other], out=tmp_path / "table.md")
     assert [row["run"] for row in table] == [str(copy), str(other)]
     assert "un-erased" in table[0]["UA"]
