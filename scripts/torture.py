@@ -23,14 +23,16 @@ import torch
 from torture_demo import torment
 from torture_ground import command, contents, run
 from torture_inputs import (
-    check_wholes,
+    ARGUMENTS,
+    check_whole,
     make_wholes,
     refresh,
     spoil_arguments,
     spoil_file,
     targets,
     try_one,
-)  # fmt: skip
+    whole_arguments,
+)
 from torture_kills import Case, cases, kill
 from torture_writes import full_disk, moment, read_only, sizes, together, vanishing
 
@@ -140,7 +142,6 @@ def _kills(notes: Notes, asked: argparse.Namespace) -> None:
 def _inputs(notes: Notes, asked: argparse.Namespace) -> None:
     place = notes.place
     make_wholes(place)
-    check_wholes(place)
     sorts = targets(place)
     names = ["arguments", *sorts]
     for number in range(asked.inputs):
@@ -148,10 +149,13 @@ def _inputs(notes: Notes, asked: argparse.Namespace) -> None:
 
         def work(rng: random.Random, name: str = name) -> dict[str, Any]:
             if name == "arguments":
-                words, out = spoil_arguments(place, rng), place / "spoilt"
-                told = try_one(place, words, out, None, b"")
-                return {**told, "words": [str(word) for word in words]}
+                whole = whole_arguments(place, rng.choice(sorted(ARGUMENTS)))
+                check_whole(place, whole)
+                words = spoil_arguments(whole, rng)
+                told = try_one(place, words, place / "spoilt", None, b"")
+                return {**told, "words": [*words]}
             target = rng.choice(sorts[name])
+            check_whole(place, target.words)
             spoilt = spoil_file(target, rng)
             told = try_one(place, target.words, target.out, target.file, spoilt)
             return {**told, "file": str(target.file.relative_to(place)), "verb": target.words[0]}

@@ -27,12 +27,17 @@ def test_a_short_torture_knocks_nothing_over(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_every_command_works_undisturbed(tmp_path: Path) -> None:
-    """What `--kills` begins with: a method that fails there would end the torture."""
+    """Or the torture would end there; of inputs, or it would be refused whatever is spoilt."""
     code = (
         "import sys; from pathlib import Path; from torture_ground import run;"
-        "from torture_kills import cases\n"
-        "for name, case in cases(Path(sys.argv[1])).items():\n"
+        "from torture_kills import cases; import torture_inputs as inputs\n"
+        "place = Path(sys.argv[1])\n"
+        "for name, case in cases(place).items():\n"
         "    case.begin(); ended = run(case.work); assert ended.code == 0, (name, ended.said)\n"
+        "inputs.make_wholes(place)\n"
+        "words = [t.words for of_sort in inputs.targets(place).values() for t in of_sort]\n"
+        "words += [inputs.whole_arguments(place, verb) for verb in inputs.ARGUMENTS]\n"
+        "for each in words: inputs.check_whole(place, each)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False,
@@ -40,6 +45,19 @@ def test_every_command_works_undisturbed(tmp_path: Path) -> None:
             [str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")])},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+def test_a_command_that_is_refused_anyway_is_no_torture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import torture_inputs as inputs
+    from torture_ground import Ended
+
+    (tmp_path / "runs" / "below-uce").mkdir(parents=True)
+    monkeypatch.setattr(inputs, "run", lambda _: Ended(2, "erasure: No such option: --x", 0.0))
+    with pytest.raises(RuntimeError, match="fails with nothing wrong: erasure: No such option"):
+        inputs.check_whole(tmp_path, ("erase", "--x"))
 
 
 @pytest.mark.parametrize(
