@@ -1,4 +1,4 @@
-"""Speed and memory of every method, against the naive way of the public code, in one run.
+"""Speed and memory of diffusion methods, against the naive way of the public code, in one run.
 
     python scripts/bench.py                                # the built-in model; a CPU will do
     python scripts/bench.py --device cuda --family sd14    # real shapes, random weights

@@ -55,8 +55,8 @@ PROTOCOL_SHELF = Shelf(
 LISTS = {  # small ones that share a page
     "reference/criteria.md": Shelf(
         "reference", "Criteria", CRITERIA, "erasure attack ATTACK RUN --criterion {name}",
-        "What counts as showing the concept. Several are joined by `+`: an image counts if any of "
-        "them says so.",
+        "What counts as showing the concept. Several are joined by `+`: an image counts if all of "
+        "them say so.",
     ),
     "reference/exports.md": Shelf(
         "reference", "Export forms", EXPORTS, "erasure export RUN OUT --to {name}",

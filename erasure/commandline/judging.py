@@ -103,7 +103,8 @@ def _evaluation_options() -> list[inspect.Parameter]:
         (
             "subset", str | None, None,
             "pocket: judge only this many images, all of the target's first seed in them; "
-            "unlearncanvas: 10x5 for ten styles and five objects beside the targets",
+            "unlearncanvas: 10x5 for ten styles and five objects beside the targets; "
+            "random-forgetting: at most so many images of each part",
         ),
         (
             "reference", Path | None, None,

@@ -1,6 +1,7 @@
 """The documentation's written pages: one per plug-in and command, with every setting in it."""
 
 import dataclasses
+import re
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -104,6 +105,13 @@ def test_tables_of_results_have_the_form_that_their_scripts_write(tmp_path: Path
     assert heads("classes") == [
         forgetting_table.rows({"ssd": one})[0] for one in (record, later)
     ]  # fmt: skip
+
+
+def test_every_table_that_a_page_shows_has_rows() -> None:
+    for page in TABLES.parent.glob("*.md"):
+        for name in re.findall(r'^--8<-- "results/tables/(.+)"$', page.read_text(), re.MULTILINE):
+            rows = [line for line in (TABLES / name).read_text().splitlines() if line[:2] == "| "]
+            assert len(rows) > 1, f"{page.name}: {name}"
 
 
 def test_a_written_table_tells_command_and_machine(

@@ -15,7 +15,7 @@ PLAIN_DELTA = """\
 from safetensors.torch import load_file
 
 for name, tensor in load_file("<this folder>/edit.safetensors").items():
-    part, _, rest = name.partition(".")  # unet, text_encoder or text_encoder_2
+    part, _, rest = name.partition(".")  # unet, transformer, text_encoder or text_encoder_2
     found = dict(getattr(pipeline, part).named_parameters())
     found[rest].data.copy_(tensor)"""
 PLAIN_SPARSE = """\
@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 tensors = load_file("<this folder>/edit.safetensors")
 for name, tensor in tensors.items():
     plain, _, what = name.partition(":")  # whole, or :indices, :values and :shape of what changed
-    part, _, rest = plain.partition(".")  # unet, text_encoder or text_encoder_2
+    part, _, rest = plain.partition(".")  # unet, transformer, text_encoder or text_encoder_2
     found = dict(getattr(pipeline, part).named_parameters())
     if not what:
         found[rest].data.copy_(tensor)

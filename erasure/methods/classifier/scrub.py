@@ -48,7 +48,10 @@ CLIP = 0.2
 class SCRUB:
     """A student that leaves its teacher."""
 
-    epochs: int = setting(10, quick=2, help="passes over the images to keep", at_least=1)
+    epochs: int = setting(
+        10, quick=2, help="rounds, each with a pass over the images to keep, after a first one",
+        at_least=1,
+    )  # fmt: skip
     forget_epochs: int = setting(3, quick=1, help="of which so many follow one over those to "
                                  "forget", at_least=1)  # fmt: skip
     learning_rate: float = setting(5e-4, help="SGD's, falling to 0 by a cosine", above=0)

@@ -22,7 +22,7 @@ Choices
 - Their signed attack takes Adam steps on the sign; `attack=sign` takes plain signed steps, and
   `attack=fast` one signed step as long as all `attack_steps` together.
 - Their layer options match by prefix: layer 1 trains 10 and 11 too. `text.layer.1` is it alone.
-- They find the concept by counting words; the slots here lie between tokens (models/slots.py).
+- They find the concept by counting words; the slots here lie between tokens (diffusion/slots.py).
 - `attack_shared` makes one d for a whole batch of points, prompts and timesteps, which is nearer
   to what an attacker types; the published batch holds one point, where both are the same.
 - Their attack returns d from before its last step: 30 steps give 29. Ours takes them all.
