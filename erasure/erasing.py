@@ -1,5 +1,6 @@
 """Erase concepts from a model: resolve the settings, run the method, keep the result."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 
 from erasure.concepts import find_concepts, unnamed
-from erasure.config import Origin, Value, refuse_without_effect, resolve
+from erasure.config import Origin, Source, Value, refuse_without_effect, resolve
 from erasure.edit import Edit
 from erasure.errors import ModelError, SettingError
 from erasure.exports.pipelines import plain_pipeline
@@ -28,6 +29,7 @@ from erasure.training.run import Run
 from erasure.training.samples import Samples
 from erasure.training.trackers import refuse_tracker
 from erasure_datasets.concept import Concept, retain_prompts
+from erasure_datasets.errors import DataWarning
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ def planned(
         method_class, given=settings, quick=quick, presets=read_presets(loaded.folder, word),
         origins=origins,
     )  # fmt: skip
+    _warn_of_shared_steps(word, chosen, sources, len(found))
     for name in ("batch_size", "retain_batch_size"):
         if hasattr(chosen, name):
             run.check_batch(name, getattr(chosen, name))
@@ -162,6 +165,20 @@ def planned(
         prompts = [*(concept.prompts()[0] for concept in found), *kept[:1]]
         run.watcher = Samples(loaded, prompts, every=sample_every, run=run)
     return Plan(run, loaded, below, found, chosen, record)
+
+
+def _warn_of_shared_steps(
+    word: str, method: Any, sources: Mapping[str, Source], count: int
+) -> None:
+    """A warning where several concepts share steps that were meant for one, and nobody chose."""
+    steps, is_of_each = getattr(method, "steps", 0), getattr(method, "steps_per_concept", False)
+    if count > 1 and steps and not is_of_each and sources["steps"] in ("default", "model preset"):
+        warnings.warn(
+            f"the {count} concepts share {word}'s {steps} steps, which are meant for one, and some "
+            f"may stay; --steps {steps * count} would give each as many.",
+            DataWarning,
+            stacklevel=4,
+        )
 
 
 def _edited(

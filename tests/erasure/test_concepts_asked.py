@@ -1,7 +1,9 @@
 """Concepts from a file, and by prompts of the user's own."""
 
 import json
+import re
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,11 @@ import pytest
 from erasure.commandline.main import main
 from erasure.concepts import find_concepts
 from erasure.edit import Edit
-from erasure.erasing import erase
+from erasure.erasing import erase, planned
 from erasure.errors import SettingError
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.load import load_model
+from erasure_datasets.errors import DataWarning
 
 TABLE = 'concept,kind,anchor,templates\nchurch,,a house,"{a name} at night"\nMonet,style,,\n'
 
@@ -121,3 +124,25 @@ def test_the_command(
     church, monet = Edit.load(tmp_path / "run").concepts
     assert church.templates == ("{a name} at night",)
     assert monet.templates == ("{a name}", "{name}, again")
+
+
+@pytest.mark.parametrize(
+    ("method", "names", "more", "is_told"),
+    [
+        ("esd", ["cat", "Sketch"], {}, True),
+        ("esd", ["cat"], {}, False),
+        ("esd", ["cat", "Sketch"], {"steps": 40}, False),
+        ("gs-lora", ["cat", "Sketch"], {}, False),  # so many for each
+        ("uce", ["cat", "Sketch"], {}, False),  # none
+    ],
+)
+def test_several_concepts_that_share_the_steps_of_one_are_told(
+    listed: Path, tmp_path: Path, method: str, names: list[str], more: dict, is_told: bool
+) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DataWarning)
+        planned(str(listed), method, names, out=tmp_path / "run", **more)
+    told = [str(one.message) for one in caught if "share" in str(one.message)]
+    wanted = "the 2 concepts share esd's 200 steps, .* --steps 400 would give each as many"
+    assert len(told) == is_told
+    assert all(re.search(wanted, text) for text in told)

@@ -34,7 +34,7 @@ Choices
 """
 
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -65,6 +65,7 @@ from erasure_datasets.concept import Concept, mentions, retain_prompts
 class GSLoRA:
     """Group-sparse LoRA for a sequence of erasures."""
 
+    steps_per_concept: ClassVar = True
     steps: int = setting(500, quick=60, help="optimiser steps per concept", at_least=1)
     learning_rate: float = setting(1e-3, help="Adam's learning rate", above=0)
     batch_size: int = setting(4, help="path points to forget per step, and to keep", at_least=1)
