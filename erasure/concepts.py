@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from erasure.config import nearest
 from erasure.errors import ErasureError, SettingError
@@ -49,8 +50,6 @@ def find_concepts(
                 f"anchor of {named.name} has no effect on this method; leave it out."
             )
         asked = [replace(one, anchor="") for one in asked]
-    if not asked:
-        raise SettingError("concept must be given at least once.")
     words = [one.name for one in asked]
     twice = next((name for i, name in enumerate(words) if _is_among(name, words[:i])), None)
     if twice is not None:
@@ -173,29 +172,36 @@ def _asked(
     names: str | Sequence[str] | Path, kind: str | Sequence[str] | None,
     anchor: str | Sequence[str] | None, template: str | Sequence[str] | None,
 ) -> list[Asked]:  # fmt: skip
-    """Each name with its kind, anchor and templates.
+    """Each name with its kind, anchor and templates; at least one."""
+    templates = tuple(_texts("template", [] if template is None else template))
+    if isinstance(names, Path):
+        return _of_file(names, _only("kind", kind), _only("anchor", anchor), templates or None)
+    words = _texts("concept", names)
+    if not words:
+        raise SettingError("concept must be given at least once.")
+    kinds, anchors = _paired("kind", kind, words), _paired("anchor", anchor, words)
+    return [Asked(*parts, templates) for parts in zip(words, kinds, anchors, strict=True)]
 
-    One kind, anchor or list of templates is for every name of which a file says none; SettingError
-    where it says them of all.
+
+def _of_file(file: Path, kind: str | None, anchor: str | None, templates: Any) -> list[Asked]:
+    """What a file says, and for each name of which it does not, what is given for all.
+
+    SettingError where it says that of every name.
     """
-    templates = None if template is None else tuple(_texts("template", template))
-    if not isinstance(names, Path):
-        words = _texts("concept", names)
-        kinds, anchors = _paired("kind", kind, words), _paired("anchor", anchor, words)
-        return [Asked(*parts, templates or ()) for parts in zip(words, kinds, anchors, strict=True)]
-    found = read_concepts(names)
+    found = read_concepts(file)
     for what, given in (("kind", kind), ("anchor", anchor), ("templates", templates)):
-        if given is None:
-            continue
-        if what != "templates" and len(_texts(what, given)) != 1:
-            raise SettingError(
-                f"{what} beside a file of concepts must be one for all; got {given}."
-            )
-        if all(getattr(one, what) for one in found):
-            raise SettingError(f"{what} has no effect: {names} says it of every concept.")
-        value = given if what == "templates" else _texts(what, given)[0]
-        found = [one if getattr(one, what) else replace(one, **{what: value}) for one in found]
+        if given is not None and all(getattr(one, what) for one in found):
+            raise SettingError(f"{what} has no effect: {file} says it of every concept.")
+        if given is not None:
+            found = [one if getattr(one, what) else replace(one, **{what: given}) for one in found]
     return found
+
+
+def _only(what: str, given: str | Sequence[str] | None) -> str | None:
+    values = _texts(what, [] if given is None else given)
+    if len(values) > 1:
+        raise SettingError(f"{what} beside a file of concepts must be one for all; got {given}.")
+    return values[0] if values else None
 
 
 def _concept(model: DiffusionModel, asked: Asked) -> Concept:

@@ -85,13 +85,12 @@ def erase(
     out where pictures say what to erase (`images`, adapt-unlearn); a name is for records and
     judging alone there. `template` are the prompts that name a concept of free text, with {name} or
     {a name} in each; `contexts` are names of the model's list, with commas, beside which alone the
-    training prompts name the concepts. `settings`
-    are the method's own, and those of `Hardware`; `revision` is a Hub id's. A model that is handed
-    over is left in the precision that these ask for; a pipeline of diffusers stays as it is. Every
-    `sample_every` steps the tracker `report_to` is shown pictures. `origins` says of given values,
-    for the record, where they came from if not from the caller, and `repeats` which run's they are.
-    ErasureError (SettingError, RunError, ...) for anything the caller can mend; then nothing is
-    half-written.
+    training prompts name the concepts. `settings` are the method's own, and those of `Hardware`;
+    `revision` is a Hub id's. A model that is handed over is left in the precision that these ask
+    for; a pipeline of diffusers stays as it is. Every `sample_every` steps the tracker `report_to`
+    is shown pictures. `origins` says of given values, for the record, where they came from if not
+    from the caller, and `repeats` which run's they are. ErasureError (SettingError, RunError, ...)
+    for anything the caller can mend; then nothing is half-written.
     """
     plan = planned(
         model, method, concepts, out=out, kind=kind, anchor=anchor, template=template,

@@ -86,9 +86,10 @@ def test_an_article_too_many_is_refused(free: LatentDiffusion) -> None:
 
 def test_what_the_file_says_of_all_is_not_said_again(free: LatentDiffusion, table: Path) -> None:
     table.write_text("concept,kind,anchor\nchurch,object,a house\nMonet,style,a painting\n")
-    for more in ({"kind": "object"}, {"anchor": "a barn"}):
-        with pytest.raises(SettingError, match=f"{next(iter(more))} has no effect"):
-            find_concepts(free, table, **more)
+    with pytest.raises(SettingError, match="kind has no effect"):
+        find_concepts(free, table, kind="object")
+    with pytest.raises(SettingError, match="anchor has no effect"):
+        find_concepts(free, table, anchor="a barn")
 
 
 def test_a_list_of_the_models_own(listed: Path, tmp_path: Path) -> None:
