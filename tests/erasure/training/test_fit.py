@@ -62,7 +62,7 @@ def test_a_loss_that_diverges_keeps_the_last_good_state(tmp_path: Path, bad: flo
 def test_infinite_gradients_are_met_too(tmp_path: Path) -> None:
     weight = nn.Parameter(torch.tensor([0.0]))
     learner = Learner(lambda _: {"erase": weight.sqrt().sum()}, {"w": weight}, 0.1)
-    with pytest.raises(DivergedError):
+    with pytest.raises(DivergedError, match=r"became NaN or infinite at step 0 \(loss 0\)"):
         fit(learner, steps=1, run=new_run(tmp_path / "r"))
 
 
