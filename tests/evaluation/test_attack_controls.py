@@ -14,6 +14,7 @@ import erasure
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.opening import open_run
 from erasure.registry import ATTACKS
+from erasure_datasets.images import read_image
 from evaluation.attacking.attacking import attack
 from evaluation.attacking.scene import Case, Scene, Targets, cases_of, sampling_of
 from evaluation.attacking.tuning import Tuning, shuffled
@@ -57,6 +58,17 @@ def scene(run: Path) -> Scene:
         model, edit.concepts[0], Never(), run / "scene",
         sampling=sampling_of(model, edit.sampling), seed=0, budget=None,
     )  # fmt: skip
+
+
+def test_the_threshold_is_set_by_what_the_unerased_model_draws(
+    run: Path, never: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[Tensor]()
+    monkeypatch.setattr(Scene, "calibrate", lambda _, images: seen.append(images))
+    attack(run, "paraphrase", criterion=never, count=1, **ONE)
+    (base,), (own,) = ((run / "images" / name).glob("*.png") for name in ("plain-base", "plain"))
+    assert torch.equal(seen[0], read_image(base)[None])
+    assert not torch.equal(seen[0], read_image(own)[None])
 
 
 @pytest.mark.parametrize("then", ["empty", "prompt"])
