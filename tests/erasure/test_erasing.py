@@ -154,8 +154,8 @@ WRONG = [
     (["a dog", "a_dog"], {"kind": "object"}, "concept names must differ"),
     (["church"], {}, "kind must be given for 'church': one of style, object, person, unsafe;"),
     (["church"], {"kind": "class"}, "got class"),
-    (["\ud800"], {"kind": "object"}, ""),
-    ([" "], {"kind": "object"}, ""),
+    (["\ud800"], {"kind": "object"}, "name must be a plain line of text"),
+    ([" "], {"kind": "object"}, "name must not be empty"),
 ]
 
 
@@ -318,13 +318,13 @@ def test_no_edit_goes_onto_another_of_the_same_weights(listed: Path, tmp_path: P
     assert all(torch.equal(model.parameters()[n], tensor) for n, tensor in second.tensors.items())
 
 
-PLACES = ["below/run", "x" * 300]
+PLACES = [("below/run", "cannot be a run's folder"), ("x" * 300, "out must be a path")]
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("place", "message"), PLACES)
 def test_a_folder_that_cannot_be_is_one_line(
     listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
-    place: str,
+    place: str, message: str,
 ) -> None:  # fmt: skip
     (tmp_path / "below").write_text("a file")
     arguments = ["erase", "uce", "--model", str(listed), "--concept", "cat"]
@@ -332,7 +332,9 @@ def test_a_folder_that_cannot_be_is_one_line(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2
-    assert capsys.readouterr().err.count("\n") == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert message in told
     assert os.listdir(tmp_path) == ["below"]
 
 

@@ -1,14 +1,26 @@
 """Beside a retrained model: probes by block and the signed leak, on miniatures."""
 
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from networks import image_folder, resnet_folder, timm_folder
 from PIL import Image
+from torch import Tensor
 
 from erasure.forgetting import Data, forget
+from erasure.models.classifier.classifier import Classifier
+from erasure.models.classifier.load import load_classifier
+from erasure.opening import open_classifier
+from erasure.requested import load_parts
+from erasure_datasets.labelled import Labelled
+from evaluation import against_retrained
 from evaluation.evaluating import evaluate
+from evaluation.metrics.forgetting import membership
+from evaluation.metrics.membership import privacy_leak, support_vectors
 from evaluation.reports import plots
 from evaluation.reports.reporting import report
 
@@ -69,6 +81,86 @@ def test_a_run_stands_beside_the_retrained_model(place: Path) -> None:
     assert not {"probe", "PrivLeak"} & beside["scores"].keys()
     assert "forgot something else" in beside["left_out"]["probe"]
     assert not {"probe", "PrivLeak"} & evaluate(place / "head")["left_out"].keys()
+
+
+def answers(learnt: Labelled) -> Callable[..., Tensor]:
+    """Probabilities that go by the picture and by the model's weights, and tell any two apart.
+
+    Every model is surer of the pictures that were learnt.
+    """
+    known = {
+        image.numpy().tobytes(): label
+        for image, label in zip(learnt.images, learnt.labels, strict=True)
+    }
+
+    def said(model: Classifier, images: Tensor, *_: int) -> Tensor:
+        bits = next(iter(model.weights("head").values())).detach().numpy().tobytes()
+        generator = torch.Generator().manual_seed(zlib.crc32(bits))
+        images = images[torch.arange(len(images))]
+        pixels = images.flatten(1).float() / 255 - 0.5
+        logits = pixels @ torch.randn(pixels.shape[1], 4, generator=generator) / 10
+        for row, image in enumerate(images):
+            if (label := known.get(image.numpy().tobytes())) is not None:
+                logits[row, label] += 2
+        return logits.softmax(1)
+
+    return said
+
+
+def test_every_figure_is_of_its_own_model_and_images(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both tables once more from three models that are opened here, part by part."""
+    data = Data(source=str(place / "images"), images=20, test_images=10)
+    runs = {"scores": "random-label", "retrained": "retrain"}
+    for name, method in runs.items():
+        step = {"steps": 1} if method == "retrain" else {"epochs": 1, "learning_rate": 1e-3}
+        forget(str(place / "model"), method, [["red"]], out=place / name, data=data, **MADE, **step)
+    models = {"baseline": load_classifier(str(place / "model"))}
+    models |= {name: open_classifier(place / name) for name in runs}
+    forgotten, kept, unseen, held_out = (
+        part.of(classes)
+        for part in load_parts(models["baseline"], data)
+        for classes in ([0], [1, 2, 3])
+    )
+    said = answers(kept)
+    monkeypatch.setattr(Classifier, "predict", said)
+    monkeypatch.setattr(against_retrained, "LEAST", 1000)  # the probes have their own test
+    gold = place / "retrained"
+    told = evaluate(place / "scores", reference=gold)
+    table = evaluate(place / "scores", protocol="random-forgetting", reference=gold)
+
+    def right(who: str, part: Labelled) -> float:
+        return float((said(models[who], part.images).argmax(1) == part.labels).float().mean())
+
+    def sure(who: str, *parts: Labelled) -> list[Tensor]:
+        return [
+            said(models[who], part.images)[torch.arange(len(part)), part.labels] for part in parts
+        ]
+
+    def values(record: dict, who: str, *names: str) -> dict[str, float]:
+        return {name: record[who][name]["value"] for name in names}
+
+    for who in models:
+        attack = support_vectors(*sure(who, kept, held_out, forgotten)).value
+        assert values(table, who, "UA", "RA", "TA", "MIA") == pytest.approx({
+            "UA": 1 - right(who, forgotten), "RA": right(who, kept), "TA": right(who, held_out),
+            "MIA": attack,
+        })  # fmt: skip
+    for who in ("baseline", "scores"):
+        leaks = [
+            privacy_leak(*sure(who, forgotten, part), *sure("retrained", forgotten, part))
+            for part in (held_out, unseen)
+        ]
+        assert table[who]["leak"]["value"] == pytest.approx(leaks[0].value)
+        assert values(told, who, "Acc_f", "Acc_r", "MIA", "PrivLeak") == pytest.approx({
+            "Acc_f": right(who, unseen), "Acc_r": right(who, held_out),
+            "MIA": membership(*sure(who, kept, held_out, forgotten)).value,
+            "PrivLeak": leaks[1].value,
+        })  # fmt: skip
+    drop = max(right("baseline", unseen) - right("scores", unseen), 0.0)
+    left = right("scores", held_out)
+    assert told["scores"]["H"]["value"] == pytest.approx(2 * drop * left / (drop + left))
 
 
 def test_single_images_leave_the_probe_out(tmp_path: Path) -> None:

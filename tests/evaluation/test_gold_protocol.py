@@ -4,25 +4,31 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from contract import other_weights
+from torch import Tensor
 
 import erasure
 from erasure.errors import ErasureError, ModelError, RunError, SettingError
+from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.model import Sampling
 from erasure.opening import open_run
 from erasure_datasets.concept import Concept
+from erasure_datasets.images import read_image
 from evaluation.against_gold import compare, three
 from evaluation.attacking.beside_gold import gold_run
-from evaluation.attacking.scene import Case, Found, Scene
+from evaluation.attacking.scene import Case, Found, Scene, cases_of
 from evaluation.attacks.relearn import Relearn
+from evaluation.attacks.state_inversion import StateInversion
 from evaluation.drawing.pocket_plan import catalogue
 from evaluation.evaluating import evaluate
+from evaluation.metrics.knowledge import losses
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +60,68 @@ def test_it_says_how_far_from_gold_and_keeps_it(run: Path, sd1: Path) -> None:
     own = evaluate(run / "gold", protocol="gold", gold=run / "gold", out=None)
     assert own["scores"]["divergence"]["value"] == 0
     assert own["scores"]["loss_gap_caption"]["value"] == 0
+
+
+def test_every_distance_is_of_its_own_models_and_pictures(
+    run: Path, sd1: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once more from three models that are opened here, and the pictures in their folders."""
+
+    @torch.no_grad()
+    def search(_: StateInversion, scene: Scene, _number: int) -> Tensor:
+        """A state that goes by the weights of the model that is asked."""
+        z, empty = torch.ones(1, *scene.model.latent_shape), scene.model.encode([""])
+        return empty + 10 * scene.model.predict(z, torch.tensor([500]), empty).mean()
+
+    models = {"scores": open_run(run), "baseline": open_run(run, edited=False)}
+    (cat,) = erasure.Edit.load(run).concepts
+    known = len(cases_of(models["scores"], cat, prompts=16, seeds=(188, 288)))
+    first, plain = next(iter(models["baseline"].weights("xattn.kv").items()))
+
+    def features(model: LatentDiffusion, z0: Tensor) -> Tensor:
+        """Of the un-erased model alone they tell the concept's pictures, which come first."""
+        tells = torch.equal(model.parameters()[first], plain)
+        return torch.stack([(torch.arange(len(z0)) < known) & tells, torch.ones(len(z0))], 1)
+
+    monkeypatch.setattr(StateInversion, "search", search)
+    monkeypatch.setattr(compare, "middle_features", features)
+    record = evaluate(run, protocol="gold", gold=str(other_weights(sd1)))
+    gold = open_run(run / "gold")
+    asked = three.Three(run, models["scores"], run / "gold", gold, cat, (188, 288))
+
+    def pictures(cases: Sequence[Case], folder: Path) -> Tensor:
+        files = [folder / f"{case.name}.png" for case in cases]
+        return gold.to_latents(torch.stack([read_image(file) for file in files])).float()
+
+    prompts = [case.prompt for case in asked.cases]
+    before, golds = (
+        pictures(asked.cases, folder)
+        for folder in (run / "images" / "plain-base", run / "gold" / "images" / "plain")
+    )
+
+    def lost(model: LatentDiffusion, z0: Tensor, given: list[str] | Tensor) -> float:
+        condition = model.encode(given) if isinstance(given, list) else given
+        condition = condition.expand(len(z0), -1, -1)
+        return float(losses(model, z0, condition, levels=three.LEVELS).mean())
+
+    def state(model: LatentDiffusion) -> Tensor:
+        return search(StateInversion(), asked.scene("edited" if model is not gold else "gold"), 0)
+
+    for part, model in models.items():
+        own = before if part == "baseline" else pictures(asked.cases, run / "images" / "plain")
+        asked.edited = model
+        want = {
+            "loss_gap_caption": lost(model, before, prompts) - lost(gold, before, prompts),
+            "loss_gap_empty": lost(model, before, [""]) - lost(gold, before, [""]),
+            "loss_gap_state": lost(model, before, state(model)) - lost(gold, before, state(gold)),
+            "divergence": lost(gold, own, prompts) - lost(model, own, prompts)
+            + lost(model, golds, prompts) - lost(gold, golds, prompts),
+        }  # fmt: skip
+        found = {name: record[part][name]["value"] for name in want}
+        # differences of losses near 1, which are means of float32
+        assert found == pytest.approx(want, rel=1e-3, abs=1e-6), part
+    told = record["scores"]["probe"], record["baseline"]["probe"]
+    assert [score["value"] for score in told] == [0.5, 1.0]
 
 
 def test_gold_is_a_run_like_any_other(sd1: Path, tmp_path: Path) -> None:

@@ -1,15 +1,19 @@
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.models.diffusion.load import load_model
+from erasure.models.diffusion.model import DiffusionModel, Sampling
 from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES, render
 from erasure_datasets.images import read_image
+from evaluation.drawing.generate import Shot
 from evaluation.drawing.pocket_plan import told_of, trained_on
 from evaluation.evaluating import evaluate
 from evaluation.protocols import pocket
@@ -141,6 +145,41 @@ def test_an_evaluation_measures_quality_beside_the_baseline(tmp_path: Path) -> N
     assert not scores["perceptual"]["higher_is_better"]
     assert 0.05 < scores["perceptual"]["value"] < 1
     assert record["stamp"]["features"].startswith("pocket-clip")
+
+
+def test_a_baseline_that_is_not_shipped_is_drawn_without_the_edit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The edited model draws black, the un-erased one white."""
+    model, cat = load_model("pocket"), concept("cat")
+    name, weight = next(iter(model.weights("xattn.kv").items()))
+    model.remember([name])
+    weight.data.add_(1)
+    drawn = list[tuple[str, bool, int]]()
+
+    def draw(
+        _: DiffusionModel, shots: Sequence[Shot], place: Path, *, steps: int, guidance: float
+    ) -> Tensor:
+        assert guidance == 2.0 or steps == pocket.STEPS
+        is_edited = not torch.equal(weight, model.originals[name])
+        drawn.append((place.name, is_edited, steps))
+        return torch.full((len(shots), 3, 64, 64), 0 if is_edited else 255, dtype=torch.uint8)
+
+    monkeypatch.setattr(pocket, "draw", draw)
+    short = Sampling(4, 2.0, pocket.SCHEDULER)
+    asked = {"concepts": [cat], "subset": 20}
+    record = pocket.evaluate(model, tmp_path / "short", seeds=(188,), sampling=short, **asked)
+    assert drawn == [("pocket", True, 4), ("pocket-base", False, 4)]
+    chosen = pocket.plan((188,), 20, [cat])
+    for part, shade in (("scores", 0), ("baseline", 255)):
+        images = torch.full((20, 3, 64, 64), shade, dtype=torch.uint8)
+        want, _ = pocket.score(pocket.judge(images, chosen), [cat])
+        found = {key: record[part][key]["value"] for key in want}
+        assert found == pytest.approx({key: score.value for key, score in want.items()}), part
+    for seed, names in ((188, ["pocket"]), (588, ["pocket", "pocket-base"])):
+        drawn.clear()
+        pocket.evaluate(model, tmp_path / str(seed), seeds=(seed,), **asked)
+        assert [place for place, _, _ in drawn] == names
 
 
 def test_quality_of_what_the_model_draws() -> None:

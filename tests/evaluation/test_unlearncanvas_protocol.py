@@ -361,6 +361,9 @@ def test_a_run_from_end_to_end(sd1: Path, tmp_path: Path) -> None:
     assert {"seconds", "peak_memory_gb", "storage_gb"} == set(record["cost"])
     drawn = sorted((run / "images" / "unlearncanvas").glob("*.jpg"))
     assert len(drawn) == len(record["labels"]) == 3 * 2
+    before = run / "images" / "unlearncanvas-base"
+    own = [file for file in drawn if file.name.startswith("Van_Gogh")]
+    assert any((before / file.name).read_bytes() != file.read_bytes() for file in own)
     with Image.open(drawn[0]) as first:
         assert (first.format, first.size) == ("JPEG", (16, 16))
     # the same images, judged as another tool's

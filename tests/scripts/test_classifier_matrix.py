@@ -19,6 +19,7 @@ NAMES = METHODS.names("classifier")
 KINDS = [kind for kind in MINIATURES if kind != "torchvision ShuffleNet"]  # many small layers
 QUICK = ("timm ResNet-18, CIFAR stem", "timm Swin")  # a convolutional one and a transformer
 ALWAYS = ("fine-tune", "gradient-ascent", "random-label", "salun", "ssd", "retrain")
+BLOCKLESS = "this classifier has no transformer blocks"
 
 
 @pytest.mark.parametrize(
@@ -28,8 +29,13 @@ def test_every_method_works_or_says_why_not(kind: str, tmp_path: Path) -> None:
     MINIATURES[kind](tmp_path / "model")
     told = {name: tried(name, tmp_path / "model", "class", tmp_path / name) for name in NAMES}
     assert {name: told[name] for name in ALWAYS} == dict.fromkeys(ALWAYS, "")
-    is_transformer = "ViT" in kind or "Swin" in kind
-    assert bool(told["gs-lora"]) is not is_transformer, told["gs-lora"]
+    whys = {"s3t": "place must be ffn"} if kind == "torchvision ViT" else {}
+    if "ViT" not in kind and "Swin" not in kind:
+        whys = dict.fromkeys(("gs-lora", "rocr", "s3t"), BLOCKLESS)
+        whys["blindspot"] = "Blindspot.attention_weight must be 0 for this classifier"
+    refused = {name: why for name, why in told.items() if why}
+    assert refused.keys() == whys.keys(), refused  # a refusal for another reason is a fault
+    assert all(refused[name].startswith(why) for name, why in whys.items()), refused
 
 
 @pytest.mark.slow

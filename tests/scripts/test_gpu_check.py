@@ -105,6 +105,19 @@ os.abort()
     assert "failed: c (pytest ended with -6)" in text
 
 
+def test_no_test_at_all_is_no_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where a stage has none, nor where none is chosen."""
+    file = tmp_path / "python"
+    file.write_text("#!/bin/sh\nexit 5\n")  # as pytest does that has run none
+    file.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(file))
+    code, record, _ = check(tmp_path / "out", "--stage", "hardware")
+    assert code == 1
+    assert [test["reason"] for test in record["tests"]] == ["pytest ended with 5"]
+    with pytest.raises(SettingError, match="tests must choose at least one test; 'typo' chose"):
+        check(tmp_path / "none", "--stage", "hardware,methods", "--tests", "typo")
+
+
 @pytest.mark.usefixtures("at_hand")
 def test_what_there_is_no_time_for_is_skipped_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

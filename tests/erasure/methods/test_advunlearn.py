@@ -122,6 +122,50 @@ def test_the_outer_terms_are_the_papers(
     assert got["retain"] == pytest.approx(want, rel=1e-2, abs=2e-6)
 
 
+def test_after_the_warm_up_the_model_is_asked_under_the_attacks_vectors(
+    sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The third step's term, which is the first one that is attacked, once more in float64."""
+    model, real, attack = load_model(str(sd1)), advunlearn.points, AdvUnlearn._attack
+    seen, found = list[tuple[Points, dict[str, torch.Tensor]]](), list[torch.Tensor]()
+
+    def noted(*given: object) -> Points:
+        seen.append((real(*given), {n: w.detach().double() for n, w in model.parameters().items()}))
+        return seen[-1][0]
+
+    def told(self: AdvUnlearn, *given: object) -> torch.Tensor:
+        found.append(attack(self, *given))
+        return found[-1]
+
+    monkeypatch.setattr(advunlearn, "points", noted)
+    monkeypatch.setattr(AdvUnlearn, "_attack", told)
+    settings = {**TINY["advunlearn"], "push": 2.0, "steps": 3}
+    erasure.erase(model, "advunlearn", ["cat"], kind="object", out=tmp_path / "run", **settings)
+    (at, weights), (vectors,) = seen[4], found
+    before, edited = (load_model(str(sd1), dtype=torch.float64) for _ in range(2))
+    for name, parameter in edited.parameters().items():
+        parameter.data = weights[name]
+    texts = at.prompts[0]
+    slotted = edited.open_slots([place(text, "prefix") for text in texts], 1)
+    with torch.no_grad():
+        some, none = (
+            before.predict(at.z_t.double(), at.t, before.encode(prompts))
+            for prompts in (texts, [""] * len(texts))
+        )
+        said, plain = (
+            edited.predict(at.z_t.double(), at.t, condition)
+            for condition in (
+                edited.encode_slots(slotted, vectors.double()), edited.encode(texts),
+            )
+        )  # fmt: skip
+    want, unattacked = (
+        float((answer - (some - 2 * (some - none))).square().mean()) for answer in (said, plain)
+    )
+    got = read_lines(tmp_path / "run" / "log.jsonl")[2]["erase"]
+    assert got == pytest.approx(want, rel=1e-3)
+    assert got != pytest.approx(unattacked, rel=1e-2)
+
+
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_signed_steps_by_hand(sd1: Path, tmp_path: Path, accumulate: bool) -> None:
     """Two steps; the gradients that add up are the last sign and the new gradient."""

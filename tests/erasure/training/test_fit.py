@@ -62,7 +62,7 @@ def test_a_loss_that_diverges_keeps_the_last_good_state(tmp_path: Path, bad: flo
 def test_infinite_gradients_are_met_too(tmp_path: Path) -> None:
     weight = nn.Parameter(torch.tensor([0.0]))
     learner = Learner(lambda _: {"erase": weight.sqrt().sum()}, {"w": weight}, 0.1)
-    with pytest.raises(DivergedError):
+    with pytest.raises(DivergedError, match=r"became NaN or infinite at step 0 \(loss 0\)"):
         fit(learner, steps=1, run=new_run(tmp_path / "r"))
 
 
@@ -207,3 +207,16 @@ def test_two_learners_of_the_same_weight(tmp_path: Path, is_held: bool) -> None:
     assert torch.allclose(found[0], torch.tensor([0.639, 0.639, last]))
     assert torch.allclose(found[1][:2], torch.tensor(0.81))
     assert torch.equal(found[2], found[0])
+
+
+def test_a_mask_moves_nothing_that_the_run_holds(tmp_path: Path) -> None:
+    """Of four elements the mask lets two move, and the run one of these."""
+    weight, plain = nn.Parameter(torch.ones(4)), Optimiser("sgd", momentum=0.0, weight_decay=0.0)
+    mask, held = torch.tensor([True, True, False, False]), torch.tensor([True, False, True, False])
+    run = new_run(tmp_path / "run")
+    with run.holding({weight: held}):
+        loss = Learner(
+            lambda _: {"sum": weight.sum()}, {"w": weight}, 0.5, plain, masks={"w": mask}
+        )
+        fit(loss, steps=1, run=run)
+    assert torch.equal(weight, torch.tensor([0.5, 1.0, 1.0, 1.0]))

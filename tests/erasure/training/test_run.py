@@ -27,7 +27,8 @@ from erasure.files.storage import (
 from erasure.training.fit import fit
 from erasure.training.learner import Learner
 from erasure.training.run import Run
-from erasure.training.run_folder import clear
+from erasure.training.run_folder import SAME_RUN, clear
+from erasure_datasets.concept import Concept
 
 DATA = {"source": "x", "images": 1, "test_images": 1, "shots": 0, "missing": []}
 RECORD = {"command": "test", "method": "toy"}
@@ -141,20 +142,38 @@ def test_a_damaged_record_of_a_run_is_one_line(tmp_path: Path, content: bytes) -
     assert (tmp_path / "config.json").read_bytes() == content
 
 
-@pytest.mark.parametrize(
-    ("key", "old", "new"),
-    [
-        ("tasks", [["a"]], [["a"], ["b"]]),
-        ("data", {**DATA, "source": "one"}, {**DATA, "source": "two"}),
-        ("config", "one", "two"),
-        ("base_digest", "one", "two"),
-        ("inputs", {"a": "one"}, {"a": "two"}),
-    ],
-)
+OTHERS = [
+    ("method", "one", "two"),
+    ("model", "one", "two"),
+    ("base_digest", "one", "two"),
+    ("onto", None, "two"),
+    ("config", "one", "two"),
+    ("concepts", [Concept("a", "object").as_json()], [Concept("b", "object").as_json()]),
+    ("tasks", [["a"]], [["a"], ["b"]]),
+    ("samples", ["1"], ["2"]),
+    ("random_share", 0.1, 0.2),
+    ("true_labels", ["cat"], ["dog"]),
+    ("keep", ["1"], ["2"]),
+    ("data", {**DATA, "source": "one"}, {**DATA, "source": "two"}),
+    ("settings", {"steps": 1}, {"steps": 2}),
+    ("inputs", {"a": "one"}, {"a": "two"}),
+    ("seed", 0, 1),
+    ("mixed_precision", "no", "bf16"),
+    ("use_8bit_adam", False, True),
+    ("allow_tf32", False, True),
+    ("processes", 1, 2),
+]
+
+
+@pytest.mark.parametrize(("key", "old", "new"), OTHERS)
 def test_what_makes_another_run(tmp_path: Path, key: str, old: object, new: object) -> None:
     Run(tmp_path).begin({**RECORD, key: old})
     with pytest.raises(RunError, match=f"its {key}"):
         Run(tmp_path).begin({**RECORD, key: new})
+
+
+def test_every_word_that_makes_another_run_is_tried() -> None:
+    assert [key for key, *_ in OTHERS] == list(SAME_RUN)
 
 
 def test_a_resumed_run_tells_its_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,15 +231,15 @@ def test_erasing_every_pair_is_refused(listed: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "asked",
+    ("asked", "message"),
     [
-        ["uce", "--retain-prompts", "none.csv"],
-        ["uce", "--retain-prompts", "cats.csv"],
-        ["salun", "--images", "data"],
+        (["uce", "--retain-prompts", "none.csv"], "none.csv cannot be read"),
+        (["uce", "--retain-prompts", "cats.csv"], "each of the 1 prompts of cats.csv does"),
+        (["salun", "--images", "data"], "data/retain/1.png cannot be read as a picture"),
     ],
 )
 def test_bad_data_is_one_line_and_leaves_nothing(
-    asked: list[str], sd1: Path, folder: Path, monkeypatch: pytest.MonkeyPatch,
+    asked: list[str], message: str, sd1: Path, folder: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(folder.parent)
@@ -253,4 +253,5 @@ def test_bad_data_is_one_line_and_leaves_nothing(
     said = capsys.readouterr().err.strip()
     assert caught.value.code == 2
     assert "\n" not in said, said
+    assert message in said
     assert not Path("run").exists()

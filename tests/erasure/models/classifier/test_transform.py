@@ -71,16 +71,33 @@ def test_as_transformers_itself(size: tuple[int, int], processor: Any) -> None:
     assert torch.allclose(got, want.float(), atol=1e-5)
 
 
+class Darkened(transformers.ViTImageProcessor):
+    """Levels are squared on the way to the network."""
+
+    def __call__(self, images: Any, **steps: Any) -> Any:
+        found = super().__call__(images, **steps)
+        if steps.get("do_rescale", True):
+            found["pixel_values"] = [image * image.abs() for image in found["pixel_values"]]
+        return found
+
+
 @pytest.mark.parametrize(
-    "processor",
+    ("processor", "message"),
     [
-        transformers.EfficientNetImageProcessor(size={"height": 32, "width": 32}),
-        transformers.ViTImageProcessor(size={"height": 32, "width": 48}),
-        transformers.ViTImageProcessor(do_resize=False),
+        (Darkened(size={"height": 32, "width": 32}), "Darkened does more to pictures than"),
+        (  # levels a second time, which bytes are not made for
+            transformers.EfficientNetImageProcessor(size={"height": 32, "width": 32}),
+            "EfficientNetImageProcessor cannot prepare a picture",
+        ),
+        (
+            transformers.ViTImageProcessor(size={"height": 32, "width": 48}),
+            "must give square pictures of one size; it gives 32 x 48",
+        ),
+        (transformers.ViTImageProcessor(do_resize=False), "it gives 96 x 128"),
     ],
-)
-def test_what_is_more_than_scaling_and_levelling_is_refused(processor: Any) -> None:
-    with pytest.raises(ModelError):
+)  # fmt: skip
+def test_what_is_more_than_scaling_and_levelling_is_refused(processor: Any, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
         from_processor(processor)
 
 

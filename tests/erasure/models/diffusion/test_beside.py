@@ -101,7 +101,7 @@ def test_a_bad_folder_leaves_no_run_behind(what: str, sd1: Path, tmp_path: Path)
     folder = copied(sd1, tmp_path)
     gone = folder / what
     shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
-    with pytest.raises(ErasureError) as caught:
+    with pytest.raises(ErasureError, match=rf"{what}\b") as caught:
         erase(str(folder), "uce", ["church"], kind="object", anchor="house", out=tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
