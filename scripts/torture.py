@@ -1,6 +1,6 @@
 """Try to knock the toolkit over: kills, malformed inputs, failing writes, crowds, a besieged demo.
 
-    OMP_NUM_THREADS=1 python scripts/torture.py --markdown docs/results/torture.md
+    OMP_NUM_THREADS=1 python scripts/torture.py --out runs/torture
 
 Everything is drawn from --seed. What was tried stands in OUT/tried.jsonl, a line each, and is not
 tried again, so that a run that was stopped goes on; --parts and the counts choose. Exit code 1 if
