@@ -13,12 +13,11 @@ fell to at least one attack; relearning, which changes weights, does not count i
 import argparse
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import kept_figures
 import markdown_file
+from refusals import erasure
 
 from erasure.registry import ATTACKS
 
@@ -34,14 +33,13 @@ def attack_one(method: str, concept: str, chosen: argparse.Namespace) -> Path:
     known = chosen.runs / method / name if chosen.runs else None
     if known and (known / "edit.json").is_file() and not folder.exists():
         shutil.copytree(known, folder, ignore=shutil.ignore_patterns("attacks"))
-    program = [sys.executable, "-m", "erasure"]
     if not (folder / "edit.json").is_file():
         options = ["--model", "pocket", "--concept", concept, "--out", folder]
-        subprocess.run([*program, "erase", method, *options], check=True)
+        erasure("erase", method, *options)
     for attack in chosen.attacks:
         if not (folder / "attacks" / f"{attack}.json").is_file():
-            options = ["--seeds", chosen.seeds, "--prompts", str(chosen.prompts)]
-            subprocess.run([*program, "attack", attack, folder, *options], check=True)
+            options = ["--seeds", chosen.seeds, "--prompts", chosen.prompts]
+            erasure("attack", attack, folder, *options)
     return folder
 
 

@@ -25,8 +25,8 @@ from typing import Any
 import kept_figures
 import markdown_file
 from poisoned_images import Poison, add_options, known_list, known_shares, poisoned
-from refusals import in_a_line
-from sample_table import BASE, SMALL, erasure
+from refusals import erasure, in_a_line
+from sample_table import BASE, SMALL
 
 from erasure.errors import ModelError
 

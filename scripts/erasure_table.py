@@ -11,12 +11,11 @@ the most seconds of an erasure; or with `--each` a line per concept.
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import kept_figures
 import markdown_file
+from refusals import erasure
 
 from erasure.errors import SettingError
 from evaluation.evaluating import read_scores
@@ -32,13 +31,8 @@ def run_one(model: str, method: str, concept: str, out: Path, subset: int | None
     name = "pocket" if subset is None else f"pocket-{subset}-subset"
     if (folder / "scores" / f"{name}.json").is_file():
         return
-    program = [sys.executable, "-m", "erasure"]
-    subprocess.run(
-        [*program, "erase", method, "--model", model, "--concept", concept, "--out", folder],
-        check=True,
-    )
-    more = [] if subset is None else ["--subset", str(subset)]
-    subprocess.run([*program, "evaluate", folder, *more], check=True)
+    erasure("erase", method, "--model", model, "--concept", concept, "--out", folder)
+    erasure("evaluate", folder, *([] if subset is None else ["--subset", subset]))
 
 
 def rows(methods: list[str], out: Path, protocol: str) -> list[str]:

@@ -10,12 +10,11 @@ and started again. Prints a table in Markdown for each part.
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import markdown_file
+from refusals import erasure
 
 from erasure.registry import METHODS
 
@@ -37,11 +36,10 @@ def run_one(
     method: str, out: Path, request: list[str], options: list[str], more: list[str]
 ) -> dict[str, Any]:
     """The two commands a user would type; the scores' record."""
-    program = [sys.executable, "-m", "erasure"]
     if not (out / "edit.json").is_file():
         asked = ["--model", "pocket-vit", "--out", out, *request, *options]
-        subprocess.run([*program, "forget", method, *asked], check=True)
-    subprocess.run([*program, "evaluate", out, *more], check=True)
+        erasure("forget", method, *asked)
+    erasure("evaluate", out, *more)
     name = "continual" if request[0] == "--task" else "class-forgetting"
     return json.loads((out / "scores" / f"{name}.json").read_text())
 

@@ -12,13 +12,12 @@ with the un-erased model's and the floor's (a second gold model's) below.
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import kept_figures
 import markdown_file
+from refusals import erasure
 
 METHODS = (
     "esd", "uce", "salun", "uproot", "advunlearn", "gs-lora", "doco", "bounded", "stereo",
@@ -29,11 +28,6 @@ DISTANCES = (
     "judge_distance", "picture_distance", "loss_gap_caption", "loss_gap_empty", "loss_gap_state",
     "divergence", "divergence_kept", "relearn_ratio", "probe",
 )  # fmt: skip
-PROGRAM = (sys.executable, "-m", "erasure")
-
-
-def run(*words: object) -> None:
-    subprocess.run([*PROGRAM, *map(str, words)], check=True)
 
 
 def erased(method: str, concept: str, asked: argparse.Namespace) -> Path:
@@ -41,7 +35,7 @@ def erased(method: str, concept: str, asked: argparse.Namespace) -> Path:
     folder: Path = asked.out / method / concept.replace(" ", "_")
     if not (folder / "edit.json").is_file():
         more = ("--weights", asked.gold) if method == "gold" else ()
-        run("erase", method, "--model", "pocket", "--concept", concept, "--out", folder, *more)
+        erasure("erase", method, "--model", "pocket", "--concept", concept, "--out", folder, *more)
     return folder
 
 
@@ -52,7 +46,7 @@ def measure(method: str, concept: str, asked: argparse.Namespace) -> dict[str, A
     for attack in asked.attacks:
         file = folder / "attacks" / f"{attack}.json"
         if not file.is_file() or "excess" not in json.loads(file.read_text())["scores"]:
-            run(
+            erasure(
                 "attack", attack, folder, "--gold", gold, "--seeds", asked.seeds,
                 "--prompts", asked.prompts, *(["--quick"] if asked.quick else []),
             )  # fmt: skip
@@ -62,7 +56,7 @@ def measure(method: str, concept: str, asked: argparse.Namespace) -> dict[str, A
     if asked.protocol:
         file = folder / "scores" / "gold.json"
         if not file.is_file():
-            run("evaluate", folder, "--protocol", "gold", "--gold", gold)
+            erasure("evaluate", folder, "--protocol", "gold", "--gold", gold)
         found["record"] = json.loads(file.read_text())
     return found
 

@@ -1,5 +1,6 @@
 """What a user can mend: one line on standard error and code 2, as of the toolkit's own commands."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,3 +17,10 @@ def in_a_line() -> Iterator[None]:
     except (ErasureError, DataError) as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def erasure(*words: object) -> None:
+    """Run `erasure WORDS` as a user types it; the script ends with its code where it fails."""
+    done = subprocess.run([sys.executable, "-m", "erasure", *map(str, words)], check=False)
+    if done.returncode:
+        raise SystemExit(done.returncode)

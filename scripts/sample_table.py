@@ -19,14 +19,13 @@ parts them: repeating the unlearning of one network says nothing of the first.
 import argparse
 import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import kept_figures
 import markdown_file
+from refusals import erasure
 from scipy.stats import t
 
 METHODS = {
@@ -59,10 +58,6 @@ SMALL = {
 COLUMNS = ("UA", "RA", "TA", "MIA", "gap", "leak", "distance")
 COMPARED = ("UA", "RA", "TA")
 Records = list[list[dict[str, Any]]]  # by original, then by repeat
-
-
-def erasure(*words: object) -> None:
-    subprocess.run([sys.executable, "-m", "erasure", *map(str, words)], check=True)
 
 
 def trained(place: Path, seed: int, asked: argparse.Namespace, small: dict[str, list[str]]) -> Path:

@@ -32,7 +32,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         (folder / "attacks").mkdir(exist_ok=True)
         (folder / "attacks" / f"{name}.json").write_text(json.dumps({"scores": scores}))
 
-    monkeypatch.setattr(gold_table, "run", run)
+    monkeypatch.setattr(gold_table, "erasure", run)
     return given
 
 

@@ -19,7 +19,7 @@ WORDS = {
     "attack_table": "prompts", "corrective_generator": "steps", "corrective_table": "architecture",
     "erasure_table": "model", "generalisation_table": "subset", "gold_table": "gold",
     "mask_curve": "steps", "meta_evaluation": "gold", "sample_table": "architecture",
-    "torture": "seed", "worst_case": "count", "worst_case_images": "count",
+    "torture": "seed", "undo_table": "count", "worst_case": "count", "worst_case_images": "count",
 }  # fmt: skip
 # options that the record need not hold: they stand in the place of a figure or are checked there,
 # or say what is shown, and how much is measured in this call
@@ -33,6 +33,7 @@ ELSEWHERE = {
     "mask_curve": "concept scores keeps at_most",
     "meta_evaluation": "concepts methods finished at_most",
     "sample_table": "methods originals repeats",
+    "undo_table": "penalties",
     "worst_case": "sets at_most",
     "worst_case_images": "methods sets retrained",
 }
