@@ -183,7 +183,9 @@ def _asked(
     return [Asked(*parts, templates) for parts in zip(words, kinds, anchors, strict=True)]
 
 
-def _of_file(file: Path, kind: str | None, anchor: str | None, templates: Any) -> list[Asked]:
+def _of_file(
+    file: Path, kind: str | None, anchor: str | None, templates: tuple[str, ...] | None
+) -> list[Asked]:  # fmt: skip
     """What a file says, and for each name of which it does not, what is given for all.
 
     SettingError where it says that of every name.
@@ -193,7 +195,8 @@ def _of_file(file: Path, kind: str | None, anchor: str | None, templates: Any) -
         if given is not None and all(getattr(one, what) for one in found):
             raise SettingError(f"{what} has no effect: {file} says it of every concept.")
         if given is not None:
-            found = [one if getattr(one, what) else replace(one, **{what: given}) for one in found]
+            said: dict[str, Any] = {what: given}
+            found = [one if getattr(one, what) else replace(one, **said) for one in found]
     return found
 
 

@@ -101,18 +101,22 @@ def measured(method: str, count: int, split: int, asked: argparse.Namespace) -> 
     return {**json.loads(kept.read_text()), "seconds": seconds}
 
 
-def changed(labels: Sequence[Sequence[int]], concepts: Sequence[str]) -> tuple[int, int, int]:
-    """(images without a target, drawn right before and not now, right now and not before)."""
+def answers(
+    labels: Sequence[Sequence[int]], concepts: Sequence[str], of: str | None = None
+) -> list[tuple[bool, bool]]:
+    """(drawn right now, drawn right un-erased) of each image that names none of the concepts.
+
+    Those that name one more alone, if it is given.
+    """
     own, before = catalogue(), pocket.shipped_baseline()[0]
-    lost = won = count = 0
+    found = []
     for seed, index, *seen in labels:
-        name, style = own.pairs()[index]
-        if name in concepts or style in concepts:
+        pair = own.pairs()[index]
+        if {*pair} & {*concepts} or (of is not None and of not in pair):
             continue
-        asked = [own.objects.index(name), own.styles.index(style)]
-        is_right, was_right = seen == asked, list(before[seed, index][:2]) == asked
-        count, lost, won = count + 1, lost + (was_right > is_right), won + (is_right > was_right)
-    return count, lost, won
+        asked = [own.objects.index(pair[0]), own.styles.index(pair[1])]
+        found.append((seen == asked, list(before[seed, index][:2]) == asked))
+    return found
 
 
 def rate(record: dict[str, Any], key: str) -> str:
@@ -130,9 +134,10 @@ def line(method: str, count: int, split: int, record: dict[str, Any]) -> str:
     cells = [method, str(count), str(split)]
     cells += [rate(record, key) for key in RATES]
     cells.insert(4, f"{100 * lowest:.0f}")
-    images, lost, won = changed(record["labels"], concepts)
+    kept = answers(record["labels"], concepts)
+    lost, won = kept.count((False, True)), kept.count((True, False))
     p = binomtest(lost, lost + won).pvalue if lost + won else 1.0
-    cells += [f"{lost} and {won} of {images}, p {p:.2g}", f"{record['seconds']:.2g}"]
+    cells += [f"{lost} and {won} of {len(kept)}, p {p:.2g}", f"{record['seconds']:.2g}"]
     return f"| {' | '.join(cells)} |"
 
 

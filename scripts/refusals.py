@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from erasure.errors import ErasureError
 from erasure_datasets.errors import DataError
@@ -19,8 +20,11 @@ def in_a_line() -> Iterator[None]:
         raise SystemExit(2) from None
 
 
-def erasure(*words: object) -> None:
-    """Run `erasure WORDS` as a user types it; the script ends with its code where it fails."""
-    done = subprocess.run([sys.executable, "-m", "erasure", *map(str, words)], check=False)
+def erasure(*words: object, **how: Any) -> None:
+    """Run `erasure WORDS` as a user types it; the script ends with its code where it fails.
+
+    `how` is what subprocess.run takes.
+    """
+    done = subprocess.run([sys.executable, "-m", "erasure", *map(str, words)], check=False, **how)
     if done.returncode:
         raise SystemExit(done.returncode)

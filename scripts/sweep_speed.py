@@ -13,7 +13,6 @@ import argparse
 import importlib.util
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import markdown_file
+from refusals import erasure
 
 from erasure.files.records import CellShape
 from erasure_datasets.canvas import OBJECTS
@@ -44,10 +44,8 @@ def by_hand(grid: Grid, out: Path) -> float:
     for cell in cells_of(grid):
         for step in cell["steps"]:
             words = [str(out / word) if word == cell["name"] else word for word in step["command"]]
-            subprocess.run(
-                [sys.executable, "-m", "erasure", *words], check=True, stdout=subprocess.DEVNULL,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )  # fmt: skip
+            env = {**os.environ, "OMP_NUM_THREADS": "1"}
+            erasure(*words, stdout=subprocess.DEVNULL, env=env)
     return time.monotonic() - start
 
 

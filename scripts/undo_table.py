@@ -18,14 +18,12 @@ from typing import Any
 
 import kept_figures
 import markdown_file
-from many_table import RATES, SEED, rate
+from many_table import RATES, SEED, answers, rate
 from sequence_table import requests
 
 from erasure import erase
 from erasure.undoing import undo
 from evaluation import evaluate
-from evaluation.drawing.pocket_plan import catalogue
-from evaluation.protocols import pocket
 
 
 def judged(folder: Path, subset: int) -> dict[str, Any]:
@@ -35,20 +33,6 @@ def judged(folder: Path, subset: int) -> dict[str, Any]:
         found = evaluate(folder, seeds=[SEED], subset=str(subset) if subset else None)
         file.write_text(json.dumps(found))
     return json.loads(file.read_text())
-
-
-def drawn_right(record: dict[str, Any], concept: str, gone: list[str]) -> tuple[int, int, int]:
-    """(images of the concept beside nothing erased, drawn right now, drawn right un-erased)."""
-    own, before = catalogue(), pocket.shipped_baseline()[0]
-    count = now = then = 0
-    for seed, index, *seen in record["labels"]:
-        pair = own.pairs()[index]
-        if concept not in pair or set(pair) & set(gone):
-            continue
-        asked = [own.objects.index(pair[0]), own.styles.index(pair[1])]
-        count, now = count + 1, now + (seen == asked)
-        then += list(before[seed, index][:2]) == asked
-    return count, now, then
 
 
 def lowest(record: dict[str, Any]) -> str:
@@ -69,8 +53,9 @@ def lines(penalty: float, asked: argparse.Namespace) -> list[str]:
         if not folder.exists():
             undo(whole, folder, concepts=name)
         record = judged(folder, asked.subset)
-        count, now, then = drawn_right(record, name, [other for other in names if other != name])
-        told.append(_line(penalty, name, record, f"{now} ({then}) of {count}"))
+        seen = answers(record["labels"], [other for other in names if other != name], name)
+        now, then = (sum(right) for right in zip(*seen, strict=True))
+        told.append(_line(penalty, name, record, f"{now} ({then}) of {len(seen)}"))
     return told
 
 

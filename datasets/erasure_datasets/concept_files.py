@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from erasure_datasets.concept import USER_KINDS
-from erasure_datasets.tables import TableError, read_column, read_text
+from erasure_datasets.tables import TableError, read_column, read_lines
 
 NAMES = ("concept", "name")
 BESIDE = ("kind", "anchor", "templates")
@@ -34,7 +34,7 @@ def read_concepts(file: Path) -> list[Asked]:
     if suffix not in SUFFIXES:
         raise TableError(f"{file} must be a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file.")
     if suffix == ".txt":
-        names = [line.strip() for line in read_text(file).splitlines() if line.strip()]
+        names = read_lines(file)
         if not names:
             raise TableError(f"{file} must name at least one concept.")
         return [Asked(name) for name in names]

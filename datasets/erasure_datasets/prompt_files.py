@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from erasure_datasets.errors import DataWarning
-from erasure_datasets.tables import TableError, read_column, read_text
+from erasure_datasets.tables import TableError, read_column, read_lines, read_text
 
 FOLDER = Path(__file__).parent / "prompts"
 LISTS = ("captions", "objects", "animals", "places", "people", "styles")
@@ -43,7 +43,7 @@ def read_prompts(file: Path) -> list[Line]:
     """
     suffix = file.suffix.lower()
     if suffix == ".txt":
-        lines = [Line(text.strip()) for text in read_text(file).splitlines() if text.strip()]
+        lines = [Line(text) for text in read_lines(file)]
     elif suffix == ".json":
         lines = _read_json(file)
     else:

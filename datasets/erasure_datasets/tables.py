@@ -33,7 +33,7 @@ class Column:
 
 def read_column(file: Path, names: Sequence[str] = PROMPT_NAMES) -> Column:
     """The first of these columns that a .csv, .tsv or .jsonl has; TableError names the file."""
-    columns, rows = _read_lines(file) if file.suffix.lower() == ".jsonl" else _read(file)
+    columns, rows = _read_objects(file) if file.suffix.lower() == ".jsonl" else _read(file)
     index = _find(file, columns, names)
     texts = [_text(file, number, row, index, columns) for number, row in rows]
     others = {
@@ -49,7 +49,7 @@ def read_captions(file: Path) -> dict[str, str]:
 
     TableError for a name that is there twice, and as in `read_column`.
     """
-    columns, rows = _read_lines(file) if file.suffix.lower() == ".jsonl" else _read(file)
+    columns, rows = _read_objects(file) if file.suffix.lower() == ".jsonl" else _read(file)
     name = _find(file, columns, ("file_name",))
     caption = _find(file, columns, ("text", "prompt", "caption"))
     found: dict[str, str] = {}
@@ -79,7 +79,7 @@ def _read(file: Path) -> tuple[list[str], Rows]:
     return [column.strip() for column in rows[0][1]], rows[1:]
 
 
-def _read_lines(file: Path) -> tuple[list[str], Rows]:
+def _read_objects(file: Path) -> tuple[list[str], Rows]:
     """As `_read`, of one JSON object a line."""
     records = []
     for number, line in enumerate(read_text(file).split("\n"), start=1):
@@ -122,6 +122,11 @@ def read_text(file: Path) -> str:
     if "\0" in text:
         raise TableError(f"{file} must be a text; it holds NUL bytes.")
     return text
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a text that are not blank, without what surrounds them; errors as above."""
+    return [line.strip() for line in read_text(file).splitlines() if line.strip()]
 
 
 def _find(file: Path, columns: list[str], names: Sequence[str]) -> int:

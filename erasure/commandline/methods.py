@@ -71,13 +71,12 @@ def _opening(text: str) -> tuple[str, str]:
 
 
 def _common_options(name: str) -> list[inspect.Parameter]:
-    """The options of every method; of one that `needs_no_name` a concept may be left out."""
-    what = ("concept", list[str] | None, None, "what to erase; may be given several times")
+    """The options of every method; of one that `needs_no_name` a concept says less."""
+    what = "what to erase; may be given several times"
     if getattr(METHODS.get("diffusion", name), "needs_no_name", False):
-        text = "what the pictures show, if it has a name: for the records and for judging alone"
-        what = ("concept", list[str] | None, None, text)
+        what = "what the pictures show, if it has a name: for the records and for judging alone"
     options: list[tuple[str, Any, Any, str]] = [
-        what,
+        ("concept", list[str] | None, None, what),
         (
             "concepts_file", Path | None, None,
             "a file of concepts instead: .txt with a name a line, or .csv, .tsv or .jsonl with "
@@ -126,12 +125,13 @@ def erase_options(name: str) -> list[inspect.Parameter]:
 
 def _erase_command(name: str) -> Any:
     common = _common_options(name)
+    named = {entry.name for entry in common} - {"concept", "concepts_file", "model"}
 
     def command(origins: Any, **values: Any) -> None:
         repeats = _repeated(values.pop("from_"), values, origins)
         is_dry = values.pop("dry_run")
         asked = {
-            **{entry.name: values[entry.name] for entry in common[3:] if entry.name in values},
+            **{name: values[name] for name in named if name in values},
             **given_settings(values, common), "origins": origins, "repeats": repeats,
         }  # fmt: skip
         what = values["model"], name, _named(values["concept"], values["concepts_file"])
