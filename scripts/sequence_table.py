@@ -26,6 +26,7 @@ from evaluation.score import wilson
 
 PROBES = ("paraphrase", "completion")
 CASES = 8
+CLOSED_FORMS = ("uce",)
 
 
 def requests(count: int, split: int) -> list[str]:
@@ -64,10 +65,16 @@ def line(method: str, count: int, asked: argparse.Namespace) -> str:
     cells.append(f"{100 * record['per_concept'][lowest]['UA']['value']:.0f} {lowest}")
     cells += [rate(record, key) for key in RATES[1:]]
     cells.append(weakest(folder))
-    whole = at_once(method, count, asked)
-    cells.append(f"{diff(folder, whole).relative:.2g} of {diff('pocket', whole).relative:.2g}")
+    cells.append(apart(method, count, asked))
     seconds = json.loads((folder / "config.json").read_text())["seconds"]
     return f"| {' | '.join([*cells, f'{seconds:.2g}'])} |"
+
+
+def apart(method: str, count: int, asked: argparse.Namespace) -> str:
+    if method not in CLOSED_FORMS:
+        return "-"
+    folder, whole = erased(method, count, asked), at_once(method, count, asked)
+    return f"{diff(folder, whole).relative:.2g} of {diff('pocket', whole).relative:.2g}"
 
 
 def weakest(folder: Path) -> str:

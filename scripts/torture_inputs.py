@@ -52,8 +52,8 @@ class Target:
 
 def targets(place: Path) -> dict[str, list[Target]]:
     """By sort of input, what can be spoilt. The runs and models lie there already."""
-    sd1, vit = place / "models" / "sd1", place / "models" / "vit"
-    out, base = place / "out", place / "spoilt"
+    sd1, out, base = place / "models" / "sd1", place / "out", place / "spoilt"
+    vit = base / "vit"
     run_of, bare, own = base / "run", base / "bare", place / "files"
     own.mkdir(exist_ok=True)
     texts = {
@@ -234,12 +234,13 @@ def try_one(
 
 
 def refresh(place: Path) -> None:
-    """Fresh copies of the runs and the model that are spoilt."""
+    """Fresh copies of the runs and the models that are spoilt; a kill may have left them so."""
     base = place / "spoilt"
     shutil.rmtree(base, ignore_errors=True)
     shutil.copytree(place / "runs" / "whole", base / "run")
     shutil.copytree(place / "runs" / "whole-other", base / "other")
-    shutil.copytree(place / "models" / "sd1", base / "sd1")
+    for name in ("sd1", "vit"):
+        shutil.copytree(place / "models" / name, base / name)
 
 
 def _half(place: Path, ended: Ended) -> list[str]:

@@ -47,6 +47,7 @@ def cases(place: Path) -> dict[str, Case]:
     models, runs = place / "models", place / "runs"
     if not (models / "sd1").exists():
         build_miniature(models / "sd1", "1")
+    if not (models / "vit").exists():
         timm_folder(models / "vit" / "model")
         image_folder(models / "vit" / "images")
     found = dict[str, Case]()

@@ -60,6 +60,23 @@ def test_a_command_that_is_refused_anyway_is_no_torture(
         inputs.check_whole(tmp_path, ("erase", "--x"))
 
 
+def test_what_is_spoilt_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torture that is killed while a file is spoilt leaves it so, and the next one goes on."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import torture_inputs as inputs
+
+    for name in ("runs/whole", "runs/whole-other", "models/sd1", "models/vit/images"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "models" / "vit" / "images" / "3.png").write_text("whole")
+    inputs.refresh(tmp_path)
+    (tmp_path / "spoilt" / "vit" / "images" / "3.png").write_text("spoilt")
+    inputs.refresh(tmp_path)
+    assert (tmp_path / "spoilt" / "vit" / "images" / "3.png").read_text() == "whole"
+    anew = (tmp_path / "spoilt", tmp_path / "files")
+    files = [t.file for of_sort in inputs.targets(tmp_path).values() for t in of_sort]
+    assert all(any(file.is_relative_to(place) for place in anew) for file in files), files
+
+
 @pytest.mark.parametrize(
     "wrong", [{"lost": True}, {"tracebacks": 1}, {"stray": ["x"]}, {"half": ["x"]}, {"leaks": 1}]
 )
