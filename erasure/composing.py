@@ -102,3 +102,23 @@ def refuse_unlike_adapters(one: Mapping[str, object], other: Mapping[str, object
                 f"{name} must be {one[name]}, as that of the adapters that are there already; got "
                 f"{other[name]}."
             )
+
+
+def refuse_unlike_requests(edit: Edit, word: str, settings: Mapping[str, object]) -> None:
+    """EditError unless the edit is of this method alone, and by these settings but for `anew`.
+
+    Only then can all of its requests be solved for at once.
+    """
+    for part in parts_of(edit):
+        names = ", ".join(part["concepts"])
+        if part["method"] != word:
+            raise EditError(
+                f"{word} cannot solve anew for {names}, which {part['method']} took away."
+            )
+        for name, value in settings.items():
+            known = part["settings"].get(name, value)
+            if name != "anew" and known != value:
+                raise EditError(
+                    f"{name} must be {known!r}, as of {names}, to solve for all at once; got "
+                    f"{value!r}."
+                )

@@ -247,7 +247,7 @@ class Edit:
         if self.form != "lora":
             raise EditError(
                 f"{self.method} changed the weights for all its concepts at once; only edits "
-                "with one adapter per request (gs-lora) give one back."
+                "with one adapter per request (gs-lora), and those of uce alone, give one back."
             )
         kept = {
             number: taken for number, taken in self.requests.items() if not set(taken) & set(names)

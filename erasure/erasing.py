@@ -148,13 +148,18 @@ def planned(
     for name in ("batch_size", "retain_batch_size"):
         if hasattr(chosen, name):
             run.check_batch(name, getattr(chosen, name))
+    told = below.told() if below else {"onto": None}
     if below:
         below.refuse(word, chosen)
+    if getattr(chosen, "anew", False):
+        if below is None:
+            raise SettingError(f"anew is for a run to erase further from; {model} is no run.")
+        found, below = below.anew(word, chosen, found), None
     record = {
         **record_of(run, word, loaded, found, chosen, {**origins, **sources}),
         "config": str(place) if place else None,
         "quick": quick,
-        **(below.told() if below else {"onto": None}),
+        **told,
     }
     if repeats is not None:
         record["repeats"] = str(repeats)

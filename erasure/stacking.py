@@ -1,13 +1,19 @@
 """Erase further from an erased run: what a method takes for original is the model as it stands."""
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from erasure.composing import laid_upon, parts_of, refuse_unlike_adapters
+from erasure.composing import (
+    laid_upon,
+    parts_of,
+    refuse_unlike_adapters,
+    refuse_unlike_requests,
+)
 from erasure.concepts import refuse_unnamed, with_lost_anchors
 from erasure.edit import Edit
 from erasure.errors import EditError, ErasureError, ModelError, RunError, SettingError
@@ -39,15 +45,15 @@ class Stack:
                     DataWarning,
                     stacklevel=3,
                 )
-        anew = with_lost_anchors(self.model, found, drawn_as_anchors(self.edit))[len(found) :]
-        for concept in anew:
+        again = with_lost_anchors(self.model, found, drawn_as_anchors(self.edit))[len(found) :]
+        for concept in again:
             warnings.warn(
                 f"{concept.name} is drawn as {old[concept.name]} in {self.run}, which is to go "
                 f"too: it is erased anew, as {concept.anchor or 'nothing'}.",
                 DataWarning,
                 stacklevel=3,
             )
-        return [*found, *anew]
+        return [*found, *again]
 
     def refuse(self, word: str, settings: object) -> None:
         """SettingError for a method that cannot go on from an erased model.
@@ -61,6 +67,16 @@ class Stack:
         asked = {name: getattr(settings, name, None) for name in ("rank", "alpha")}
         if self.edit.form == "lora" and None not in asked.values():
             refuse_unlike_adapters(self.edit.settings, asked)
+
+    def anew(self, word: str, method: Any, concepts: Sequence[Concept]) -> list[Concept]:
+        """What the run took and these: to be erased at once from its base, which `model` is then.
+
+        EditError unless the run holds this method's requests alone, by the same settings.
+        """
+        refuse_unlike_requests(self.edit, word, asdict(method))
+        self.edit.undo(self.model)
+        self.model.taken = ()
+        return [*{one.name: one for one in (*self.edit.concepts, *concepts)}.values()]
 
     def told(self) -> dict[str, object]:
         """What config.json says of it: `onto` is the digest of the edit that lies below."""

@@ -1,36 +1,54 @@
-"""Take requests back from a run that keeps one adapter for each."""
+"""Take requests back from a run: of adapters one each, of a closed form by solving for the rest."""
 
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from erasure.composing import refuse_unlike_requests
 from erasure.edit import Edit
-from erasure.errors import RunError, SettingError
+from erasure.errors import EditError, RunError, SettingError
 from erasure.files.naming import checked_path
 from erasure.files.records import RequestsShape, read_record
 from erasure.files.storage import atomic, write_json
+from erasure.opening import lasting_name, open_edit
+from erasure.registry import METHODS
+from erasure.training.run import Run
 from erasure.training.run_folder import refuse_inside, run_record
 
 
-def undo(run: Path | str, out: Path | str, *, concepts: str | Sequence[str]) -> Path:
+def undo(
+    run: Path | str, out: Path | str, *, concepts: str | Sequence[str],
+    base: Path | str | None = None,
+) -> Path:  # fmt: skip
     """A new run without the requests for these concepts; what the others took stays taken.
 
-    EditError unless every name that a request took is given back with it.
+    A run of gs-lora loses their adapters. One of UCE's is solved anew for the others, from its
+    base, which `base` names if it has moved. EditError unless every name that a request took is
+    given back with it, and for runs of other methods.
     """
     run, out = checked_path(run, "run"), checked_path(out, "out")
     if out.exists():
         raise SettingError(f"out must be a new folder; {out} exists.")
     refuse_inside(out)
     edit = Edit.load(run)
-    names = [concepts] if isinstance(concepts, str) else list(concepts)
-    known = {name.lower(): name for taken in edit.requests.values() for name in taken}
-    kept = edit.without([known.get(name.lower(), name) for name in names])
+    asked = [concepts] if isinstance(concepts, str) else list(concepts)
+    known = {concept.name.lower(): concept.name for concept in edit.concepts}
+    names = [known.get(name.lower(), name) for name in asked]
+    if _is_closed_form(edit):
+        kept = _solved_without(run, edit, names, out, base)
+    elif base is not None:
+        raise SettingError(f"base has no effect on a run of {edit.method}; leave it out.")
+    else:
+        kept = edit.without(names)
     record = {
         **run_record(run), "concepts": [concept.as_json() for concept in kept.concepts],
         "command": shlex.join(sys.argv), "undone": names, "from": str(run),
     }  # fmt: skip
+    if "onto" in record:
+        record["onto"] = None  # nothing lies below what is left
     if "tasks" in record:
         record["tasks"] = list(kept.requests.values())
     with atomic(out) as temporary:
@@ -40,6 +58,32 @@ def undo(run: Path | str, out: Path | str, *, concepts: str | Sequence[str]) -> 
         if "tasks" in record:
             write_json(temporary / "requests.json", _requests(run, list(kept.requests.values())))
     return out
+
+
+def _is_closed_form(edit: Edit) -> bool:
+    """Whether a single method made it that can solve for its requests anew."""
+    if edit.is_of_classifier or edit.method not in METHODS.names("diffusion"):
+        return False
+    return hasattr(METHODS.get("diffusion", edit.method), "anew")
+
+
+def _solved_without(
+    run: Path, edit: Edit, names: Sequence[str], out: Path, base: Path | str | None
+) -> Edit:
+    """What one request for the other concepts gives, to the bit."""
+    refuse_unlike_requests(edit, edit.method, edit.settings)
+    found = {concept.name for concept in edit.concepts}
+    unknown = next((name for name in names if name not in found), None)
+    if unknown is not None:
+        raise EditError(f"no request took {unknown!r}; they took {', '.join(sorted(found))}.")
+    left = [concept for concept in edit.concepts if concept.name not in names]
+    if not left:
+        raise EditError("every request would be taken back; the base model is what is left.")
+    model, _ = open_edit(run, edited=False, base=base)
+    method = METHODS.get("diffusion", edit.method)(**edit.settings)
+    solved: Edit = method.erase(model, left, Run(out))
+    told = replace(edit, base=lasting_name(str(base)), revision=None) if base else edit
+    return replace(solved, base=told.base, revision=told.revision, base_digest=told.base_digest)
 
 
 def _requests(run: Path, kept: list[list[str]]) -> list[dict[str, Any]]:

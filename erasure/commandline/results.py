@@ -20,9 +20,10 @@ def _undo(
     run: Annotated[Path, typer.Argument(help="a run's folder")],
     concept: Annotated[list[str], typer.Option(help="what to give back")],
     out: Annotated[Path, typer.Option(help="the new run's folder")],
+    base: Annotated[str | None, typer.Option(help=BASE)] = None,
 ) -> None:
-    """Take requests back from a gs-lora run; what the others took stays taken."""
-    load("erasure.undoing:undo")(run, out, concepts=concept)
+    """Take requests back from a run of gs-lora or uce; what the others took stays taken."""
+    load("erasure.undoing:undo")(run, out, concepts=concept, base=base)
     typer.echo(f"{out} written")
 
 

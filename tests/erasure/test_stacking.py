@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,11 @@ from erasure.errors import EditError, ErasureError, ModelError, RunError, Settin
 from erasure.exports.exporting import export
 from erasure.files.storage import write_json
 from erasure.foreseeing import foresee_erasure
+from erasure.methods.diffusion.uce import UCE
 from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.model import DiffusionModel
 from erasure.opening import open_run
+from erasure.repeating import settings_of
 from erasure.training.run import Run
 from erasure.undoing import undo
 from erasure_datasets.concept import Concept
@@ -129,6 +132,63 @@ def test_requests_stay_apart_and_each_is_given_back(sd1: Path, tmp_path: Path) -
         erase(below.folder, "gs-lora", "tree", out=tmp_path / "no", rank=4, **settings)
 
 
+@pytest.mark.parametrize("family", ["sd1", "sd3", pytest.param("sdxl", marks=pytest.mark.slow)])
+def test_requests_solved_anew_are_one_request(
+    family: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """In any order, to the bit; and one taken back was never there."""
+    base, names = str(request.getfixturevalue(family)), ["cat", "dog", "tree"]
+    want = erase(base, "uce", names, out=tmp_path / "want", **FREE).model
+    run = erase(base, "uce", "cat", out=tmp_path / "cat", **FREE).folder
+    for name in names[1:]:
+        found = erase(run, "uce", name, out=tmp_path / name, anew=True, **FREE)
+        run = found.folder
+    assert is_same(found.model, want)
+    assert is_same(open_run(run), want)
+    assert [concept.name for concept in Edit.load(run).concepts] == names
+    again = erase(tmp_path / "dog", "uce", "tree", out=run, anew=True, **FREE)  # is there already
+    assert is_same(again.model, want)
+    without = erase(base, "uce", ["cat", "tree"], out=tmp_path / "two", **FREE).model
+    left = undo(run, tmp_path / "left", concepts="Dog")
+    assert is_same(open_run(left), without)
+    edit = Edit.load(left)
+    assert [concept.name for concept in edit.concepts] == ["cat", "tree"]
+    assert (edit.base, edit.base_digest) == (base, Edit.load(run).base_digest)
+    assert json.loads((left / "config.json").read_text())["undone"] == ["dog"]
+
+
+def test_a_request_is_taken_back_from_uces_upon_one_another(cat: Path, tmp_path: Path) -> None:
+    both = erase(cat, "uce", "dog", out=tmp_path / "both", **FREE).folder
+    left = open_run(undo(both, tmp_path / "left", concepts="dog"))
+    assert is_same(left, open_run(cat))
+    repeated = settings_of(tmp_path / "left", "uce", {f.name for f in fields(UCE)})
+    assert repeated["model"] == Edit.load(cat).base  # nothing lies below what is left
+
+
+def test_what_cannot_be_solved_anew_is_refused(cat: Path, sd1: Path, tmp_path: Path) -> None:
+    mixed = erase(cat, "esd", "dog", out=tmp_path / "mixed", **FREE, **TINY["esd"]).folder
+    mixed = erase(mixed, "uce", "tree", out=tmp_path / "more", **FREE).folder
+    cases: list[tuple[Path, dict, type[ErasureError], str]] = [
+        (sd1, {}, SettingError, r"anew is for a run to erase further from; .* is no run"),
+        (cat, {"stay": 0.1}, EditError, r"stay must be 0.5, as of cat, .* at once; got 0.1"),
+        (mixed, {}, EditError, "uce cannot solve anew for dog, which esd took away"),
+    ]
+    for model, more, error, message in cases:
+        with pytest.raises(error, match=message):
+            erase(model, "uce", "horse", out=tmp_path / "no", anew=True, **FREE, **more)
+        assert not (tmp_path / "no").exists()
+    undone: list[tuple[Path, dict, type[ErasureError], str]] = [
+        (cat, {"concepts": "cat"}, EditError, "every request would be taken back"),
+        (cat, {"concepts": "dog"}, EditError, "no request took 'dog'; they took cat"),
+        (mixed, {"concepts": "cat"}, EditError, "for all its concepts at once; only edits with"),
+        (mixed, {"concepts": "cat", "base": "x"}, SettingError, "base has no effect on a run of"),
+    ]
+    for run, how, error, message in undone:
+        with pytest.raises(error, match=message):
+            undo(run, tmp_path / "no", **how)
+        assert not (tmp_path / "no").exists()
+
+
 @pytest.fixture(scope="module")
 def no_cat(listed: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
     """The same of the miniature with a list of concepts: the cat is drawn as a dog."""
@@ -203,6 +263,9 @@ def test_a_stack_opens_where_its_base_has_moved(sd1: Path, tmp_path: Path) -> No
     found = erase(run, "uce", "dog", out=tmp_path / "both", base=moved, **FREE)
     assert found.edit.base == str(moved)
     assert is_same(open_run(found.folder), found.model)
+    left = undo(found.folder, tmp_path / "left", concepts="dog", base=moved.rename(base))
+    assert Edit.load(left).base == str(base)
+    assert is_same(open_run(left), open_run(run))
 
 
 def test_what_cannot_be_stacked_is_refused_in_a_line(cat: Path, sd1: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ ELSEWHERE = {
     "mask_curve": "concept scores keeps at_most",
     "meta_evaluation": "concepts methods finished at_most",
     "sample_table": "methods originals repeats",
-    "undo_table": "penalties",
+    "undo_table": "methods penalties",
     "worst_case": "sets at_most",
     "worst_case_images": "methods sets retrained",
 }

@@ -26,6 +26,9 @@ Choices
   with `last`.
 - `average` divides s_e and s_p by their number of prompts, so that they mean the same however many
   prompts there are; the default sums, as published.
+- Erased from a run of UCE, W is the erased model, as the equation has it, so that what is kept is
+  kept twice and the order of requests tells. With `anew` the run's concepts and these are solved
+  for at once, from its base: whatever the order, the result is that of one request for all.
 - Solved in float64, on the CPU since not every device has it, and never in mixed precision.
 - A bias stays: W' c + b is W c* + b where W' c is W c*.
 - Of Stable Diffusion XL the cross-attention is edited as of the others, over both encoders' states;
@@ -81,6 +84,10 @@ class UCE:
     average: bool = setting(False, help="divide each sum by its number of prompts")
     retain_prompts: str = setting(
         "", help="file of prompts (.csv, .txt, .json): what to preserve", when="preserve_weight"
+    )
+
+    anew: bool = setting(
+        False, help="of a run of UCE's: solve for its concepts and these at once, from its base"
     )
 
     def __post_init__(self) -> None:
