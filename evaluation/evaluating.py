@@ -22,6 +22,7 @@ from evaluation.drawing.pocket_plan import NAME as POCKET
 from evaluation.drawing.pocket_plan import find_targets, is_pocket
 from evaluation.pictures import before_and_after
 from evaluation.protocols import Asked, Protocol
+from evaluation.reports.comparing import lacking
 
 BENCHMARK, ANY = "unlearncanvas", "prompts"  # for models that are not pocket's
 
@@ -188,5 +189,6 @@ def read_scores(run: Path, protocol: str) -> dict[str, Any]:
         names = ", ".join(file.stem for file in files)
         raise SettingError(f"{protocol} must be one of {names}: {run} has these.")
     if not files or not files[0].is_file():
-        raise SettingError(f"{run} has no scores under {protocol}; run `erasure evaluate {run}`.")
+        known = sorted(file.stem for file in folder.glob("*.json"))
+        raise SettingError(lacking(run, protocol, known))
     return {**read_record(files[0], ScoresShape, remedy="remove it and judge again")}

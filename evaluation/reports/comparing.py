@@ -39,7 +39,8 @@ def compare(
     return table
 
 
-def _lacking(run: str, asked: str, known: Sequence[str]) -> str:
+def lacking(run: Path | str, asked: str, known: Sequence[str]) -> str:
+    """What to say of scores that a run has not, beside those that are known."""
     remedy = f"it has {', '.join(known)}." if known else f"run `erasure evaluate {run}`."
     return f"{run} has no scores under {asked}; {remedy}"
 
@@ -48,9 +49,9 @@ def _protocol(found: Sequence[Mapping[str, Any]], asked: str | None) -> str:
     """The scores that every run has; SettingError for none, for several, and for unlike stamps."""
     shared = [name for name in found[0]["scores"] if all(name in e["scores"] for e in found)]
     if asked is not None:
-        lacking = next((e for e in found if asked not in e["scores"]), None)
-        if lacking is not None:
-            raise SettingError(_lacking(lacking["name"], asked, [*lacking["scores"]]))
+        without = next((e for e in found if asked not in e["scores"]), None)
+        if without is not None:
+            raise SettingError(lacking(without["name"], asked, [*without["scores"]]))
         shared = [asked]
     if not shared:
         bare = next((e["name"] for e in found if not e["scores"]), None)

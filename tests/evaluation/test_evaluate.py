@@ -156,9 +156,11 @@ def test_scores_are_found_by_old_names_and_new_ones(tmp_path: Path) -> None:
         record = {"protocol": "pocket-subset", "scores": {}, "stamp": {"name": name}}
         (scores / f"{name}.json").write_text(json.dumps(record))
 
-    with pytest.raises(SettingError, match="no scores under pocket-subset"):
+    with pytest.raises(SettingError, match="no scores under pocket-subset; run `erasure evaluate"):
         read_scores(tmp_path, "pocket-subset")
     write("pocket-20-subset")
+    with pytest.raises(SettingError, match="no scores under prompts; it has pocket-20-subset"):
+        read_scores(tmp_path, "prompts")
     assert read_scores(tmp_path, "pocket-subset")["stamp"]["name"] == "pocket-20-subset"
     write("pocket-24-subset")
     with pytest.raises(SettingError, match="one of pocket-20-subset, pocket-24-subset"):

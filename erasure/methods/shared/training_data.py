@@ -82,25 +82,27 @@ def gather_kept(model: DiffusionModel, plan: Plan, run: Run) -> Pictures:
 
     They are the model's own data set's, else drawn. SettingError if there is nothing to keep.
     """
-    gone = [*model.taken]
     try:
-        kept = retain_prompts(gone, model.catalogue, plan.retain_prompts)
+        kept = _kept_prompts(model, [], plan)
     except DataError as error:
         raise SettingError(str(error)) from error
     catalogue = _listed(model, plan)
     if catalogue and _is_canvas(catalogue):
-        order, pairs = run.generator_for("pairs"), catalogue.kept_pairs(gone)
+        order, pairs = run.generator_for("pairs"), catalogue.kept_pairs([*model.taken])
         chosen = _in_turn(pairs, plan.retain_count, order)
         return _of_pairs(catalogue, model, [], chosen, canvas_image)
-    return _drawn("retain", [(p, p) for p in kept], plan.retain_count, model, plan, run)
+    return _drawn("retain", kept, plan.retain_count, model, plan, run)
 
 
 def _gathered(
     model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run
 ) -> tuple[Pictures, Pictures]:
-    catalogue = _listed(model, plan)
-    if catalogue and _is_canvas(catalogue) and plan.images == "auto":
-        return _from_pairs(catalogue, model, concepts, plan, run, canvas_image)
+    if model.catalogue and _is_canvas(model.catalogue) and plan.images == "auto":
+        if not plan.retain_prompts:
+            return _from_pairs(model.catalogue, model, concepts, plan, run, canvas_image)
+        kept, alone = _kept_prompts(model, concepts, plan), replace(plan, retain_count=0)
+        forget, _ = _from_pairs(model.catalogue, model, concepts, alone, run, canvas_image)
+        return forget, _drawn("retain", kept, plan.retain_count, model, plan, run)
     if plan.images in ("auto", "generated"):
         return _generated(model, concepts, plan, run)
     folder = checked_path(plan.images, "images")
@@ -108,6 +110,7 @@ def _gathered(
         raise SettingError(
             f"images must be auto, generated or a folder; there is no folder {folder}."
         )
+    catalogue = _listed(model, plan)
     if catalogue:
         image = image_from(folder, model.resolution)
         return _from_pairs(catalogue, model, concepts, plan, run, image)
@@ -195,7 +198,7 @@ def _from_two_folders(
 ) -> tuple[Pictures, Pictures]:
     """`forget/` (`anchor/`) and `retain/`, by captions where there are any, else by templates."""
     pairs, all_gone = forget_prompts(concepts), [*concepts, *model.taken]
-    kept = retain_prompts(all_gone, model.catalogue, plan.retain_prompts)
+    kept = _kept_prompts(model, concepts, plan)
     gone = "anchor" if plan.shows_anchor else "forget"
     parts = [folder / "forget", folder / gone, folder / "retain"]
     parts += [folder / "anchor"] if plan.has_anchors else []
@@ -204,7 +207,7 @@ def _from_two_folders(
     sets = []
     for name, default, count in (
         (gone, pairs, plan.forget_count),
-        ("retain", [(p, p) for p in kept], plan.retain_count),
+        ("retain", kept, plan.retain_count),
     ):
         if not count:
             sets.append(Pictures(encoded(model, []), [], []))
@@ -237,12 +240,19 @@ def _generated(
     model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run
 ) -> tuple[Pictures, Pictures]:
     """Latents that the original model draws, by DDIM."""
-    kept = retain_prompts([*concepts, *model.taken], model.catalogue, plan.retain_prompts)
-    forget, retain = forget_prompts(concepts), [(prompt, prompt) for prompt in kept]
+    kept = _kept_prompts(model, concepts, plan)
     return (
-        _drawn("forget", forget, plan.forget_count, model, plan, run),
-        _drawn("retain", retain, plan.retain_count, model, plan, run),
+        _drawn("forget", forget_prompts(concepts), plan.forget_count, model, plan, run),
+        _drawn("retain", kept, plan.retain_count, model, plan, run),
     )
+
+
+def _kept_prompts(
+    model: DiffusionModel, concepts: Sequence[Concept], plan: Plan
+) -> list[tuple[str, str]]:
+    """What to keep, twice: there is nothing to draw instead."""
+    kept = retain_prompts([*concepts, *model.taken], model.catalogue, plan.retain_prompts)
+    return [(prompt, prompt) for prompt in kept]
 
 
 def _drawn(

@@ -41,6 +41,21 @@ def gathered(model: StableDiffusion, folder: Path, count: int = 9) -> tuple[Pict
     return gather(model, concepts, Plan(str(folder), count, count, "", 2, 7.5), run)
 
 
+def test_prompts_to_keep_change_no_picture_to_forget(tmp_path: Path) -> None:
+    """Pocket has pictures of its concepts; only what a file says to keep has to be drawn."""
+    model = load_model("pocket")
+    concepts, file = find_concepts(model, ["cat"]), tmp_path / "kept.txt"
+    file.write_text("A dog image in Sketch style.\n")
+    found = [
+        gather(model, concepts, Plan("auto", 2, 1, text, 2, 7.5), Run(tmp_path / "run"))
+        for text in ("", str(file))
+    ]
+    (forget, _), (same, drawn) = found
+    assert same.prompts == forget.prompts
+    assert torch.equal(same.latents, forget.latents)
+    assert drawn.prompts == ["A dog image in Sketch style."]
+
+
 CSV = "file_name,text\n{0}0.png,a red house\n{0}1.png,a boat\n"
 
 
