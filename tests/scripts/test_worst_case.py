@@ -13,6 +13,7 @@ import noised_renders
 import worst_case
 
 from erasure.files.records import read_record
+from erasure.files.storage import write_json
 from erasure.models.diffusion.load import load_model
 from evaluation.drawing.pocket_plan import catalogue
 
@@ -48,6 +49,18 @@ def test_a_set_stands_beside_the_hardest_tenth_of_random_ones() -> None:
     assert likely == "the judge's belief | 50 | 50 | 90 | 5 of 11"
     rise = worst_case.beside_random("rise", [0.15, *(i / 10 for i in range(11))])
     assert rise == "rise of the noise error | 0.1500 | 0.5000 | 0.1000 | 9 of 11"  # low is hard
+
+
+def test_no_random_set_stands_for_the_chosen_one(tmp_path: Path) -> None:
+    """The first record is the chosen set's, and without that there is no row."""
+    write_json(tmp_path / "selection.json", {"chosen": ["cat"]})
+    for number in range(4):
+        record = {"names": ["cat"], "rise": number / 10, "images": 0}
+        write_json(tmp_path / "uce" / f"{number}.json", record)
+    asked = Namespace(out=tmp_path, count=1, sets=3, seed=0, images=0)
+    assert worst_case.tables(asked)[-1].startswith("| uce | rise of the noise error | 0.0000 |")
+    (tmp_path / "uce" / "0.json").unlink()
+    assert not [line for line in worst_case.tables(asked) if line.startswith("| uce")]
 
 
 def test_more_concepts_than_there_are_is_one_line(
