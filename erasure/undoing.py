@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from erasure.composing import refuse_unlike_requests
+from erasure.config import resolve
 from erasure.edit import Edit
 from erasure.errors import EditError, RunError, SettingError
 from erasure.files.naming import checked_path
 from erasure.files.records import RequestsShape, read_record
 from erasure.files.storage import atomic, write_json
+from erasure.keeping import inputs
 from erasure.opening import lasting_name, open_edit
 from erasure.registry import METHODS
 from erasure.training.run import Run
 from erasure.training.run_folder import refuse_inside, run_record
+from erasure_datasets.errors import DataError
 
 
 def undo(
@@ -70,8 +73,17 @@ def _is_closed_form(edit: Edit) -> bool:
 def _solved_without(
     run: Path, edit: Edit, names: Sequence[str], out: Path, base: Path | str | None
 ) -> Edit:
-    """What one request for the other concepts gives, to the bit."""
+    """What one request for the other concepts gives, to the bit.
+
+    RunError if a file that it read then holds something else now.
+    """
     refuse_unlike_requests(edit, edit.method, edit.settings)
+    then = run_record(run).get("inputs", {})
+    for name, digest in inputs(edit.settings, then).items():
+        if then.get(name) != digest:
+            raise RunError(
+                f"{name} of {run}, {edit.settings[name]}, holds something else than it did then."
+            )
     found = {concept.name for concept in edit.concepts}
     unknown = next((name for name in names if name not in found), None)
     if unknown is not None:
@@ -80,8 +92,13 @@ def _solved_without(
     if not left:
         raise EditError("every request would be taken back; the base model is what is left.")
     model, _ = open_edit(run, edited=False, base=base)
-    method = METHODS.get("diffusion", edit.method)(**edit.settings)
-    solved: Edit = method.erase(model, left, Run(out))
+    method, _ = resolve(
+        METHODS.get("diffusion", edit.method), given=edit.settings, quick=False, presets=None
+    )
+    try:
+        solved: Edit = method.erase(model, left, Run(out))
+    except DataError as error:
+        raise SettingError(str(error)) from error
     told = replace(edit, base=lasting_name(str(base)), revision=None) if base else edit
     return replace(solved, base=told.base, revision=told.revision, base_digest=told.base_digest)
 

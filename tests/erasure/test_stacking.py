@@ -165,6 +165,24 @@ def test_a_request_is_taken_back_from_uces_upon_one_another(cat: Path, tmp_path:
     assert repeated["model"] == Edit.load(cat).base  # nothing lies below what is left
 
 
+def test_a_request_is_taken_back_by_what_was_read_then_or_not_at_all(
+    sd1: Path, tmp_path: Path
+) -> None:
+    kept, names = tmp_path / "kept.txt", ["cat", "dog"]
+    kept.write_text("a boat\n")
+    given = {"retain_prompts": str(kept), **FREE}
+    run = erase(str(sd1), "uce", names, out=tmp_path / "both", **given).folder
+    want = erase(str(sd1), "uce", "cat", out=tmp_path / "cat", **given).model
+    assert is_same(open_run(undo(run, tmp_path / "left", concepts="dog")), want)
+    kept.write_text("a ship\n")
+    with pytest.raises(RunError, match=r"retain_prompts of .* holds something else than it did"):
+        undo(run, tmp_path / "no", concepts="dog")
+    kept.unlink()
+    with pytest.raises(SettingError, match=r"kept\.txt cannot be read"):
+        undo(run, tmp_path / "no", concepts="dog")
+    assert not (tmp_path / "no").exists()
+
+
 def test_what_cannot_be_solved_anew_is_refused(cat: Path, sd1: Path, tmp_path: Path) -> None:
     mixed = erase(cat, "esd", "dog", out=tmp_path / "mixed", **FREE, **TINY["esd"]).folder
     mixed = erase(mixed, "uce", "tree", out=tmp_path / "more", **FREE).folder
