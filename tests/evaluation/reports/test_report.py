@@ -107,6 +107,23 @@ def test_excess_over_two_gold_models_is_not_ranked_together() -> None:
     assert "noise" in _comparable_attacks(found)
 
 
+@pytest.mark.parametrize("field", ["seeds", "attack", "settings", "versions", "criterion"])
+def test_whatever_a_stamp_says_of_how_it_was_judged_parts_the_ranking(field: str) -> None:
+    """But for what was judged; and of attacks the run that fell least stands first."""
+
+    def run(name: str, value: float, **more: str) -> dict:
+        scores = {"ASR": {"value": value, "low": None, "high": None}}
+        about = dict.fromkeys(("run", "method", "concepts", "seconds", "peak_memory_gb",
+                               "storage_mb"))  # fmt: skip
+        stamp = {"attack": "noise", "edit": name, "concepts": [name], **more}
+        return {**about, "name": name, "attacks": {"noise": {"scores": scores, "stamp": stamp}}}
+
+    found = [run("worse", 0.5), run("best", 0.1), run("apart", 0.0, **{field: "another"})]
+    first, second = rankings(found, "attacks")
+    assert [row["name"] for row in first["rows"]] == ["best", "worse"]
+    assert [row["name"] for row in second["rows"]] == ["apart"]
+
+
 def test_attacks_of_two_runs_share_a_stamp_in_the_table() -> None:
     """The edit and the concepts are the run's own columns."""
     score = {"value": 0.5, "low": 0.0, "high": 1.0, "n": 4, "higher_is_better": False}
