@@ -40,7 +40,8 @@ def undo(
     asked = [concepts] if isinstance(concepts, str) else list(concepts)
     known = {concept.name.lower(): concept.name for concept in edit.concepts}
     names = [known.get(name.lower(), name) for name in asked]
-    if _is_closed_form(edit):
+    is_solved = _is_closed_form(edit)
+    if is_solved:
         kept = _solved_without(run, edit, names, out, base)
     elif base is not None:
         raise SettingError(f"base has no effect on a run of {edit.method}; leave it out.")
@@ -52,6 +53,8 @@ def undo(
     }  # fmt: skip
     if "onto" in record:
         record["onto"] = None  # nothing lies below what is left
+    if is_solved:
+        record["settings"] = kept.settings
     if "tasks" in record:
         record["tasks"] = list(kept.requests.values())
     with atomic(out) as temporary:
@@ -92,9 +95,9 @@ def _solved_without(
     if not left:
         raise EditError("every request would be taken back; the base model is what is left.")
     model, _ = open_edit(run, edited=False, base=base)
-    method, _ = resolve(
-        METHODS.get("diffusion", edit.method), given=edit.settings, quick=False, presets=None
-    )
+    given: dict[str, Any] = {**edit.settings, "anew": False}  # one request for the others
+    kind = METHODS.get("diffusion", edit.method)
+    method, _ = resolve(kind, given=given, quick=False, presets=None)
     try:
         solved: Edit = method.erase(model, left, Run(out))
     except DataError as error:

@@ -155,6 +155,8 @@ def test_requests_solved_anew_are_one_request(
     assert [concept.name for concept in edit.concepts] == ["cat", "tree"]
     assert (edit.base, edit.base_digest) == (base, Edit.load(run).base_digest)
     assert json.loads((left / "config.json").read_text())["undone"] == ["dog"]
+    repeated = settings_of(left, "uce", {f.name for f in fields(UCE)})
+    assert (repeated["model"], repeated["anew"]) == (base, False)
 
 
 def test_a_request_is_taken_back_from_uces_upon_one_another(cat: Path, tmp_path: Path) -> None:
