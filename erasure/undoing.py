@@ -49,7 +49,7 @@ def undo(
         kept = edit.without(names)
     record = {
         **run_record(run), "concepts": [concept.as_json() for concept in kept.concepts],
-        "command": shlex.join(sys.argv), "undone": names, "from": str(run),
+        "command": shlex.join(sys.argv), "undone": asked, "from": str(run),
     }  # fmt: skip
     if "onto" in record:
         record["onto"] = None  # nothing lies below what is left

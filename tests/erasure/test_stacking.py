@@ -154,7 +154,7 @@ def test_requests_solved_anew_are_one_request(
     edit = Edit.load(left)
     assert [concept.name for concept in edit.concepts] == ["cat", "tree"]
     assert (edit.base, edit.base_digest) == (base, Edit.load(run).base_digest)
-    assert json.loads((left / "config.json").read_text())["undone"] == ["dog"]
+    assert json.loads((left / "config.json").read_text())["undone"] == ["Dog"]
     repeated = settings_of(left, "uce", {f.name for f in fields(UCE)})
     assert (repeated["model"], repeated["anew"]) == (base, False)
 

@@ -36,8 +36,11 @@ def check_pipeline(
     scale = pipeline.vae.config.get("scaling_factor")
     if not isinstance(scale, (int, float)) or isinstance(scale, bool) or not 0 < scale < math.inf:
         raise ModelError(f"scaling_factor of {name}'s vae must be above 0; got {scale!r}.")
-    for tower, tokenizer in zip(towers, tokenizers, strict=True):
-        _check_tokenizer(tokenizer, getattr(pipeline, tokenizer), getattr(pipeline, tower), name)
+    for tower, part in zip(towers, tokenizers, strict=True):
+        encoder, tokenizer = getattr(pipeline, tower), getattr(pipeline, part)
+        _check_tokenizer(part, tokenizer, encoder, name)
+        pools = backbone == "transformer" or hasattr(encoder, "text_projection")
+        _check_pooling(tower, encoder, tokenizer.eos_token_id, name, pools=pools)
 
 
 def check_noise_prediction(pipeline: Any, towers: Sequence[str], name: str) -> None:
@@ -165,6 +168,21 @@ def _check_tokenizer(part: str, tokenizer: Any, encoder: Any, name: str) -> None
         raise ModelError(
             f"the {part} of {name} knows {unmade[0]!r} and {len(unmade) - 1} more tokens that its "
             f"merges never make: {remedy}"
+        )
+
+
+def _check_pooling(tower: str, encoder: Any, end: int, name: str, *, pools: bool) -> None:
+    """A CLIP pools where its config says that a text ends; 2 is the old way, by the highest token.
+
+    By a token that no text has it would pool the first, which tells all texts alike.
+    """
+    given = encoder.config.to_dict().get("eos_token_id")
+    is_number = isinstance(given, int) and not isinstance(given, bool)
+    is_clip = str(encoder.config.model_type).startswith("clip")
+    if is_clip and (not is_number or (pools and given not in (2, end))):
+        raise ModelError(
+            f"eos_token_id of the {tower} of {name} must be its tokenizer's, {end}, or 2; "
+            f"got {given!r}."
         )
 
 

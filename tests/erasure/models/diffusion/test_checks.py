@@ -190,6 +190,25 @@ def test_a_tiny_autoencoder_encodes_and_decodes(sd1: Path, tmp_path: Path) -> No
     assert model.generate(["a"], steps=1, guidance=1.0, generators=generators).shape[-1] == 16
 
 
+@pytest.mark.parametrize(
+    ("family", "tower", "given"),
+    [("sd1", "text_encoder", None), ("sd1", "text_encoder", []), ("sdxl", "text_encoder_2", 7),
+     ("flux", "text_encoder", 7)],
+)  # fmt: skip
+def test_a_text_that_ends_nowhere_is_refused(
+    family: str, tower: str, given: object, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """CLIP's own code fails, or pools the first token of every text, which tells all alike."""
+    folder = copied(request.getfixturevalue(family), tmp_path)
+    file = folder / tower / "config.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps({**record, "eos_token_id": 2}))
+    load_model(str(folder))
+    file.write_text(json.dumps({**record, "eos_token_id": given}))
+    with pytest.raises(ModelError, match=rf"eos_token_id of the {tower} of .* or 2; got "):
+        load_model(str(folder))
+
+
 NO_SIGNAL = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 
 
