@@ -1,5 +1,6 @@
 """The built-in model in plain diffusers: none of our packages can be imported in that process."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from safetensors import safe_open
 
 from erasure.erasing import erase
 from erasure.exports.exporting import export
+from erasure.forgetting import forget
 from erasure.models.built_in import POCKET
 from erasure.models.diffusion.load import load_model
 from erasure.opening import open_run
@@ -127,3 +129,22 @@ def test_word_tokens_are_those_that_a_text_can_hold() -> None:
     assert part != tokenizer.unk_token_id
     assert part not in words
     assert not set(words.tolist()) & set(model.special_tokens)
+
+
+@pytest.mark.parametrize(
+    ("method", "classes"),
+    [("ssd", ["rabbit", "sandwich", "tower"])]
+    + [
+        pytest.param(name, ["cat", "dog", "bird"], marks=pytest.mark.slow)
+        for name in ("salun", "random-label", "gs-lora", "rocr", "ihl", "npo")
+    ],
+)
+def test_presets_of_the_classifier_forget_as_the_tables_say(
+    method: str, classes: list[str], tmp_path: Path
+) -> None:
+    """They were chosen by what a method did then; a change of the method may leave them idle."""
+    out = tmp_path / "run"
+    forget("pocket-vit", method, tasks=[classes], out=out, watch_every=0)
+    (told,) = json.loads((out / "requests.json").read_text())
+    assert told["Acc_f"] <= 0.03
+    assert told["Acc_r"] >= 0.95
