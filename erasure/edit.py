@@ -1,7 +1,7 @@
 """The result of an erasure: the tensors that changed, and a record of what they are."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from erasure.sparse import Changed, Sparse, add, changed, opened, put, stored
 from erasure_datasets.concept import Concept
 
 TENSORS = "edit.safetensors"
+NOTHING_LEFT = "every request would be taken back; the base model is what is left."
 
 
 @dataclass(frozen=True, repr=False)
@@ -252,10 +253,7 @@ class Edit:
         kept = {
             number: taken for number, taken in self.requests.items() if not set(taken) & set(names)
         }
-        back = {name for taken in self.requests.values() for name in taken}
-        unknown = next((name for name in names if name not in back), None)
-        if unknown is not None:
-            raise EditError(f"no request took {unknown!r}; they took {', '.join(sorted(back))}.")
+        refuse_untaken(names, {name for taken in self.requests.values() for name in taken})
         for taken in self.requests.values():
             left_over = [name for name in taken if name not in names]
             if left_over and len(left_over) < len(taken):
@@ -264,7 +262,7 @@ class Edit:
                     f"{', '.join(left_over)} too, or none."
                 )
         if not kept:
-            raise EditError("every request would be taken back; the base model is what is left.")
+            raise EditError(NOTHING_LEFT)
         left = {name for taken in kept.values() for name in taken}
         parts = [{**p, "concepts": [n for n in p["concepts"] if n in left]} for p in self.parts]
         found = replace(
@@ -296,3 +294,10 @@ class Edit:
         with torch.no_grad():
             for name in changed:
                 current[name].copy_(model.originals.pop(name))
+
+
+def refuse_untaken(names: Sequence[str], taken: Set[str]) -> None:
+    """EditError for a name to take back that no request took."""
+    unknown = next((name for name in names if name not in taken), None)
+    if unknown is not None:
+        raise EditError(f"no request took {unknown!r}; they took {', '.join(sorted(taken))}.")

@@ -9,7 +9,7 @@ from typing import Any
 
 from erasure.composing import refuse_unlike_requests
 from erasure.config import resolve
-from erasure.edit import Edit
+from erasure.edit import NOTHING_LEFT, Edit, refuse_untaken
 from erasure.errors import EditError, RunError, SettingError
 from erasure.files.naming import checked_path
 from erasure.files.records import RequestsShape, read_record
@@ -87,13 +87,10 @@ def _solved_without(
             raise RunError(
                 f"{name} of {run}, {edit.settings[name]}, holds something else than it did then."
             )
-    found = {concept.name for concept in edit.concepts}
-    unknown = next((name for name in names if name not in found), None)
-    if unknown is not None:
-        raise EditError(f"no request took {unknown!r}; they took {', '.join(sorted(found))}.")
+    refuse_untaken(names, {concept.name for concept in edit.concepts})
     left = [concept for concept in edit.concepts if concept.name not in names]
     if not left:
-        raise EditError("every request would be taken back; the base model is what is left.")
+        raise EditError(NOTHING_LEFT)
     model, _ = open_edit(run, edited=False, base=base)
     given: dict[str, Any] = {**edit.settings, "anew": False}  # one request for the others
     kind = METHODS.get("diffusion", edit.method)
