@@ -49,6 +49,8 @@ def open_edit(
     name = _where(run, edit, base)
     config, where = record.get("config"), f"config in {run / 'config.json'}"
     config = None if config is None else checked_path(config, where, error=RunError)
+    if not name.endswith(".safetensors"):  # the base is a folder by now
+        config = None
     revision = None if base is not None else edit.revision
     model = _loaded(lambda: load_model(name, config=config, revision=revision, device=device), run)
     if edit.sampling == ONE_STEP and isinstance(model, StableDiffusion) and not model.sampling:

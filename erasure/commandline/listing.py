@@ -30,8 +30,8 @@ def _list(
         lines = [
             *DIFFUSION,
             *CLASSIFIERS,
-            "(any Stable Diffusion 1.x, 2.x, XL, 3, FLUX.1: a diffusers folder, a Hub id, or up to "
-            "XL a .safetensors)",
+            "(any Stable Diffusion 1.x, 2.x, XL, 3, FLUX.1: a diffusers folder, a Hub id, or a "
+            ".safetensors with --config)",
         ]
     elif what in PLUGINS:
         lines = PLUGINS[what].names()

@@ -26,6 +26,9 @@ def diff(
     file = None if out is None else checked_ending(checked_path(out, "out"))
     place = None if config is None else checked_path(config, "config")
     own = None if base is None else str(checked_path(base, "base"))
+    named = (str(a), str(b), own or "")
+    if place is not None and not any(name.endswith(".safetensors") for name in named):
+        raise SettingError("config is of a single .safetensors file, which none of these is.")
     first, second = (open_side(str(side), config=place, base=own) for side in (a, b))
     if first.is_change != second.is_change:
         bare = first if first.is_change else second

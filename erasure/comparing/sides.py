@@ -94,7 +94,7 @@ def _model(place: str, config: Path | None) -> Model:
     if place in CLASSIFIERS or place.startswith("timm:"):
         return _classifier(place)
     try:
-        return load_model(place, config=config)
+        return load_model(place, config=config if place.endswith(".safetensors") else None)
     except ModelError:
         if place in DIFFUSION or Path(place).exists() or place.count("/") != 1:
             raise

@@ -18,6 +18,7 @@ from erasure.exports.writing.publishing import (
 from erasure.files.records import read_record
 from erasure.files.storage import write_json
 from erasure.models.classifier.classifier import Classifier
+from erasure.models.diffusion.components import quiet
 from erasure.models.diffusion.latent_diffusion import LatentDiffusion
 
 
@@ -30,7 +31,8 @@ def save_model(model: LatentDiffusion, folder: Path, dtype: torch.dtype | None =
     readers = [part for part in model.readers if getattr(pipeline, part) is not None]
     for part in (model.backbone_name, "vae", *model.towers, *readers):
         convert(getattr(pipeline, part), dtype, f"{model.name}'s {part}")
-    pipeline.save_pretrained(folder, safe_serialization=True)
+    with quiet():  # it warns of parts that the model does without, as SD 3 without T5
+        pipeline.save_pretrained(folder, safe_serialization=True)
     for tower in model.towers:
         rename_text_encoder(folder / tower)
     for tokenizer in model.tokenizers:

@@ -9,7 +9,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from erasure.errors import ModelError
+from erasure.errors import ModelError, SettingError
 from erasure.files.naming import checked_path
 from erasure.files.records import read_record
 from erasure.files.storage import read_tensors
@@ -35,11 +35,13 @@ def load_classifier(
     {"architecture": "torchvision:vit_b_16", "label_names": [...], "pretrained_cfg": {...}}; with
     "stem": "cifar" a ResNet begins as stem.py says.
     A config.json says sizes and labels alone; one that names code, files or addresses is refused.
-    ModelError names what is wrong.
+    ModelError names what is wrong, SettingError a `revision` of what is no Hub id.
     """
+    folder = CLASSIFIERS.get(name) or checked_path(name, "model")
+    if revision is not None and (name.startswith("timm:") or folder.exists()):
+        raise SettingError(f"revision is of a Hub id, which {name} is not.")
     if name.startswith("timm:"):
         return _timm_by_name(name, device)
-    folder = CLASSIFIERS.get(name) or checked_path(name, "model")
     if not folder.is_dir():
         if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
             raise ModelError(

@@ -74,7 +74,13 @@ def open_networks(
     for part in parts:
         _refuse_pickles(folder / part)
     listed = shown([*parts], f"opening {folder.name}")
-    return {part: _network(folder / part, _class_of(part, index, folder), dtype) for part in listed}
+    return {
+        part: network_of(
+            class_of(part, index, folder), str(folder / part), folder / part, dtype,
+            use_safetensors=True, variant=variant_of(folder / part),
+        )
+        for part in listed
+    }  # fmt: skip
 
 
 def read_configs(
@@ -87,7 +93,7 @@ def read_configs(
     """
     index = read_index(folder)
     for part in networks:
-        _class_of(part, index, folder)
+        class_of(part, index, folder)
         _record(folder / part / "config.json")
     for part in ("scheduler", *tokenizers):
         if index.get(part) in (None, [None, None]):
@@ -143,7 +149,7 @@ def classes_of(part: str, pipeline: object) -> tuple[str, ...]:
     return OWN_CLASSES.get(str(pipeline), {}).get(part, CLASSES[part])
 
 
-def _class_of(part: str, index: dict[str, Any], folder: Path) -> Any:
+def class_of(part: str, index: dict[str, Any], folder: Path) -> Any:
     """The class that model_index.json names for a part, if it is one of those that are known."""
     entry = index.get(part)
     name = entry[1] if isinstance(entry, (list, tuple)) and len(entry) == 2 else None
@@ -177,34 +183,38 @@ def _names(part: Path) -> list[str]:
     return [file.name for file in part.glob("*.safetensors")]
 
 
-def _network(part: Path, kind: Any, dtype: torch.dtype) -> nn.Module:
-    # transformers says which tensor has another shape only when it may go on with a random one
-    more = {"ignore_mismatched_sizes": True} if kind.__module__.startswith("transformers") else {}
+def network_of(
+    kind: Any, place: str | None, source: object, dtype: torch.dtype, **more: Any
+) -> Any:
+    """A network of this class by its own `from_pretrained`, which takes `place` and `more`.
+
+    ModelError, in one line that names `source`, for weights that are not whole.
+    """
+    if kind.__module__.startswith("transformers"):
+        # it says which tensor has another shape only when it may go on with a random one
+        more["ignore_mismatched_sizes"] = True
     try:
-        network, told = kind.from_pretrained(
-            str(part), dtype=dtype, use_safetensors=True, variant=variant_of(part),
-            output_loading_info=True, **more,
-        )  # fmt: skip
+        network, told = kind.from_pretrained(place, dtype=dtype, output_loading_info=True, **more)
     except ModelError:
         raise
     except Exception as error:  # a config can make the libraries raise anything at all
-        raise ModelError(f"could not load {part}: {first_line(error)}") from error
+        raise ModelError(f"could not load {source}: {first_line(error)}") from error
     missing = sorted(told["missing_keys"])
     if missing:
         raise ModelError(
-            f"{part} lacks {missing[0]}{_and_more(missing)}: its files do not hold all the weights "
+            f"{source} lacks {missing[0]}{_and_more(missing)}: it does not hold all the weights "
             "that its config.json asks for."
         )
     for found in sorted(told["mismatched_keys"]):
         name, got, want = found if isinstance(found, (list, tuple)) else (found, "", "")
         raise ModelError(
-            f"{part} holds {name} in the shape {tuple(got)}; its config.json asks for "
+            f"{source} holds {name} in the shape {tuple(got)}; its config.json asks for "
             f"{tuple(want)}."
         )
     extra = sorted(key for key in told["unexpected_keys"] if not HARMLESS.search(key))
     if extra:
         raise ModelError(
-            f"{part} holds {extra[0]}{_and_more(extra)}, for which its config.json has no place; "
+            f"{source} holds {extra[0]}{_and_more(extra)}, for which its config.json has no place; "
             "is it another model's?"
         )
     return network

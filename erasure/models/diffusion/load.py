@@ -36,6 +36,7 @@ from erasure.models.diffusion.components import (
     read_index,
 )
 from erasure.models.diffusion.eight_bit import unpacked
+from erasure.models.diffusion.flow_file import open_flow_file
 from erasure.models.diffusion.flow_matching import FlowMatching
 from erasure.models.diffusion.flux import Flux
 from erasure.models.diffusion.in_memory import IN_MEMORY, check_networks, copied, opened_from
@@ -76,9 +77,10 @@ def load_model(
     """Load Stable Diffusion 1.x, 2.x, XL, 3 or FLUX.1 from safetensors, as model_index.json says.
 
     `name`: a built-in one, a diffusers folder, a Hub id, or a .safetensors file, for which `config`
-    is a folder with the components' config.json files; or a pipeline of diffusers, which stays as
-    it is: the model has a copy. ModelError, in one line, for what is wrong; pickled checkpoints are
-    refused.
+    is a folder with the components' config.json files, and with the weights that a file of SD 3 or
+    FLUX leaves out; or a pipeline of diffusers, which stays as it is: the model has a copy.
+    ModelError, in one line, for what is wrong, SettingError for a `config` or `revision` of a model
+    that has none; pickled checkpoints are refused.
     """
     if isinstance(name, DiffusionPipeline):
         if config is not None or revision is not None:
@@ -92,6 +94,10 @@ def load_model(
         )
     name = str(name)
     path = DIFFUSION.get(name) or checked_path(name, "model")
+    if config is not None and path.suffix != ".safetensors":
+        raise SettingError(f"config is of a single .safetensors file, which {name} is not.")
+    if revision is not None and (name in DIFFUSION or path.exists()):
+        raise SettingError(f"revision is of a Hub id, which {name} is not.")
     with quiet():
         kind, pipeline = _named(name, path, config, revision, dtype)
     parts: Any = pipeline
@@ -105,9 +111,10 @@ def load_model(
     sampling = read_sampling(folder) if folder else None
     more: dict[str, Any] = {}
     if issubclass(kind, FlowMatching):
-        more = {"sampling": sampling, "rows": read_rows(folder) if folder else None}
-        if kind is Flux:
-            more["resolution"] = read_resolution(folder) if folder else None
+        told = folder or config  # a single file has these beside its configs
+        more = {"sampling": read_sampling(told), "rows": read_rows(told)} if told else {}
+        if told and kind is Flux:
+            more["resolution"] = read_resolution(told)
     elif sampling:
         kind = OneStep
     full_name = f"{name}@{revision}" if revision else name
@@ -255,8 +262,9 @@ def _from_hub(
 
 
 def _from_folder(
-    folder: Path, dtype: torch.dtype
+    folder: Path, dtype: torch.dtype, file: Path | None = None
 ) -> tuple[type[LatentDiffusion], DiffusionPipeline]:
+    """A folder's pipeline, whose networks a file of a flow-matching model may hold."""
     index = read_index(folder)
     kind, pipeline, without = _known(index.get("_class_name"), str(folder))
     readers = [part for part in kind.readers if index.get(part) not in (None, [None, None])]
@@ -265,7 +273,10 @@ def _from_folder(
         without = without | {part: None, part.replace("text_encoder", "tokenizer"): None}
     parts = (kind.backbone_name, *kind.towers, *readers, "vae")
     read_configs(folder, networks=parts, tokenizers=(*kind.tokenizers, *beside))
-    networks = open_networks(folder, index, parts, dtype)
+    if file:
+        networks = open_flow_file(file, folder, index, parts, dtype)
+    else:
+        networks = open_networks(folder, index, parts, dtype)
     try:
         return kind, pipeline.from_pretrained(str(folder), dtype=dtype, **networks, **without)
     except Exception as error:  # tokenizer and scheduler raise anything at all
@@ -281,11 +292,7 @@ def _from_single_file(
         raise ModelError(f"{file} is a single file: config must name {NEEDED}; got {config}.")
     kind, pipeline, without = _known(read_index(config).get("_class_name"), str(config))
     if issubclass(kind, FlowMatching):
-        family = "FLUX" if kind is Flux else "Stable Diffusion 3"
-        raise ModelError(
-            f"{file} is a single file of {family}, which is not supported; name a diffusers folder "
-            "or a Hub id."
-        )
+        return _from_folder(config, dtype, file)
     read_configs(
         config, networks=(kind.backbone_name, *kind.towers, "vae"), tokenizers=kind.tokenizers
     )

@@ -1,11 +1,11 @@
-"""Open one .safetensors file in the layout of the original releases, with configs beside it.
+"""Open one .safetensors file of Stable Diffusion 1.x, 2.x or XL, with configs beside it.
 
 diffusers converts the names. What it did not find, and what it did not use, is found here by the
 tensors' values, whatever their names became.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from torch import Tensor
 from erasure.errors import ModelError
 from erasure.models.diffusion.components import first_line
 
+DIFFUSION = "model.diffusion_model."
+AUTOENCODER = ("first_stage_model.", "vae.")
 # how the names of each part begin in a file
 BEGINNINGS: dict[str, tuple[str, ...]] = {
-    "unet": ("model.diffusion_model.",),
-    "vae": ("first_stage_model.", "vae."),
+    "unet": (DIFFUSION,),
+    "vae": AUTOENCODER,
     "text_encoder": ("cond_stage_model.", "conditioner.embedders.0."),
     "text_encoder_2": ("conditioner.embedders.1.",),
 }
@@ -27,11 +29,14 @@ BEGINNINGS: dict[str, tuple[str, ...]] = {
 UNUSED = re.compile(
     r"position_ids$|logit_scale$|text_projection(?:\.weight)?$|\.loss\.|model_ema\."
 )
+JOINED = tuple(f"{name}{kind}" for name in (".in_proj_", ".qkv.") for kind in ("weight", "bias"))
+SINGLE_BLOCK = re.compile(r"single_blocks\.\d+\.linear1\.")
 RESBLOCK = re.compile(r"\.resblocks\.(\d+)\.")
 COMPARED = 4096  # leading values of a tensor: enough to tell trained ones apart
 NEEDED = (
-    "a diffusers folder of the same family, with model_index.json, the config.json of unet, vae "
-    "and text encoder, the tokenizer's files and the scheduler's config; its weights are not read"
+    "a diffusers folder of the same family, with model_index.json, the config.json of the networks,"
+    " the tokenizers' files and the scheduler's config; weights are read from it only for what a "
+    "file of SD 3 or FLUX leaves out"
 )
 
 
@@ -44,7 +49,7 @@ def open_single_file(
     ModelError for a part or tensor that the file lacks, one that is not used, and for a file that
     says of itself what the configs deny.
     """
-    tensors, metadata = _headings(file)
+    tensors, metadata = headings(file)
     for part in ("unet", "vae", *towers):
         if not any(key.startswith(BEGINNINGS[part]) for key in tensors):
             raise ModelError(
@@ -59,11 +64,13 @@ def open_single_file(
     _refuse_contradictions(file, config, tensors, metadata, opened.scheduler)
     with safe_open(file, framework="pt") as reader:
         for part in ("unet", "vae", *towers):
-            _compare(file, reader, part, tensors, getattr(opened, part))
+            own = [key for key in tensors if key.startswith(BEGINNINGS[part])]
+            compare(file, part, own, reader.get_tensor, getattr(opened, part))
     return opened
 
 
-def _headings(file: Path) -> tuple[list[str], dict[str, str]]:
+def headings(file: Path) -> tuple[list[str], dict[str, str]]:
+    """The names of a file's tensors, and its metadata; ModelError if it is no .safetensors."""
     try:
         with safe_open(file, framework="pt") as reader:
             return list(reader.keys()), reader.metadata() or {}
@@ -96,16 +103,22 @@ def _refuse_contradictions(
         )
 
 
-def _compare(file: Path, reader: Any, part: str, keys: list[str], network: Any) -> None:
-    """Every weight of the network must be in the file's part, and the other way round."""
-    own = dict(network.named_parameters())
+def compare(
+    file: Path, part: str, keys: Sequence[str], read: Callable[[str], Tensor], network: Any
+) -> None:
+    """ModelError unless these tensors of a file are what the network holds, one by one.
+
+    `keys` are their names, and `read` gives each; the network's own may be others.
+    """
+    own = {
+        name: tensor for name, tensor in network.state_dict().items() if tensor.is_floating_point()
+    }
     dtype = next(iter(own.values())).dtype
     left: dict[bytes, list[str]] = {}
     # of equal tensors those are taken first that must be used: a copy may stand for a spare layer
     for key in sorted(keys, key=lambda key: not _may_be_unused(key, network)):
-        if key.startswith(BEGINNINGS[part]):
-            for tensor in _pieces(key, reader.get_tensor(key)):
-                left.setdefault(_print(tensor.to(dtype)), []).append(key)
+        for tensor in _pieces(key, read(key), network):
+            left.setdefault(_print(tensor.to(dtype)), []).append(key)
     for name, tensor in own.items():
         found = None if tensor.is_meta else left.get(_print(tensor))
         if not found:
@@ -120,10 +133,18 @@ def _compare(file: Path, reader: Any, part: str, keys: list[str], network: Any) 
         )
 
 
-def _pieces(key: str, tensor: Tensor) -> Iterator[Tensor]:
-    """A tensor as the libraries keep it: open_clip joins three matrices and transposes one."""
-    if key.endswith((".in_proj_weight", ".in_proj_bias")):
+def _pieces(key: str, tensor: Tensor, network: Any) -> Iterator[Tensor]:
+    """A tensor as the libraries keep it: they take joined matrices apart and transpose one.
+
+    Where a transformer's modulation has a shift and a scale alone, they turn the two round.
+    """
+    if key.endswith(JOINED):
         yield from tensor.chunk(3)
+    elif SINGLE_BLOCK.search(key):  # query, key, value and the first half of the network
+        width = network.inner_dim
+        yield from tensor.split((width, width, width, len(tensor) - 3 * width))
+    elif "adaLN_modulation" in key and len(tensor) == 2 * network.inner_dim:
+        yield torch.cat(tensor.chunk(2)[::-1])
     else:
         yield tensor.T if key.endswith("text_projection") else tensor
 
