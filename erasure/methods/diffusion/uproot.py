@@ -26,6 +26,7 @@ Choices
   they follow the model; `restart` begins each anew every so many steps.
 - A search step shows all states the same `search_images` noised pictures. Every process and every
   part of a batch searches alike, from draws of its own per step.
+- Where concepts were taken before, pictures of what each draws instead are among those to keep.
 - `mask` takes SalUn's: a run of it writes mask.safetensors.
 """
 
@@ -58,6 +59,7 @@ from erasure.methods.shared.training_data import (
     gather,
     gather_anchors,
     noise_loss,
+    with_taken,
 )
 from erasure.models.diffusion.model import Condition, DiffusionModel
 from erasure.registry import METHODS
@@ -161,6 +163,7 @@ class Uproot:
             self.sampling_steps, self.guidance, has_anchors=self.renew > 0,
         )  # fmt: skip
         forget, retain = gather(model, concepts, plan, run)
+        retain = with_taken(model, concepts, retain, plan, run)
         anchors = gather_anchors(model, concepts, plan, run) if self.renew else None
         asked = ["", *forget.prompts, *forget.anchors, *retain.prompts]
         asked += anchors.prompts if anchors else []

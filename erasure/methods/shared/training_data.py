@@ -21,6 +21,8 @@ from erasure_datasets.concept import Catalogue, Concept, retain_prompts
 from erasure_datasets.errors import DataError
 from erasure_datasets.images import find_images, read_image, unread, warn_of_unread
 
+TAKEN_PART = 20  # of as many pictures as are kept, for each concept that was taken before
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -75,6 +77,29 @@ def gather_anchors(
     """Pictures of what is drawn instead, under the concepts' prompts; SettingError as `gather`."""
     pictures, _ = gather(model, concepts, replace(plan, retain_count=0, shows_anchor=True), run)
     return pictures
+
+
+def with_taken(
+    model: DiffusionModel, concepts: list[Concept], retain: Pictures, plan: Plan, run: Run
+) -> Pictures:
+    """Pictures to keep, and those of what each concept that was taken before draws instead.
+
+    So its name goes on drawing that. Each has a twentieth of the `retain_count`, at least one.
+    """
+    names = {concept.name for concept in concepts}
+    held = [concept for concept in model.taken if concept.anchor and concept.name not in names]
+    if not held:
+        return retain
+    is_known = plan.images == "auto" or _listed(model, plan) is not None
+    own = replace(
+        plan, images=plan.images if is_known else "generated",
+        forget_count=max(1, plan.retain_count // TAKEN_PART) * len(held),
+    )  # fmt: skip
+    more = gather_anchors(model, held, own, run)
+    return Pictures(
+        torch.cat([retain.latents, more.latents]), retain.prompts + more.prompts,
+        retain.anchors + more.anchors,
+    )  # fmt: skip
 
 
 def gather_kept(model: DiffusionModel, plan: Plan, run: Run) -> Pictures:
