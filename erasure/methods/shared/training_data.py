@@ -17,7 +17,7 @@ from erasure.models.diffusion.model import DiffusionModel
 from erasure.training.progress import shown
 from erasure.training.run import Run
 from erasure_datasets.canvas import OBJECTS, STYLES
-from erasure_datasets.concept import Catalogue, Concept, retain_prompts
+from erasure_datasets.concept import Catalogue, Concept, mentions, retain_prompts
 from erasure_datasets.errors import DataError
 from erasure_datasets.images import find_images, read_image, unread, warn_of_unread
 
@@ -82,9 +82,10 @@ def gather_anchors(
 def with_taken(
     model: DiffusionModel, concepts: list[Concept], retain: Pictures, plan: Plan, run: Run
 ) -> Pictures:
-    """Pictures to keep, and those of what each concept that was taken before draws instead.
+    """Pictures to keep, and those of what the concepts that were taken before draw instead.
 
-    So its name goes on drawing that. Each has a twentieth of the `retain_count`, at least one.
+    So their names go on drawing that. They are up to a twentieth of the `retain_count` for each;
+    none is asked by a prompt that names what is to be erased as well.
     """
     names = {concept.name for concept in concepts}
     held = [concept for concept in model.taken if concept.anchor and concept.name not in names]
@@ -96,6 +97,7 @@ def with_taken(
         forget_count=max(1, plan.retain_count // TAKEN_PART) * len(held),
     )  # fmt: skip
     more = gather_anchors(model, held, own, run)
+    more = more.only([not any(mentions(text, name) for name in names) for text in more.prompts])
     return Pictures(
         torch.cat([retain.latents, more.latents]), retain.prompts + more.prompts,
         retain.anchors + more.anchors,

@@ -15,7 +15,7 @@ from erasure.foreseeing import foresee_erasure
 from erasure.methods.diffusion import uproot
 from erasure.methods.shared import renewal
 from erasure.methods.shared.state_search import Search, StateSearch
-from erasure.methods.shared.training_data import Plan, gather, gather_anchors
+from erasure.methods.shared.training_data import Drawn, Plan, gather, gather_anchors
 from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.training.run import Run
@@ -77,6 +77,26 @@ def test_the_terms_are_the_formulas(
         assert got[name] == pytest.approx(want, rel=1e-3, abs=2e-6), name
     kept = float((ask(edited, retain, left) - retain[4].double()).square().mean())
     assert got["retain"] == pytest.approx(0.3 * kept, rel=1e-3)
+
+
+def test_what_was_erased_before_is_among_the_kept(
+    listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def noise_loss(model: StableDiffusion, drawn: Drawn) -> Tensor:
+        asked.extend(drawn[1])
+        return plain(model, drawn)
+
+    plain = uproot.noise_loss
+    monkeypatch.setattr(uproot, "noise_loss", noise_loss)
+    options: dict[str, Any] = {**TINY, "empty_share": 0.0, "retain_batch_size": 16}
+    below = erase(str(listed), "uproot", ["cat"], out=tmp_path / "cat", **options).folder
+    assert not any("cat" in prompt for prompt in asked)
+    asked.clear()
+    erase(str(below), "uproot", ["Sketch"], out=tmp_path / "both", **options)
+    assert any("cat" in prompt for prompt in asked)
+    assert not any("Sketch" in prompt for prompt in asked)
 
 
 def test_terms_of_no_weight_are_not_computed(listed: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,16 @@ from PIL import Image
 from erasure.commandline import main as cli
 from erasure.concepts import find_concepts
 from erasure.errors import SettingError
-from erasure.methods.shared.training_data import Pictures, Plan, gather, gather_anchors
+from erasure.methods.shared.images_of_pairs import canvas_image
+from erasure.methods.shared.training_data import (
+    TAKEN_PART,
+    Pictures,
+    Plan,
+    encoded,
+    gather,
+    gather_anchors,
+    with_taken,
+)
 from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.training.run import Run
@@ -270,3 +280,51 @@ def test_bad_data_is_one_line_and_leaves_nothing(
     assert "\n" not in said, said
     assert message in said
     assert not Path("run").exists()
+
+
+def test_what_was_taken_before_is_held_as_what_it_draws_instead(tmp_path: Path) -> None:
+    """From the model's own data set, but for what is erased once more, or draws nothing instead."""
+    model, run = load_model("pocket"), Run(tmp_path)
+    plan, none = Plan("auto", 2, TAKEN_PART, "", 2, 7.5), torch.zeros(0, *model.latent_shape)
+    cat, dog, tree = (find_concepts(model, [name])[0] for name in ("cat", "dog", "tree"))
+    model.taken = (cat, dog, replace(tree, anchor=""))
+    held = with_taken(model, [dog], Pictures(none, [], []), plan, run)
+    (prompt,) = held.prompts
+    assert "cat" in prompt
+    assert held.anchors == [prompt.replace("A cat", f"A {cat.anchor}")]
+    style = prompt.partition(" in ")[2].removesuffix(" style.")
+    want = encoded(model, [canvas_image(cat.anchor, style, 0)])
+    assert torch.equal(held.latents, want)
+
+    def many(count: int) -> Plan:
+        return replace(plan, retain_count=count * TAKEN_PART)
+
+    first = Pictures(none.new_ones(1, *model.latent_shape), ["a"], ["b"])
+    held = with_taken(model, find_concepts(model, ["frog"]), first, many(3), run)
+    assert len(held.prompts) == len(held.anchors) == len(held.latents) == 1 + 3 * 2
+    assert (held.prompts[0], held.anchors[0]) == ("a", "b")
+    model.taken = (cat,)  # a pair of what was taken and what goes now is neither
+    held = with_taken(model, find_concepts(model, ["Winter"]), first, many(10), run)
+    assert len(held.prompts) == 1 + 9
+    assert not any("Winter" in prompt for prompt in held.prompts)
+    model.taken = ()
+    assert with_taken(model, [dog], first, plan, run) is first
+
+
+@pytest.mark.parametrize("images", ["auto", "a folder"])
+def test_what_it_draws_instead_is_drawn_where_there_are_no_pictures(
+    model: StableDiffusion, folder: Path, images: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the model as it is, under the anchor's prompts: a folder's are of the new request."""
+    (taken,) = find_concepts(model, ["my cat"], kind="object", anchor="big dog")
+    concepts, run = find_concepts(model, ["a boat"], kind="object"), Run(folder)
+    plan = Plan(str(folder) if images != "auto" else "auto", 1, 1, None, 2, 7.5)
+    none = torch.zeros(0, *model.latent_shape)
+    monkeypatch.setattr(model, "taken", (taken,))
+    held = with_taken(model, concepts, Pictures(none, [], []), plan, run)
+    assert held.prompts[0] in taken.prompts()
+    assert held.anchors == [held.prompts[0].replace("my cat", "big dog")]
+    noise = torch.randn((1, *model.latent_shape), generator=run.generator_for("forget"))
+    asked = model.encode(held.anchors)
+    path = model.sample_path(asked, steps=2, guidance=7.5, noise=noise)
+    assert torch.allclose(held.latents, path.finished, atol=1e-5)
