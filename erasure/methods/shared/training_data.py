@@ -1,6 +1,6 @@
 """Images to forget and to keep, as latents: from Pocket Canvas, a folder, or the model itself."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -84,11 +84,10 @@ def with_taken(
 ) -> Pictures:
     """Pictures to keep, and those of what the concepts that were taken before draw instead.
 
-    So their names go on drawing that. They are up to a twentieth of the `retain_count` for each;
-    none is asked by a prompt that names what is to be erased as well.
+    So their names go on drawing that. They are a twentieth of the `retain_count` for each; none is
+    asked by a prompt that names what is to be erased as well.
     """
-    names = {concept.name for concept in concepts}
-    held = [concept for concept in model.taken if concept.anchor and concept.name not in names]
+    held = _held(model.taken, {concept.name for concept in concepts})
     if not held:
         return retain
     is_known = plan.images == "auto" or _listed(model, plan) is not None
@@ -97,11 +96,24 @@ def with_taken(
         forget_count=max(1, plan.retain_count // TAKEN_PART) * len(held),
     )  # fmt: skip
     more = gather_anchors(model, held, own, run)
-    more = more.only([not any(mentions(text, name) for name in names) for text in more.prompts])
     return Pictures(
         torch.cat([retain.latents, more.latents]), retain.prompts + more.prompts,
         retain.anchors + more.anchors,
     )  # fmt: skip
+
+
+def _held(taken: Sequence[Concept], gone: Set[str]) -> list[Concept]:
+    """Those with something to draw instead, with the templates that name nothing of `gone`."""
+    found = []
+    for concept in taken:
+        own = [
+            template
+            for template, prompt in zip(concept.templates, concept.prompts(), strict=True)
+            if not any(mentions(prompt, name) for name in gone)
+        ]
+        if concept.anchor and own:
+            found.append(replace(concept, templates=tuple(own)))
+    return found
 
 
 def gather_kept(model: DiffusionModel, plan: Plan, run: Run) -> Pictures:
