@@ -128,17 +128,10 @@ def planned(
     refuse_without_effect(method_class, method, asked)
     place = None if config is None else Path(lasting_name(str(config), "config"))
     loaded, below = _opened(model, place, revision, base, run)
-    if getattr(method_class, "needs_no_name", False) and not concepts:
-        found = [unnamed(kind)]
-    else:
-        is_drawn = "anchor" not in getattr(method_class, "without_effect", ())
-        found = find_concepts(
-            loaded, concepts, kind=kind, anchor=anchor, template=template, contexts=contexts,
-            is_drawn=is_drawn,
-        )  # fmt: skip
-    found = below.concepts(found) if below else found
-    for concept in found:
-        loaded.check_window([*concept.prompts(), *concept.anchor_prompts()])
+    found = _sought(
+        loaded, below, method_class, concepts, kind=kind, anchor=anchor, template=template,
+        contexts=contexts,
+    )  # fmt: skip
     word = method.replace("_", "-")
     chosen, sources = resolve(
         method_class, given=settings, quick=quick, presets=read_presets(loaded.folder, word),
@@ -169,6 +162,22 @@ def planned(
         prompts = [*(concept.prompts()[0] for concept in found), *kept[:1]]
         run.watcher = Samples(loaded, prompts, every=sample_every, run=run)
     return Plan(run, loaded, below, found, chosen, record)
+
+
+def _sought(
+    model: LatentDiffusion, below: Stack | None, method_class: Any,
+    concepts: str | Sequence[str] | Path, *, kind: str | Sequence[str] | None, **asked: Any,
+) -> list[Concept]:  # fmt: skip
+    """The concepts that the method has to take, with those below that are drawn as one of them."""
+    if getattr(method_class, "needs_no_name", False) and not concepts:
+        found = [unnamed(kind)]
+    else:
+        is_drawn = "anchor" not in getattr(method_class, "without_effect", ())
+        found = find_concepts(model, concepts, kind=kind, is_drawn=is_drawn, **asked)
+    found = below.concepts(found) if below else found
+    for concept in found:
+        model.check_window([*concept.prompts(), *concept.anchor_prompts()])
+    return found
 
 
 def _warn_of_shared_steps(

@@ -15,8 +15,8 @@ THREADS = 8  # sha256 of one tensor runs beside that of others
 def digest_of(model: Editable) -> str:
     """sha256 over names, shapes and float32 values of all tensors, and what else decides answers.
 
-    Tensors are weights and buffers; the rest is an autoencoder, the noise schedule, vocabularies
-    and labels (`Editable.constants`).
+    Tensors are weights and buffers; the rest is an autoencoder, the noise schedule, vocabularies,
+    labels and how a picture is prepared (`Editable.constants`).
 
     The original model's: an edit that is in the weights does not change it, nor do the device and
     the files' layout. A model that was opened in lower precision has another.

@@ -1,10 +1,12 @@
 """The digest of a model's weights: the same for the same weights, another for any change."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from erasure.models.classifier.load import load_classifier
 from erasure.models.diffusion.load import load_model
 from erasure.models.digest import digest_of
 
@@ -47,3 +49,16 @@ def test_models_of_different_weights_differ(sd1: Path, sd2: Path) -> None:
 def test_any_precision_has_one(sd1: Path, dtype: torch.dtype) -> None:
     model = load_model(str(sd1), dtype=dtype)
     assert digest_of(model) == digest_of(load_model(str(sd1), dtype=dtype))
+
+
+def test_a_classifiers_labels_and_preparation_count() -> None:
+    model = load_classifier("pocket-vit")
+    digest = digest_of(model)
+    plain, labels = model.transform, model.labels
+    for changed in (replace(plain, mean=(0.1, 0.2, 0.3)), replace(plain, interpolation="bicubic")):
+        model.transform = changed
+        assert digest_of(model) != digest
+    model.transform, model.labels = plain, labels[::-1]
+    assert digest_of(model) != digest
+    model.labels = labels
+    assert digest_of(model) == digest
