@@ -123,3 +123,11 @@ def test_runs_that_do_not_go_together_are_refused(
     with pytest.raises(SettingError, match="overlap must be one of refuse, add; got sum"):
         apply([runs["cat"], runs["tree"]], tmp_path / "no", overlap="sum")  # type: ignore[arg-type]
     assert not (tmp_path / "no").exists()
+
+
+def test_what_is_not_drawn_as_its_anchor_may_lose_it(sd1: Path, tmp_path: Path) -> None:
+    """ESD that pushes away from the concept has its anchor for a name alone."""
+    own = {**TINY["esd"], "select": "selfattn", "push_from": "prompt"}
+    away = erase(str(sd1), "esd", "tree", out=tmp_path / "tree", **FREE, **own).folder
+    lost = erase(str(sd1), "uce", "house", out=tmp_path / "h", kind="object", anchor="").folder
+    apply([away, lost], tmp_path / "both")

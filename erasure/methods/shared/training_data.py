@@ -102,16 +102,18 @@ def with_taken(
     )  # fmt: skip
 
 
-def _held(taken: Sequence[Concept], gone: Set[str]) -> list[Concept]:
-    """Those with something to draw instead, with the templates that name nothing of `gone`."""
-    found = []
+def _held(taken: Sequence[Concept], new: Set[str]) -> list[Concept]:
+    """Those whose anchors stay, with the templates that name nothing of `new`."""
+    gone, found = new | {concept.name for concept in taken}, []
     for concept in taken:
         own = [
             template
             for template, prompt in zip(concept.templates, concept.prompts(), strict=True)
-            if not any(mentions(prompt, name) for name in gone)
+            if not any(mentions(prompt, name) for name in new)
         ]
-        if concept.anchor and own:
+        # methods that push away from a name do not draw its anchor, which may go then
+        is_lost = any(mentions(concept.anchor, name) for name in gone)
+        if own and concept.anchor and not is_lost:
             found.append(replace(concept, templates=tuple(own)))
     return found
 

@@ -288,6 +288,7 @@ def test_what_was_taken_before_is_held_as_what_it_draws_instead(tmp_path: Path) 
     model, run = load_model("pocket"), Run(tmp_path)
     plan, none = Plan("auto", 2, TAKEN_PART, "", 2, 7.5), torch.zeros(0, *model.latent_shape)
     cat, dog, tree = (find_concepts(model, [name])[0] for name in ("cat", "dog", "tree"))
+    cat = replace(cat, anchor="horse")
     model.taken = (cat, dog, replace(tree, anchor=""))
     held = with_taken(model, [dog], Pictures(none, [], []), plan, run)
     (prompt,) = held.prompts
@@ -304,6 +305,14 @@ def test_what_was_taken_before_is_held_as_what_it_draws_instead(tmp_path: Path) 
     held = with_taken(model, find_concepts(model, ["frog"]), first, many(3), run)
     assert len(held.prompts) == len(held.anchors) == len(held.latents) == 1 + 3 * 2
     assert (held.prompts[0], held.anchors[0]) == ("a", "b")
+    # an anchor that goes now, or went by a method that draws none, is not held
+    away, house = replace(tree, anchor="house"), find_concepts(model, ["house"])
+    frog = find_concepts(model, ["frog"])
+    for taken, new in (((cat, away), house), ((cat, away, *house), frog)):
+        model.taken = taken
+        held = with_taken(model, new, first, many(20), run)
+        assert any("cat" in prompt for prompt in held.prompts)
+        assert not any("tree" in prompt for prompt in held.prompts)
     model.taken = (cat,)  # a pair of what was taken and what goes now is neither
     held = with_taken(model, find_concepts(model, ["Winter"]), first, many(len(STYLES)), run)
     assert len(set(held.prompts)) == 1 + len(STYLES) - 1
