@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,11 @@ def open_erased(run: Path, *, device: torch.device | str, base: Path | str | Non
     refuse_unnamed(
         run, edit.concepts, "erase that again with --concept, so that nothing kept brings it back"
     )
-    model.taken = tuple(edit.concepts)
+    drawn = drawn_as_anchors(edit)
+    model.taken = tuple(
+        concept if concept.name in drawn else replace(concept, anchor="")
+        for concept in edit.concepts
+    )
     return Stack(model, edit, run, base)
 
 

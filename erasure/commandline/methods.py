@@ -157,9 +157,17 @@ def _named(names: list[str] | None, file: Path | None) -> list[str] | Path:
 
 
 def _repeated(run: Path | None, values: dict[str, Any], origins: dict[str, Any]) -> Path | None:
-    """The earlier run; SettingError for `--quick` with it, which could change nothing."""
+    """The earlier run; SettingError for `--quick` with it, which could change nothing.
+
+    Its config and revision are of its own model, and of no other that is given.
+    """
     if run is not None and values["quick"] and origins.get("quick") != EARLIER:
         raise SettingError(f"quick has no effect beside from, since {run} gives every setting.")
+    if run is not None and origins.get("model") != EARLIER:
+        for name in ("config", "revision"):
+            if origins.get(name) == EARLIER:
+                values[name] = None
+                del origins[name]
     return run
 
 

@@ -13,6 +13,7 @@ from erasure.errors import RunError, SettingError
 from erasure.files.storage import write_json
 from erasure.models.built_in import GOLD
 from erasure.training.processes import launched
+from erasure.training.run_folder import run_record
 from evaluation.score import Score, mean, mean_of_rates
 
 Record = dict[str, Any]
@@ -46,7 +47,9 @@ def gold_run(run: Path, gold: Path | str, *, base: Path | str | None = None) -> 
     erase(
         str(base or edit.base), "gold", [concept.name for concept in concepts],
         out=run / "gold", kind=[concept.kind for concept in concepts],
-        anchor=[concept.anchor for concept in concepts], revision=edit.revision,
+        anchor=[concept.anchor for concept in concepts],
+        config=None if base else run_record(run).get("config"),
+        revision=None if base else edit.revision,
         weights=GOLD if str(gold) == "pocket" else str(gold),
     )  # fmt: skip
     return run / "gold"

@@ -1,16 +1,18 @@
 """Names of models that mean the same everywhere."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from erasure.edit import Edit
+from erasure.erasing import erase
 from erasure.errors import RunError
 from erasure.files.storage import write_json
 from erasure.models.built_in import CLASSIFIERS, DIFFUSION
-from erasure.opening import lasting_name
+from erasure.opening import lasting_name, open_run
 from erasure.undoing import undo
 from erasure_datasets.concept import Concept
 
@@ -53,3 +55,11 @@ def test_requests_are_taken_back_one_after_another(tmp_path: Path) -> None:
     write_json(first / "requests.json", [])
     with pytest.raises(RunError, match="has no request for green"):
         undo(first, tmp_path / "third", concepts="blue")
+
+
+def test_a_revision_that_a_folder_never_had_is_passed_over(sd1: Path, tmp_path: Path) -> None:
+    """Runs from before that was refused hold one."""
+    edit = erase(str(sd1), "uce", "cat", out=tmp_path / "run", kind="object", anchor="dog").edit
+    replace(edit, revision="main").save(tmp_path / "run")
+    opened = open_run(tmp_path / "run").parameters()
+    assert all(torch.equal(opened[name], tensor) for name, tensor in edit.tensors.items())

@@ -197,7 +197,9 @@ def test_what_cannot_be_solved_anew_is_refused(cat: Path, sd1: Path, tmp_path: P
         with pytest.raises(error, match=message):
             erase(model, "uce", "horse", out=tmp_path / "no", anew=True, **FREE, **more)
         assert not (tmp_path / "no").exists()
+    unlike = erase(cat, "uce", "tree", out=tmp_path / "unlike", stay=0.7, **FREE).folder
     undone: list[tuple[Path, dict, type[ErasureError], str]] = [
+        (unlike, {"concepts": "cat"}, EditError, "stay must be 0.5, as of cat, .*; got 0.7"),
         (cat, {"concepts": "cat"}, EditError, "every request would be taken back"),
         (cat, {"concepts": "dog"}, EditError, "no request took 'dog'; they took cat"),
         (mixed, {"concepts": "cat"}, EditError, "for all its concepts at once; only edits with"),

@@ -5,12 +5,14 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from contract import other_weights
+from single_file import write_single_file
 from torch import Tensor
 
 import erasure
@@ -169,6 +171,19 @@ def test_a_gold_model_that_was_trained_on_is_made_again(sd1: Path, tmp_path: Pat
     os.utime(gold / "unet" / "diffusion_pytorch_model.safetensors", (later, later))
     with pytest.raises(RunError, match=r"changed since .*gold was made of it; remove"):
         gold_run(out, gold)
+
+
+def test_gold_is_made_of_the_runs_own_base(sd1: Path, tmp_path: Path) -> None:
+    """With its configs, and without the revision of what lies in another place by now."""
+    file, out = write_single_file(sd1, tmp_path / "model.safetensors"), tmp_path / "run"
+    edit = erasure.erase(
+        str(file), "uce", ["cat"], kind="object", anchor="dog", out=out, config=sd1
+    ).edit
+    gold = other_weights(sd1)
+    assert gold_run(out, gold) == out / "gold"
+    shutil.rmtree(out / "gold")
+    replace(edit, revision="main").save(out)
+    assert gold_run(out, gold, base=sd1) == out / "gold"
 
 
 def pocket_three(folder: Path, seeds: tuple[int, ...]) -> three.Three:

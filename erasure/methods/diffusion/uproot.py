@@ -163,8 +163,9 @@ class Uproot:
             self.sampling_steps, self.guidance, has_anchors=self.renew > 0,
         )  # fmt: skip
         forget, retain = gather(model, concepts, plan, run)
-        retain = with_taken(model, concepts, retain, plan, run)
         anchors = gather_anchors(model, concepts, plan, run) if self.renew else None
+        if self.retain_weight or self.renew:
+            retain = with_taken(model, concepts, retain, plan, run)
         asked = ["", *forget.prompts, *forget.anchors, *retain.prompts]
         asked += anchors.prompts if anchors else []
         search = self._search(model, forget, run) if self.state_weight else None

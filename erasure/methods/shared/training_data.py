@@ -90,16 +90,24 @@ def with_taken(
     held = _held(model.taken, {concept.name for concept in concepts})
     if not held:
         return retain
-    is_known = plan.images == "auto" or _listed(model, plan) is not None
-    own = replace(
-        plan, images=plan.images if is_known else "generated",
-        forget_count=max(1, plan.retain_count // TAKEN_PART) * len(held),
-    )  # fmt: skip
-    more = gather_anchors(model, held, own, run)
+    each, found = max(1, plan.retain_count // TAKEN_PART), [retain]
+    shown_pairs = _prompts_with_pictures(model, plan)
+    known = [concept for concept in held if shown_pairs & set(concept.prompts())]
+    drawn = [concept for concept in held if concept not in known]
+    if known:
+        found.append(
+            gather_anchors(model, known, replace(plan, forget_count=each * len(known)), run)
+        )
+    if drawn:
+        own, count = replace(plan, shows_anchor=True), each * len(drawn)
+        found.append(
+            _drawn("hold", forget_prompts(drawn), count, model, own, run, of="retain_images")
+        )
     return Pictures(
-        torch.cat([retain.latents, more.latents]), retain.prompts + more.prompts,
-        retain.anchors + more.anchors,
-    )  # fmt: skip
+        torch.cat([pictures.latents for pictures in found]),
+        [text for pictures in found for text in pictures.prompts],
+        [text for pictures in found for text in pictures.anchors],
+    )
 
 
 def _held(taken: Sequence[Concept], new: Set[str]) -> list[Concept]:
@@ -138,7 +146,7 @@ def gather_kept(model: DiffusionModel, plan: Plan, run: Run) -> Pictures:
 def _gathered(
     model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run
 ) -> tuple[Pictures, Pictures]:
-    if model.catalogue and _is_canvas(model.catalogue) and plan.images == "auto":
+    if model.catalogue and _shows_canvas(model, plan):
         if not plan.retain_prompts:
             return _from_pairs(model.catalogue, model, concepts, plan, run, canvas_image)
         kept, alone = _kept_prompts(model, concepts, plan), replace(plan, retain_count=0)
@@ -161,6 +169,20 @@ def _gathered(
 def _listed(model: DiffusionModel, plan: Plan) -> Catalogue | None:
     """The model's own list of what to keep, unless a file says that."""
     return None if plan.retain_prompts else model.catalogue
+
+
+def _prompts_with_pictures(model: DiffusionModel, plan: Plan) -> set[str]:
+    """The prompts of the model's list, where their pictures are at hand."""
+    catalogue = _listed(model, plan)
+    is_folder = plan.images not in ("auto", "generated")
+    if catalogue is None or not (is_folder or _shows_canvas(model, plan)):
+        return set()
+    return {catalogue.prompt(*pair) for pair in catalogue.pairs()}
+
+
+def _shows_canvas(model: DiffusionModel, plan: Plan) -> bool:
+    """Whether pictures are the built-in data set's."""
+    return plan.images == "auto" and bool(model.catalogue) and _is_canvas(model.catalogue)
 
 
 def _is_canvas(catalogue: Catalogue) -> bool:
@@ -298,8 +320,9 @@ def _kept_prompts(
 
 def _drawn(
     name: str, pairs: list[tuple[str, str]], count: int, model: DiffusionModel, plan: Plan,
-    run: Run,
+    run: Run, of: str = "",
 ) -> Pictures:  # fmt: skip
+    """So many pictures in turn; `of` is the setting that says how many, else NAME_images."""
     order = torch.randperm(len(pairs), generator=run.generator_for(f"{name} order")).tolist()
     chosen = [pairs[order[i % len(order)]] for i in range(count)]
     column = 1 if plan.shows_anchor else 0
@@ -307,7 +330,7 @@ def _drawn(
         model, [pair[column] for pair in chosen], lambda path: path.finished.cpu(),
         name=f"drawing images to {name}", steps=plan.sampling_steps, guidance=plan.guidance,
         generator=run.generator_for(name), run=run,
-        grows_with=(f"{name}_images", "sampling_steps"),
+        grows_with=(of or f"{name}_images", "sampling_steps"),
     )  # fmt: skip
     latents = torch.cat(parts) if parts else encoded(model, [])
     return Pictures(latents, [p for p, _ in chosen], [a for _, a in chosen])

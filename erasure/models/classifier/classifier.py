@@ -68,7 +68,7 @@ class Classifier(Editable):
     def constants(self) -> dict[str, Tensor | str]:
         moving = self.buffers()
         fixed = {n: b for n, b in self.network.named_buffers() if n not in moving}
-        return {**fixed, "labels": repr(self.labels), "transform": repr(self.transform)}
+        return {**fixed, "labels": repr(self.labels), "transform": self.transform.told()}
 
     def module(self, name: str) -> nn.Module:
         return self.network.get_submodule(name)

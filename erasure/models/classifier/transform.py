@@ -1,6 +1,6 @@
 """How a classifier wants its pictures: scaled and cut as its own library does it, then levelled."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -13,6 +13,10 @@ from torchvision.transforms.v2 import functional as F
 from erasure.errors import ModelError
 
 CropMode = Literal["center", "squash", "border"]
+# of a processor of transformers, beside scale and spread
+DECIDING = (
+    "do_resize", "size", "resample", "default_to_square", "do_center_crop", "crop_size", "crop_pct",
+)  # fmt: skip
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "hamming", "lanczos"]
 
 
@@ -70,6 +74,10 @@ class Transform:
         cut = torch.stack([self.cut(image) for image in images]).to(images.device)
         return self.normalised(cut)
 
+    def told(self) -> str:
+        """What decides how a picture is prepared, in words that last from release to release."""
+        return repr({item.name: getattr(self, item.name) for item in fields(Transform)})
+
     def of_cut(self, images: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 s s"]:
         """As a call, but pictures of the network's own side count as cut already."""
         is_cut = images.shape[-2:] == (self.size, self.size)
@@ -84,6 +92,13 @@ class ProcessorTransform(Transform):
 
     def cut(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 s s"]:
         return _processed(self.processor, image, do_rescale=False, do_normalize=False)
+
+    def told(self) -> str:
+        found = {name: getattr(self.processor, name, None) for name in DECIDING}
+        for name in ("size", "crop_size"):
+            sides = dict(found[name] or {})
+            found[name] = {key: sides[key] for key in sorted(sides) if sides[key] is not None}
+        return f"{super().told()} {found}"
 
 
 def from_processor(processor: Any) -> ProcessorTransform:

@@ -5,6 +5,8 @@ what the file lacks is read from the folder. diffusers converts transformer and 
 encoders have transformers' own names behind a beginning.
 """
 
+import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,11 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoConfig, CLIPTextModelWithProjection
 
 from erasure.errors import ModelError
 from erasure.models.diffusion.components import class_of, first_line, network_of, open_networks
 from erasure.models.diffusion.single_file import AUTOENCODER, DIFFUSION, compare, headings
+from erasure_datasets.errors import DataWarning
 
 CLIP_L, CLIP_G, T5 = (
     f"text_encoders.{name}.transformer." for name in ("clip_l", "clip_g", "t5xxl")
@@ -30,6 +32,8 @@ ENCODERS = {
 # a name of the transformer's first block tells the family
 BLOCKS = {"StableDiffusion3Pipeline": "joint_blocks.0.", "FluxPipeline": "double_blocks.0."}
 PROJECTION = "text_projection.weight"
+# beside the parts, and read by nothing
+HARMLESS = re.compile(r"^model_ema\.|^text_encoders\.\w+\.(?:logit_scale|spiece_model)$")
 
 
 def open_flow_file(
@@ -44,10 +48,18 @@ def open_flow_file(
     keys, _ = headings(file)
     family = str(index["_class_name"])
     held = _held(keys, family)
+    strange = set(keys).difference(*held.values())
+    # names without a place are marks, such as v_pred
+    lost = min((key for key in strange if "." in key and not HARMLESS.search(key)), default=None)
     if "transformer" not in held:
         raise ModelError(
             f"{file} holds no transformer of {family.removesuffix('Pipeline')}, which {config} is "
             f"of ({BLOCKS[family]}…)."
+        )
+    if lost is not None:
+        raise ModelError(
+            f"{file} holds {lost}, which is of no part of {family.removesuffix('Pipeline')} that "
+            "is known here."
         )
     absent = [part for part in parts if part not in held]
     for part in absent:
@@ -56,6 +68,13 @@ def open_flow_file(
                 f"{file} holds no {part}, and neither does {config / part}; a file that leaves it "
                 "out needs a folder with its weights."
             )
+    for part in [part for part in held if part not in parts]:
+        warnings.warn(
+            f"{file} holds {part}, which {config / 'model_index.json'} leaves out: the model reads "
+            "and draws without it.",
+            DataWarning,
+            stacklevel=2,
+        )
     found = open_networks(config, index, absent, dtype)
     with safe_open(file, framework="pt") as reader:
         for part in [part for part in parts if part in held]:
@@ -64,8 +83,8 @@ def open_flow_file(
             if part.startswith("text_encoder"):
                 found[part] = _encoder(file, config / part, kind, tensors, dtype)
                 continue
-            found[part] = _converted(file, config, part, kind, dict(tensors), dtype)
-            compare(file, part, held[part], tensors.__getitem__, found[part])
+            found[part] = _converted(file, config, part, kind, tensors, dtype)
+            compare(file, part, held[part], reader.get_tensor, found[part])
     return found
 
 
@@ -106,9 +125,12 @@ def _encoder(
 ) -> nn.Module:
     """A text encoder of transformers' names behind a beginning that ends in `transformer.`."""
     plain = {key.partition(".transformer.")[2]: tensor.to(dtype) for key, tensor in tensors.items()}
-    if kind is CLIPTextModelWithProjection and PROJECTION not in plain:
+    if kind.__name__ == "CLIPTextModelWithProjection" and PROJECTION not in plain:
         # files may leave out what changes nothing
-        width = next(len(t) for key, t in plain.items() if key.endswith("final_layer_norm.weight"))
-        plain[PROJECTION] = torch.eye(width, dtype=dtype)
-    own = AutoConfig.from_pretrained(config, local_files_only=True)
+        norm = next((t for key, t in plain.items() if key.endswith("final_layer_norm.weight")), ())
+        plain[PROJECTION] = torch.eye(len(norm), dtype=dtype)
+    try:
+        own = kind.config_class.from_pretrained(str(config), local_files_only=True)
+    except Exception as error:  # a config can make the library raise anything at all
+        raise ModelError(f"could not load {config}: {first_line(error)}") from error
     return network_of(kind, None, f"{file} ({config.name})", dtype, config=own, state_dict=plain)

@@ -30,7 +30,13 @@ UNUSED = re.compile(
     r"position_ids$|logit_scale$|text_projection(?:\.weight)?$|\.loss\.|model_ema\."
 )
 JOINED = tuple(f"{name}{kind}" for name in (".in_proj_", ".qkv.") for kind in ("weight", "bias"))
-SINGLE_BLOCK = re.compile(r"single_blocks\.\d+\.linear1\.")
+SINGLE_BLOCK = re.compile(r"single_blocks\.\d+\.linear1\.(?:weight|bias)$")
+MODULATION = re.compile(r"adaLN_modulation\.1\.(?:weight|bias)$")
+# what files of scaled or quantised weights hold beside them
+QUANTISED = re.compile(
+    r"(?:\.|^)(?:scale_weight|weight_scale(?:_2)?|scale_input|input_scale|scaled_fp8|comfy_quant"
+    r"|weight\.absmax|weight\.(?:nested_)?quant_(?:map|state)(?:\.\w+)?)$"
+)
 RESBLOCK = re.compile(r"\.resblocks\.(\d+)\.")
 COMPARED = 4096  # leading values of a tensor: enough to tell trained ones apart
 NEEDED = (
@@ -70,12 +76,22 @@ def open_single_file(
 
 
 def headings(file: Path) -> tuple[list[str], dict[str, str]]:
-    """The names of a file's tensors, and its metadata; ModelError if it is no .safetensors."""
+    """The names of a file's tensors, and its metadata.
+
+    ModelError if it is no .safetensors, or its weights are not what its tensors say by themselves.
+    """
     try:
         with safe_open(file, framework="pt") as reader:
-            return list(reader.keys()), reader.metadata() or {}
+            keys, metadata = list(reader.keys()), reader.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"could not load {file}: {first_line(error)}") from error
+    quantised = next((key for key in keys if QUANTISED.search(key)), None)
+    if quantised:
+        raise ModelError(
+            f"{file} holds {quantised}: its weights are quantised, or come with scales; a file of "
+            "plain weights is needed (float32, bfloat16, float16, or float8 without scales)."
+        )
+    return keys, metadata
 
 
 def _refuse_contradictions(
@@ -118,9 +134,9 @@ def compare(
     # of equal tensors those are taken first that must be used: a copy may stand for a spare layer
     for key in sorted(keys, key=lambda key: not _may_be_unused(key, network)):
         for tensor in _pieces(key, read(key), network):
-            left.setdefault(_print(tensor.to(dtype)), []).append(key)
+            left.setdefault(_print(tensor, dtype), []).append(key)
     for name, tensor in own.items():
-        found = None if tensor.is_meta else left.get(_print(tensor))
+        found = None if tensor.is_meta else left.get(_print(tensor, dtype))
         if not found:
             raise ModelError(f"{file} lacks the {part}'s {name}, or holds another shape of it.")
         found.pop()
@@ -143,15 +159,15 @@ def _pieces(key: str, tensor: Tensor, network: Any) -> Iterator[Tensor]:
     elif SINGLE_BLOCK.search(key):  # query, key, value and the first half of the network
         width = network.inner_dim
         yield from tensor.split((width, width, width, len(tensor) - 3 * width))
-    elif "adaLN_modulation" in key and len(tensor) == 2 * network.inner_dim:
+    elif MODULATION.search(key) and len(tensor) == 2 * network.inner_dim:
         yield torch.cat(tensor.chunk(2)[::-1])
     else:
         yield tensor.T if key.endswith("text_projection") else tensor
 
 
-def _print(tensor: Tensor) -> bytes:
-    """Size and leading values, which tell trained tensors apart."""
-    leading = tensor.detach().flatten()[:COMPARED].float().contiguous()
+def _print(tensor: Tensor, dtype: torch.dtype) -> bytes:
+    """Size and leading values, as of this type, which tell trained tensors apart."""
+    leading = tensor.detach().flatten()[:COMPARED].to(dtype).float().contiguous()
     return tensor.numel().to_bytes(8, "big") + leading.numpy().tobytes()
 
 

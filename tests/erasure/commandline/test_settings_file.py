@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from single_file import write_single_file
 
 Program = Callable[..., tuple[int, str, str]]
 
@@ -209,3 +210,23 @@ def test_from_a_run_on_a_run_erases_further_from_the_same_one(
     assert program(*uce, "tree", "--model", listed, "--out", below)[0] == 0
     code, _, err = program(*uce, "dog", "--from", stacked, "--out", tmp_path / "other")
     assert (code, "holds another edit than when" in err) == (2, True), err
+
+
+def test_from_leaves_the_configs_of_another_model(
+    program: Program, tmp_path: Path, sd1: Path
+) -> None:
+    """A single file's, which a folder does not take."""
+    file = write_single_file(sd1, tmp_path / "model.safetensors")
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    named = ("--concept", "cat", "--kind", "object", "--anchor", "dog")
+    code, _, err = program(
+        "erase", "uce", *named, "--model", file, "--config", sd1, "--stay", "0.7", "--out", first
+    )
+    assert code == 0, err
+    code, _, err = program("erase", "uce", *named, "--from", first, "--model", sd1, "--out", second)
+    assert code == 0, err
+    assert record(second)["config"] is None
+    assert record(second)["settings"] == record(first)["settings"]
+    code, _, err = program("erase", "uce", *named, "--from", first, "--out", third)
+    assert code == 0, err
+    assert record(third)["config"] == str(sd1)

@@ -27,6 +27,7 @@ from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.training.run import Run
 from erasure_datasets.canvas import STYLES
+from erasure_datasets.concept import Concept
 from erasure_datasets.errors import DataWarning
 
 
@@ -334,7 +335,18 @@ def test_what_it_draws_instead_is_drawn_where_there_are_no_pictures(
     held = with_taken(model, concepts, Pictures(none, [], []), plan, run)
     assert held.prompts[0] in taken.prompts()
     assert held.anchors == [held.prompts[0].replace("my cat", "big dog")]
-    noise = torch.randn((1, *model.latent_shape), generator=run.generator_for("forget"))
+    noise = torch.randn((1, *model.latent_shape), generator=run.generator_for("hold"))
     asked = model.encode(held.anchors)
     path = model.sample_path(asked, steps=2, guidance=7.5, noise=noise)
     assert torch.allclose(held.latents, path.finished, atol=1e-5)
+
+
+def test_what_is_of_no_pair_is_drawn(tmp_path: Path) -> None:
+    """A name that was free text when it was erased, and has no pictures in the data set."""
+    model, run = load_model("pocket"), Run(tmp_path)
+    model.taken = (Concept("my cat", "object", anchor="dog"),)
+    none = Pictures(torch.zeros(0, *model.latent_shape), [], [])
+    plan = Plan("auto", 2, 1, "", 2, 7.5)
+    held = with_taken(model, find_concepts(model, ["frog"]), none, plan, run)
+    assert len(held.latents) == len(held.prompts) == 1
+    assert "my cat" in held.prompts[0]

@@ -101,6 +101,20 @@ def test_what_is_more_than_scaling_and_levelling_is_refused(processor: Any, mess
         from_processor(processor)
 
 
+def test_what_is_told_is_what_decides() -> None:
+    """Not the rest of a processor's record, which changes from release to release."""
+    size = {"height": 32, "width": 32}
+    plain = transformers.ViTImageProcessor(size=size)
+    told = from_processor(plain).told()
+    plain.note = "of no effect"
+    assert from_processor(plain).told() == told
+    for other in ({"resample": 0}, {"image_mean": [0.1] * 3}, {"size": {**size, "width": 32}}):
+        changed = transformers.ViTImageProcessor(**{"size": size, **other})
+        assert (from_processor(changed).told() == told) == (other.get("size") == size), other
+    larger = transformers.ViTImageProcessor(size={"height": 48, "width": 48})
+    assert from_processor(larger).told() != told
+
+
 def test_a_folder_of_pictures_reaches_the_network_so(tmp_path: Path) -> None:
     """Through the loader of labelled images, and as a judge sees whole pictures."""
     place, model = tmp_path / "images", timm_folder(tmp_path / "model")

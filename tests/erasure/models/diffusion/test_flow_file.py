@@ -21,7 +21,9 @@ from erasure.erasing import erase
 from erasure.errors import ModelError, SettingError
 from erasure.exports.exporting import export
 from erasure.models.diffusion.load import load_model
+from erasure.models.diffusion.single_file import DIFFUSION
 from erasure.opening import open_run
+from erasure_datasets.errors import DataWarning
 
 CONVERTERS = {
     "3": single_file_utils.convert_sd3_transformer_checkpoint_to_diffusers,
@@ -191,7 +193,8 @@ def test_a_tensor_that_is_lost_is_refused(
 ) -> None:
     folder = request.getfixturevalue(family)
     file = write_flow_file(pipeline_of(folder), tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match=rf"{part}\b.*|could not load") as caught:
+    why = rf"lacks the {part}'s|lacks weights of the {part} |\({part}\) (?:lacks|holds)"
+    with pytest.raises(ModelError, match=why) as caught:
         load_model(str(changed(file, lambda tensors: tensors.pop(name))), config=folder)
     told = str(caught.value)
     assert "\n" not in told
@@ -201,15 +204,59 @@ def test_a_tensor_that_is_lost_is_refused(
 @pytest.mark.parametrize(
     "name",
     [
-        "model.diffusion_model.joint_blocks.2.x_block.attn.qkv.weight",
-        "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.scale_weight",
+        "model.diffusion_model.joint_blocks.0.x_block.mlp.fc3.weight",
         "text_encoders.clip_l.transformer.text_model.encoder.layers.9.layer_norm1.bias",
     ],
 )
 def test_a_tensor_without_a_place_is_refused(name: str, sd3: Path, tmp_path: Path) -> None:
     file = write_flow_file(pipeline_of(sd3), tmp_path / "model.safetensors")
     changed(file, lambda tensors: tensors.update({name: torch.full((2, 2), 0.5)}))
-    with pytest.raises(ModelError, match=r"config\.json has no place|lacks the|could not load"):
+    with pytest.raises(ModelError, match=r"config\.json has no place"):
+        load_model(str(file), config=sd3)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (2, 2)])
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("sd3", "joint_blocks.0.x_block.adaLN_modulation.1.scale_weight"),
+        ("sd3", "joint_blocks.0.x_block.attn.qkv.weight_scale"),
+        ("flux", "single_blocks.0.linear1.scale_weight"),
+        ("flux", "single_blocks.0.linear1.weight.absmax"),
+        ("flux", "double_blocks.0.img_mlp.0.comfy_quant"),
+    ],
+)
+def test_scaled_weights_are_refused(
+    family: str, name: str, shape: tuple[int, ...], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder = request.getfixturevalue(family)
+    file = write_flow_file(pipeline_of(folder), tmp_path / "model.safetensors")
+    changed(file, lambda tensors: tensors.update({f"{DIFFUSION}{name}": torch.ones(shape)}))
+    with pytest.raises(ModelError, match=rf"{name}: its weights are quantised, or come with"):
+        load_model(str(file), config=folder)
+
+
+def test_what_is_of_no_part_is_refused_and_marks_are_taken(sd3: Path, tmp_path: Path) -> None:
+    file = write_flow_file(pipeline_of(sd3), tmp_path / "model.safetensors")
+    marks = ("v_pred", "model_ema.decay", "text_encoders.clip_l.logit_scale")
+    changed(file, lambda tensors: tensors.update({name: torch.ones(1) for name in marks}))
+    load_model(str(file), config=sd3)
+    name = "text_encoders.clip_g.text_model.final_layer_norm.bias"
+    changed(file, lambda tensors: tensors.update({name: torch.ones(64)}))
+    with pytest.raises(ModelError, match=rf"holds {name}, which is of no part of StableDiffusion3"):
+        load_model(str(file), config=sd3)
+
+
+def test_an_encoders_config_that_is_none_is_one_line(sd3: Path, tmp_path: Path) -> None:
+    file = write_flow_file(pipeline_of(sd3), tmp_path / "model.safetensors")
+    config = configured(sd3, tmp_path, "text_encoder", hidden_size="x")
+    with pytest.raises(ModelError, match=r"could not load .*text_encoder: ") as caught:
+        load_model(str(file), config=config)
+    assert "\n" not in str(caught.value)
+    start = "text_encoders.clip_l.transformer."
+    names = ("text_projection.weight", "text_model.final_layer_norm.weight")
+    changed(file, lambda tensors: [tensors.pop(start + name) for name in names])
+    with pytest.raises(ModelError, match=r"\(text_encoder\) lacks .*final_layer_norm"):
         load_model(str(file), config=sd3)
 
 
@@ -228,9 +275,8 @@ def test_another_family_is_named(sd3: Path, flux: Path, schnell: Path, tmp_path:
 
 
 def test_a_part_that_neither_holds_is_named(sd3_with_t5: Path, tmp_path: Path) -> None:
-    file = write_flow_file(
-        pipeline_of(sd3_with_t5), tmp_path / "model.safetensors", parts=WHOLE[:-1]
-    )
+    whole = pipeline_of(sd3_with_t5)
+    file = write_flow_file(whole, tmp_path / "model.safetensors", parts=WHOLE[:-1])
     (file_of_t5,) = (sd3_with_t5 / "text_encoder_3").glob("*.safetensors")
     file_of_t5.unlink()
     with pytest.raises(ModelError, match=r"holds no text_encoder_3, and neither does .*encoder_3;"):
@@ -239,6 +285,9 @@ def test_a_part_that_neither_holds_is_named(sd3_with_t5: Path, tmp_path: Path) -
     index = sd3_with_t5 / "model_index.json"
     index.write_text(json.dumps({**json.loads(index.read_text()), "text_encoder_3": [None, None]}))
     assert load_model(str(file), config=sd3_with_t5).pipeline.text_encoder_3 is None
+    file = write_flow_file(whole, tmp_path / "whole.safetensors")
+    with pytest.warns(DataWarning, match="holds text_encoder_3, which .* leaves out"):
+        assert load_model(str(file), config=sd3_with_t5).pipeline.text_encoder_3 is None
 
 
 def test_config_and_revision_of_a_model_that_has_none_are_refused(
