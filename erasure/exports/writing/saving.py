@@ -42,6 +42,9 @@ def save_model(model: LatentDiffusion, folder: Path, dtype: torch.dtype | None =
     for name in ("concepts.json", "presets.json", "text.json"):
         if model.folder and (model.folder / name).is_file():
             shutil.copy(model.folder / name, folder / name)
+    rows = getattr(model, "rows", None)  # of a flow-matching model's text
+    if rows and not model.folder:  # of a single file they stood beside its configs
+        write_json(folder / "text.json", {"max_sequence_length": rows})
     if "sample_size" not in model.backbone.config:
         write_json(folder / "size.json", {"resolution": model.resolution})
     if model.sampling:

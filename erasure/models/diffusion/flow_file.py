@@ -48,14 +48,14 @@ def open_flow_file(
     keys, _ = headings(file)
     family = str(index["_class_name"])
     held = _held(keys, family)
-    strange = set(keys).difference(*held.values())
-    # names without a place are marks, such as v_pred
-    lost = min((key for key in strange if "." in key and not HARMLESS.search(key)), default=None)
     if "transformer" not in held:
         raise ModelError(
             f"{file} holds no transformer of {family.removesuffix('Pipeline')}, which {config} is "
             f"of ({BLOCKS[family]}…)."
         )
+    strange = set(keys).difference(*held.values())
+    # single words are marks, such as v_pred
+    lost = min((key for key in strange if "." in key and not HARMLESS.search(key)), default=None)
     if lost is not None:
         raise ModelError(
             f"{file} holds {lost}, which is of no part of {family.removesuffix('Pipeline')} that "

@@ -127,7 +127,9 @@ def test_it_is_erased_opened_again_and_exported(sd3: Path, tmp_path: Path) -> No
     run = tmp_path / "run"
     options: dict[str, Any] = {"kind": "object", "anchor": "dog", "config": sd3}
     edit = erase(str(file), "uce", ["cat"], out=run, **options).edit
-    again = load_model(str(export(run, tmp_path / "export"))).parameters()
+    exported = load_model(str(export(run, tmp_path / "export")))
+    assert exported.rows == load_model(str(sd3)).rows == 3
+    again = exported.parameters()
     opened = open_run(run).parameters()
     for name, tensor in edit.tensors.items():
         assert torch.equal(again[name], tensor), name
