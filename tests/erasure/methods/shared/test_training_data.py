@@ -332,7 +332,16 @@ def test_what_it_draws_instead_is_drawn_where_there_are_no_pictures(
     plan = Plan(str(folder) if images != "auto" else "auto", 1, 1, None, 2, 7.5)
     none = torch.zeros(0, *model.latent_shape)
     monkeypatch.setattr(model, "taken", (taken,))
+    told = []
+
+    def progress(name: str, count: int, *, grows_with: tuple[str, ...]) -> object:
+        told.append((name, grows_with))  # what a dry run foretells the whole time by
+        return plain(name, count, grows_with=grows_with)
+
+    plain = run.progress
+    monkeypatch.setattr(run, "progress", progress)
     held = with_taken(model, concepts, Pictures(none, [], []), plan, run)
+    assert told == [("drawing images to hold", ("retain_images", "sampling_steps"))]
     assert held.prompts[0] in taken.prompts()
     assert held.anchors == [held.prompts[0].replace("my cat", "big dog")]
     noise = torch.randn((1, *model.latent_shape), generator=run.generator_for("hold"))

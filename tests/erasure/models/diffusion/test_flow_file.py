@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from erasure.erasing import erase
 from erasure.errors import ModelError, SettingError
+from erasure.exports.converting import convert
 from erasure.exports.exporting import export
 from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.single_file import DIFFUSION
@@ -302,3 +304,19 @@ def test_config_and_revision_of_a_model_that_has_none_are_refused(
     for name in ("pocket", str(sd1)):
         with pytest.raises(SettingError, match=r"revision is of a Hub id, which .* is not"):
             load_model(name, revision="main")
+
+
+def test_an_export_without_t5_says_nothing(
+    sd3: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """diffusers warns of every part that a pipeline does without."""
+    library = logging.getLogger("diffusers")
+    level = library.level
+    library.addHandler(caplog.handler)
+    library.setLevel(logging.WARNING)
+    try:
+        convert(sd3, tmp_path / "out", to="diffusers")
+    finally:
+        library.removeHandler(caplog.handler)
+        library.setLevel(level)
+    assert "cannot be saved" not in caplog.text
