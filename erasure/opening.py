@@ -51,7 +51,7 @@ def open_edit(
     config = None if config is None else checked_path(config, where, error=RunError)
     if not name.endswith(".safetensors"):  # the base is a folder by now
         config = None
-    revision = _revision(name, edit, base)
+    revision = revision_of(name, edit, base)
     model = _loaded(lambda: load_model(name, config=config, revision=revision, device=device), run)
     if edit.sampling == ONE_STEP and isinstance(model, StableDiffusion) and not model.sampling:
         model = OneStep.on(model, model.backbone, name=model.name)  # from a bare UNet
@@ -70,7 +70,7 @@ def open_classifier(
 
     edit = Edit.load(Path(run))
     name = _where(Path(run), edit, base)
-    revision = _revision(name, edit, base)
+    revision = revision_of(name, edit, base)
     model = _loaded(lambda: load_classifier(name, revision=revision, device=device), Path(run))
     refuse_another_base(model, edit, name)
     if edited:
@@ -107,7 +107,7 @@ def lasting_name(
     return str(place.resolve()) if not is_built_in and place.exists() else model
 
 
-def _revision(name: str, edit: Edit, base: Path | str | None) -> str | None:
+def revision_of(name: str, edit: Edit, base: Path | str | None) -> str | None:
     """A Hub id's, which a folder does not have, whatever the run was given."""
     return None if base is not None or Path(name).exists() else edit.revision
 

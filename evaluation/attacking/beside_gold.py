@@ -12,6 +12,7 @@ from erasure.erasing import erase
 from erasure.errors import RunError, SettingError
 from erasure.files.storage import write_json
 from erasure.models.built_in import GOLD
+from erasure.opening import revision_of
 from erasure.training.processes import launched
 from erasure.training.run_folder import run_record
 from evaluation.score import Score, mean, mean_of_rates
@@ -49,7 +50,7 @@ def gold_run(run: Path, gold: Path | str, *, base: Path | str | None = None) -> 
         out=run / "gold", kind=[concept.kind for concept in concepts],
         anchor=[concept.anchor for concept in concepts],
         config=None if base else run_record(run).get("config"),
-        revision=None if base else edit.revision,
+        revision=revision_of(str(edit.base), edit, base),
         weights=GOLD if str(gold) == "pocket" else str(gold),
     )  # fmt: skip
     return run / "gold"

@@ -51,6 +51,7 @@ from erasure.methods.shared.renewal import (
 )
 from erasure.methods.shared.saliency import read_masks
 from erasure.methods.shared.state_search import Search, StateSearch
+from erasure.methods.shared.taken_before import with_taken
 from erasure.methods.shared.training_data import (
     Drawn,
     Pictures,
@@ -59,7 +60,6 @@ from erasure.methods.shared.training_data import (
     gather,
     gather_anchors,
     noise_loss,
-    with_taken,
 )
 from erasure.models.diffusion.model import Condition, DiffusionModel
 from erasure.registry import METHODS

@@ -1,6 +1,6 @@
 """Images to forget and to keep, as latents: from Pocket Canvas, a folder, or the model itself."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,11 +17,9 @@ from erasure.models.diffusion.model import DiffusionModel
 from erasure.training.progress import shown
 from erasure.training.run import Run
 from erasure_datasets.canvas import OBJECTS, STYLES
-from erasure_datasets.concept import Catalogue, Concept, mentions, retain_prompts
+from erasure_datasets.concept import Catalogue, Concept, retain_prompts
 from erasure_datasets.errors import DataError
 from erasure_datasets.images import find_images, read_image, unread, warn_of_unread
-
-TAKEN_PART = 20  # of as many pictures as are kept, for each concept that was taken before
 
 
 @dataclass(frozen=True)
@@ -79,53 +77,6 @@ def gather_anchors(
     return pictures
 
 
-def with_taken(
-    model: DiffusionModel, concepts: list[Concept], retain: Pictures, plan: Plan, run: Run
-) -> Pictures:
-    """Pictures to keep, and those of what the concepts that were taken before draw instead.
-
-    So their names go on drawing that. They are a twentieth of the `retain_count` for each; none is
-    asked by a prompt that names what is to be erased as well.
-    """
-    held = _held(model.taken, {concept.name for concept in concepts})
-    if not held:
-        return retain
-    each, found = max(1, plan.retain_count // TAKEN_PART), [retain]
-    shown_pairs = _prompts_with_pictures(model, plan)
-    known = [concept for concept in held if shown_pairs & set(concept.prompts())]
-    drawn = [concept for concept in held if concept not in known]
-    if known:
-        found.append(
-            gather_anchors(model, known, replace(plan, forget_count=each * len(known)), run)
-        )
-    if drawn:
-        own, count = replace(plan, shows_anchor=True), each * len(drawn)
-        found.append(
-            _drawn("hold", forget_prompts(drawn), count, model, own, run, of="retain_images")
-        )
-    return Pictures(
-        torch.cat([pictures.latents for pictures in found]),
-        [text for pictures in found for text in pictures.prompts],
-        [text for pictures in found for text in pictures.anchors],
-    )
-
-
-def _held(taken: Sequence[Concept], new: Set[str]) -> list[Concept]:
-    """Those whose anchors stay, with the templates that name nothing of `new`."""
-    gone, found = new | {concept.name for concept in taken}, []
-    for concept in taken:
-        own = [
-            template
-            for template, prompt in zip(concept.templates, concept.prompts(), strict=True)
-            if not any(mentions(prompt, name) for name in new)
-        ]
-        # methods that push away from a name do not draw its anchor, which may go then
-        is_lost = any(mentions(concept.anchor, name) for name in gone)
-        if own and concept.anchor and not is_lost:
-            found.append(replace(concept, templates=tuple(own)))
-    return found
-
-
 def gather_kept(model: DiffusionModel, plan: Plan, run: Run) -> Pictures:
     """Pictures of all that the model draws but of what was taken before, to choose from.
 
@@ -140,7 +91,7 @@ def gather_kept(model: DiffusionModel, plan: Plan, run: Run) -> Pictures:
         order, pairs = run.generator_for("pairs"), catalogue.kept_pairs([*model.taken])
         chosen = _in_turn(pairs, plan.retain_count, order)
         return _of_pairs(catalogue, model, [], chosen, canvas_image)
-    return _drawn("retain", kept, plan.retain_count, model, plan, run)
+    return draw_pictures("retain", kept, plan.retain_count, model, plan, run)
 
 
 def _gathered(
@@ -151,7 +102,7 @@ def _gathered(
             return _from_pairs(model.catalogue, model, concepts, plan, run, canvas_image)
         kept, alone = _kept_prompts(model, concepts, plan), replace(plan, retain_count=0)
         forget, _ = _from_pairs(model.catalogue, model, concepts, alone, run, canvas_image)
-        return forget, _drawn("retain", kept, plan.retain_count, model, plan, run)
+        return forget, draw_pictures("retain", kept, plan.retain_count, model, plan, run)
     if plan.images in ("auto", "generated"):
         return _generated(model, concepts, plan, run)
     folder = checked_path(plan.images, "images")
@@ -171,7 +122,7 @@ def _listed(model: DiffusionModel, plan: Plan) -> Catalogue | None:
     return None if plan.retain_prompts else model.catalogue
 
 
-def _prompts_with_pictures(model: DiffusionModel, plan: Plan) -> set[str]:
+def prompts_with_pictures(model: DiffusionModel, plan: Plan) -> set[str]:
     """The prompts of the model's list, where their pictures are at hand."""
     catalogue = _listed(model, plan)
     is_folder = plan.images not in ("auto", "generated")
@@ -305,8 +256,8 @@ def _generated(
     """Latents that the original model draws, by DDIM."""
     kept = _kept_prompts(model, concepts, plan)
     return (
-        _drawn("forget", forget_prompts(concepts), plan.forget_count, model, plan, run),
-        _drawn("retain", kept, plan.retain_count, model, plan, run),
+        draw_pictures("forget", forget_prompts(concepts), plan.forget_count, model, plan, run),
+        draw_pictures("retain", kept, plan.retain_count, model, plan, run),
     )
 
 
@@ -318,7 +269,7 @@ def _kept_prompts(
     return [(prompt, prompt) for prompt in kept]
 
 
-def _drawn(
+def draw_pictures(
     name: str, pairs: list[tuple[str, str]], count: int, model: DiffusionModel, plan: Plan,
     run: Run, of: str = "",
 ) -> Pictures:  # fmt: skip

@@ -108,13 +108,14 @@ def load_model(
         tensors, _ = read_tensors(POCKET / "gold" / "unet.safetensors")
         parts.unet.load_state_dict(unpacked(tensors))
     folder = path if path.is_dir() else None
-    sampling = read_sampling(folder) if folder else None
+    is_flow = issubclass(kind, FlowMatching)
+    beside = folder or (config if is_flow else None)  # its single file has these by its configs
+    sampling = read_sampling(beside) if beside else None
     more: dict[str, Any] = {}
-    if issubclass(kind, FlowMatching):
-        told = folder or config  # a single file has these beside its configs
-        more = {"sampling": read_sampling(told), "rows": read_rows(told)} if told else {}
-        if told and kind is Flux:
-            more["resolution"] = read_resolution(told)
+    if is_flow:
+        more = {"sampling": sampling, "rows": read_rows(beside) if beside else None}
+        if kind is Flux:
+            more["resolution"] = read_resolution(beside) if beside else None
     elif sampling:
         kind = OneStep
     full_name = f"{name}@{revision}" if revision else name

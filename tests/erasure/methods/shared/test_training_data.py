@@ -14,15 +14,8 @@ from erasure.commandline import main as cli
 from erasure.concepts import find_concepts
 from erasure.errors import SettingError
 from erasure.methods.shared.images_of_pairs import canvas_image
-from erasure.methods.shared.training_data import (
-    TAKEN_PART,
-    Pictures,
-    Plan,
-    encoded,
-    gather,
-    gather_anchors,
-    with_taken,
-)
+from erasure.methods.shared.taken_before import TAKEN_PART, with_taken
+from erasure.methods.shared.training_data import Pictures, Plan, encoded, gather, gather_anchors
 from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.training.run import Run
