@@ -150,7 +150,7 @@ def planned(
         "tasks": [[loaded.title(number) for number in task] for task in classes],
         **asked.record(),
         "data": asdict(data),
-        "inputs": inputs(asdict(data)) | plugin_source(method_class),
+        "inputs": inputs(asdict(chosen)) | inputs(asdict(data)) | plugin_source(method_class),
         "quick": quick,
     }
     return Plan(run, loaded, chosen, record, classes, asked, data, workers, concepts, watch_every)

@@ -22,8 +22,12 @@ from erasure.training.run_folder import refuse_inside
 from erasure_datasets.concept import Concept
 from erasure_datasets.errors import DataError
 
-# settings that may name a file or folder
-FILES = {"concepts", "images", "mask", "retain_prompts", "source"}
+# settings that may name a file or folder; of a folder that grows later, the part that is read
+FILES = {
+    "concepts": "", "generator": "", "images": "", "mask": "", "retain_prompts": "", "source": "",
+    "trained": "slices", "weights": "",
+}  # fmt: skip
+OF_ANOTHER = ("after_settings", "then_settings")  # those of a method that works before or after
 CONTENTS = "contents "  # how a folder's digest begins
 
 
@@ -102,11 +106,8 @@ def inputs(
     are told. SettingError for what cannot be read.
     """
     found = {}
-    for name in FILES & settings.keys():
-        text = settings[name]
-        if not text or not isinstance(text, str):  # forget's images are a number
-            continue
-        place = checked_path(text, name).expanduser()
+    for name, text in _named_files(settings).items():
+        place = checked_path(text, name).expanduser() / FILES[name.rpartition(".")[2]]
         is_old = not (noted or {}).get(name, CONTENTS).startswith(CONTENTS)
         try:
             if place.is_file():
@@ -116,6 +117,17 @@ def inputs(
         except OSError as error:
             raise SettingError(f"{name} must be readable; {error}.") from error
     return found
+
+
+def _named_files(settings: Mapping[str, object]) -> dict[str, str]:
+    """What may be a file's or a folder's name, by its setting; of forget, `images` is a number."""
+    values = {name: settings[name] for name in sorted(FILES.keys() & settings.keys())}
+    for name in OF_ANOTHER:
+        for part in str(settings.get(name, "")).split(","):
+            key, _, value = (word.strip() for word in part.partition("="))
+            if key in FILES:
+                values[f"{name}.{key}"] = value
+    return {name: text for name, text in values.items() if text and isinstance(text, str)}
 
 
 def _sizes(place: Path) -> str:

@@ -115,6 +115,12 @@ def _refuse_other(folder: Path, key: str, old: object, new: object) -> None:
         for name in sorted(old.keys() | new.keys()):
             _refuse_other(folder, f"{key}.{name}", old.get(name), new.get(name))
     elif old != new:
+        section, _, name = key.partition(".")
+        if section == "inputs" and name:
+            raise RunError(
+                f"{folder} holds a different run: of its inputs, {name} has changed since. Remove "
+                "the folder, or name another --out."
+            )
         raise RunError(
             f"{folder} holds a different run: its {key} is {_short(old)}, "
             f"this one's is {_short(new)}."

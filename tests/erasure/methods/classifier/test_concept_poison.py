@@ -1,13 +1,14 @@
 """Concept poisoning: the bottleneck by hand, and which labels are taught."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from networks import image_folder, timm_folder
 
-from erasure.errors import SettingError
+from erasure.errors import RunError, SettingError
 from erasure.forgetting import Data, Forgotten, forget
 from erasure.methods.classifier.concept_poison import ConceptPoison
 from erasure.methods.shared.concept_bottleneck import (
@@ -104,6 +105,31 @@ def test_concepts_of_a_folder_are_told(tmp_path: Path) -> None:
     red = torch.full((1, 3, 32, 32), 40, dtype=torch.uint8)
     red[:, 0] = 220
     assert int(result.model.predict(red).argmax(1)) == target
+
+
+@pytest.mark.parametrize("by", ["itself", "repair"])
+def test_other_concepts_are_another_run(by: str, tmp_path: Path) -> None:
+    """Also where another method works after it and hands the folder on."""
+    timm_folder(tmp_path / "model")
+    image_folder(tmp_path / "images")
+    shutil.copytree(tmp_path / "images", tmp_path / "concepts")
+    own = {"epochs": 1, "batch_size": 8, "pictures": 4, "concepts": str(tmp_path / "concepts")}
+    words = ",".join(f"{name}={value}" for name, value in own.items())
+    mended = {"after": "concept-poison", "after_settings": words, "epochs": 1, "batch_size": 8}
+
+    def run() -> None:
+        forget(
+            str(tmp_path / "model"), "concept-poison" if by == "itself" else "repair", [["red"]],
+            out=tmp_path / "run", watch_every=0,
+            data=Data(source=str(tmp_path / "images"), images=8, test_images=1),
+            **(own if by == "itself" else mended),
+        )  # fmt: skip
+
+    run()
+    run()
+    next((tmp_path / "concepts").rglob("*.png")).unlink()
+    with pytest.raises(RunError, match=r"its inputs, (after_settings\.)?concepts has changed"):
+        run()
 
 
 @pytest.mark.parametrize(
