@@ -133,7 +133,7 @@ def planned(
     asked = Samples.of(samples, data.source)
     if tasks and asked:
         raise SettingError("class and samples are two ways to say what to forget; give one.")
-    refuse_of_samples(method_class, method, asked)
+    refuse_unsuited(method_class, method, asked)
     asked.true_labels(loaded)  # SettingError for a label that is none
     classes = [] if asked else checked_tasks(loaded, tasks)
     data = with_titles(loaded, data, classes)
@@ -156,13 +156,15 @@ def planned(
     return Plan(run, loaded, chosen, record, classes, asked, data, workers, concepts, watch_every)
 
 
-def refuse_of_samples(method: type, word: str, samples: Samples | bool) -> None:
-    """SettingError if single images are asked for of a method that says it forgets classes alone.
+def refuse_unsuited(method: type, word: str, samples: Samples | bool) -> None:
+    """SettingError for single images if the method forgets classes alone, and the reverse.
 
-    It says so by `of_classes_alone`.
+    It says so by `of_classes_alone` and `of_samples_alone`.
     """
     if samples and getattr(method, "of_classes_alone", False):
         raise SettingError(f"{word} forgets whole classes, no samples. Choose another method.")
+    if not samples and getattr(method, "of_samples_alone", False):
+        raise SettingError(f"{word} deletes single images, no classes. Give samples.")
 
 
 def _forget_all(

@@ -21,7 +21,7 @@ from torch import Tensor
 from erasure.config import resolve
 from erasure.errors import ModelError, SettingError
 from erasure.exports.writing.saving import save_classifier
-from erasure.forgetting import Request, refuse_of_samples
+from erasure.forgetting import Request, refuse_unsuited
 from erasure.models.classifier.classifier import Classifier
 from erasure.models.classifier.load import load_classifier
 from erasure.registry import METHODS
@@ -79,7 +79,7 @@ def tried(method: str, folder: Path, kind: str, out: Path) -> str:
     given = {item.name: small[item.name] for item in fields(method_class) if item.name in small}
     (out / "run").mkdir(parents=True)
     try:
-        refuse_of_samples(method_class, method, samples)
+        refuse_unsuited(method_class, method, samples)
         settings, _ = resolve(method_class, given=given, quick=True, presets={})
         # nothing is resumed here, and writing states would take most of the time
         with mock.patch.object(Run, "save_state", return_value=out):

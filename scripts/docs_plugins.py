@@ -14,6 +14,16 @@ from erasure.registry import ATTACKS, CRITERIA, EXPORTS, METHODS, PROTOCOLS, Reg
 
 PRESETS = {"pocket": POCKET, "pocket-flow": POCKET / "flow", "pocket-vit": POCKET / "vit"}
 
+OTHERWISE = {  # commands that need more than their kind's do, by the folder and the name
+    ("methods/diffusion", "adapt-unlearn"):
+        "erasure erase adapt-unlearn --model MODEL --images FOLDER --out RUN",
+    ("methods/classifier", "s3t"): "erasure forget s3t --model MODEL --samples FILE --out RUN",
+    ("protocols", "gold"): "erasure evaluate RUN --protocol gold --gold MODEL",
+    ("protocols", "corrective"): "erasure evaluate RUN --protocol corrective --affected FILE",
+    ("reference", "function"): "erasure attack ATTACK RUN --criterion FILE.py:FUNCTION",
+    ("reference", "nudenet"): "erasure attack ATTACK RUN --criterion nudenet=rece",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Shelf:
@@ -106,7 +116,8 @@ def index(title: str, shelves: tuple[Shelf, ...]) -> str:
             rows.append(cells)
         heads = ["name", "idea", "changes"][: len(rows[0])]
         parts += [f"## {shelf.title}"] if len(shelves) > 1 else []
-        parts += [table(heads, rows), _code(shelf, "NAME")]
+        is_method = shelf in METHOD_SHELVES
+        parts += [table(heads, rows), _code(shelf, "METHOD" if is_method else "NAME")]
         parts += [shelf.told] if len(shelves) == 1 else []
     return "\n\n".join(parts)
 
@@ -193,7 +204,8 @@ def _presets(model: str) -> Mapping[str, Mapping[str, object]]:
 
 
 def _code(shelf: Shelf, name: str) -> str:
-    return f"```sh\n{shelf.command.format(name=name)}\n```"
+    command = OTHERWISE.get((shelf.folder, name), shelf.command.format(name=name))
+    return f"```sh\n{command}\n```"
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:

@@ -272,6 +272,19 @@ def test_samples_that_cannot_be_forgotten(
     assert not (place / method).exists()
 
 
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("s3t", {}), ("repair", {"after": "s3t", "after_settings": "quick"})],
+)
+def test_a_class_is_not_deleted_image_by_image(
+    method: str, settings: dict[str, Any], place: Path
+) -> None:
+    """The slices that are left would say nothing of it, and the base goes on to know it."""
+    with pytest.raises(SettingError, match="s3t deletes single images, no classes"):
+        run_one(method, place, [["red"]], **settings)
+    assert not (place / method).exists()
+
+
 @over(REFUSED)
 def test_a_network_without_blocks_is_refused(method: str, place: Path) -> None:
     with pytest.raises(SettingError, match=r"has no transformer blocks.* Choose another method\.$"):

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.errors import SettingError
-from erasure.forgetting import Request, refuse_of_samples
+from erasure.forgetting import Request, refuse_unsuited
 from erasure.methods.shared.following import QUICK, check_following, following
 from erasure.methods.shared.pruning import largest_stay, put_zeros, sparsity_of, staying
 from erasure.methods.shared.synflow import synflow
@@ -97,7 +97,7 @@ class Prune:
     def forget(self, model: Classifier, request: Request, run: Run) -> None:
         names = prunable(model, self.place)
         follower = following(self.then, self.then_settings, model.folder, "Prune.then_settings")
-        refuse_of_samples(type(follower), self.then, not request.classes)
+        refuse_unsuited(type(follower), self.then, not request.classes)
         every = model.parameters()
         weights = {name: every[name] for name in names}
         if request.number == 0:

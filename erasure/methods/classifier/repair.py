@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from erasure.config import check, setting
 from erasure.errors import SettingError
-from erasure.forgetting import Request, refuse_of_samples
+from erasure.forgetting import Request, refuse_unsuited
 from erasure.methods.shared.following import QUICK, check_following, following
 from erasure.methods.shared.other_classes import hinge
 from erasure.models.classifier.classifier import Classifier
@@ -69,7 +69,7 @@ class Repair:
 
     def forget(self, model: Classifier, request: Request, run: Run) -> None:
         method = following(self.after, self.after_settings, model.folder, "Repair.after_settings")
-        refuse_of_samples(type(method), self.after, not request.classes)
+        refuse_unsuited(type(method), self.after, not request.classes)
         every = model.parameters()
         before = {name: weight.detach().clone() for name, weight in every.items()}
         method.forget(model, request, run)

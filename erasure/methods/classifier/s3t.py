@@ -13,7 +13,7 @@ The deletion is exact: bit for bit, the model is one that was never given the de
 holds for what the base model itself has not seen; give one that was made without these data.
 
 Choices
-- It deletes single images (--samples): a class has some in every slice, and nothing would be left.
+- It deletes single images, and refuses a class: that has some in every slice.
 - The first request trains what that request leaves alive, and keeps it in RUN/slices. A later run
   with `trained` RUN only switches off: nothing is trained. It copies what is still alive; what
   saw the deleted images stays in RUN until RUN is removed.
@@ -29,6 +29,7 @@ Choices
 
 from dataclasses import asdict, dataclass
 from math import ceil, sqrt
+from typing import ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -58,6 +59,7 @@ FOLDER = "slices"
 class S3T:
     """Sequence-aware sharded sliced training."""
 
+    of_samples_alone: ClassVar = True
     shards: int = setting(5, quick=1, help="parts that learn apart (m)", at_least=1)
     slices: int = setting(4, quick=2, help="slices of each, a group of blocks for each (L)",
                           at_least=1)  # fmt: skip
