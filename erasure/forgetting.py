@@ -14,11 +14,12 @@ from erasure.errors import ModelError, RunError, SettingError
 from erasure.files.naming import checked_path
 from erasure.files.records import RequestsShape, read_record
 from erasure.files.storage import write_json
-from erasure.keeping import inputs, kept_edit, record_of
+from erasure.inputs import inputs
+from erasure.keeping import kept_edit, record_of
 from erasure.models.classifier.classifier import Classifier
 from erasure.models.classifier.load import load_classifier
 from erasure.models.diffusion.load import read_presets
-from erasure.opening import lasting_name
+from erasure.opening import lasting_name, lasting_source
 from erasure.probing import Probe, Watch, load_with_probe
 from erasure.registry import METHODS, plugin_source
 from erasure.requested import (
@@ -113,7 +114,7 @@ def planned(
     **settings: Value,
 ) -> Plan:  # fmt: skip
     """As `forget` up to where it begins; a `rehearsal` is for a run that is only tried."""
-    data = replace(data, source=lasting_name(data.source, "data"))
+    data = replace(data, source=lasting_source(data.source))
     method_class: Any = METHODS.get("classifier", method)
     if mixed_precision == "fp16":
         raise SettingError("mixed_precision must be no or bf16 for a classifier; got 'fp16'.")

@@ -14,14 +14,14 @@ from erasure.config import Origin, Value, resolve
 from erasure.errors import RunError, SettingError
 from erasure.files.naming import checked_path
 from erasure.files.storage import write_json, write_tensors
-from erasure.keeping import inputs
+from erasure.inputs import inputs
 from erasure.models.classifier.classifier import Classifier
 from erasure.models.classifier.config import ClassifierConfig, ClassifierShape, parse_config
 from erasure.models.classifier.filling import try_once
 from erasure.models.classifier.load import empty_network, load_classifier, seeded
 from erasure.models.classifier.stem import SMALL, Stem, has_large_stem
 from erasure.models.classifier.transform import Transform
-from erasure.opening import lasting_name
+from erasure.opening import lasting_source
 from erasure.requested import Data, accuracies, read_parts
 from erasure.training.hardware import Hardware, Precision
 from erasure.training.one_cycle import OneCycle
@@ -54,7 +54,7 @@ def train(
     with accuracies, and presets.json, by which `forget retrain` repeats this recipe. ErasureError
     for anything the caller can mend.
     """
-    folder, source = checked_path(out, "out"), lasting_name(data, "data")
+    folder, source = checked_path(out, "out"), lasting_source(data)
     cycle, sources = resolve(OneCycle, given=settings, quick=quick, presets={}, origins=origins)
     if mixed_precision == "fp16":
         raise SettingError("mixed_precision must be no or bf16 for a classifier; got 'fp16'.")

@@ -1,14 +1,16 @@
 """Put the edits of several runs of one base together, where they do not get in each other's way."""
 
+import hashlib
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from erasure.composing import (
@@ -79,12 +81,30 @@ def _refuse_unlike(places: Sequence[Path], edits: Sequence[Edit]) -> None:
                 f"{place} was made on {edit.base} and {places[0]} on {edits[0].base}, whose "
                 "weights differ; only edits of one base go together."
             )
-    digests = [edit.digest for edit in edits]
-    twice = next((i for i, digest in enumerate(digests) if digest in digests[:i]), None)
-    if twice is not None:
-        raise SettingError(f"{places[twice]} holds the same edit as a run before it.")
+    _refuse_twice(places, edits)
     for place, edit in zip(places, edits, strict=True):
         _refuse_lost_anchors(place, edit, [other for other in edits if other is not edit])
+
+
+def _refuse_twice(places: Sequence[Path], edits: Sequence[Edit]) -> None:
+    """SettingError for two runs that hold one and the same erasure, whose change would be doubled.
+
+    Of adapters every request is compared; of other edits, what each was made of.
+    """
+    held = dict[str, Path]()
+    for place, edit in zip(places, edits, strict=True):
+        own = {edit.digest, *(part["digest"] for part in parts_of(edit))} - {""}
+        if edit.form == "lora":
+            own |= {_digest_of(edit.adapter(request)) for request in edit.requests}
+        for digest in sorted(own & held.keys()):
+            raise SettingError(
+                f"{place} holds an erasure that {held[digest]} holds, too; it would be added twice."
+            )
+        held |= dict.fromkeys(own, place)
+
+
+def _digest_of(adapter: Mapping[str, Tensor]) -> str:
+    return hashlib.sha256(save({n: t.contiguous() for n, t in adapter.items()})).hexdigest()
 
 
 def _refuse_lost_anchors(place: Path, edit: Edit, others: Sequence[Edit]) -> None:

@@ -18,6 +18,7 @@ from erasure.models.diffusion.stable_diffusion import StableDiffusion
 from erasure.models.digest import digest_of
 from erasure.models.editable import Editable
 from erasure.training.run_folder import run_record
+from erasure_datasets.hub import HUB
 
 if TYPE_CHECKING:
     from erasure.models.classifier.classifier import (
@@ -105,6 +106,12 @@ def lasting_name(
     place = checked_path(model, what, error=error).expanduser()
     is_built_in = model in DIFFUSION or model in CLASSIFIERS
     return str(place.resolve()) if not is_built_in and place.exists() else model
+
+
+def lasting_source(source: str) -> str:
+    """As `lasting_name`, of a data set; "hf:" may stand before a folder of one."""
+    bare = source.removeprefix(HUB)
+    return source[: len(source) - len(bare)] + lasting_name(bare, "data")
 
 
 def revision_of(name: str, edit: Edit, base: Path | str | None) -> str | None:

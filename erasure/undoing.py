@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from erasure.composing import refuse_unlike_requests
+from erasure.composing import parts_of, refuse_unlike_requests
 from erasure.config import resolve
 from erasure.edit import NOTHING_LEFT, Edit, refuse_untaken
 from erasure.errors import EditError, RunError, SettingError
 from erasure.files.naming import checked_path
 from erasure.files.records import RequestsShape, read_record
 from erasure.files.storage import atomic, write_json
-from erasure.keeping import inputs
+from erasure.inputs import inputs
 from erasure.opening import lasting_name, open_edit
 from erasure.registry import METHODS
 from erasure.training.run import Run
@@ -54,7 +54,7 @@ def undo(
     if "onto" in record:
         record["onto"] = None  # nothing lies below what is left
     if is_solved:
-        record["settings"] = kept.settings
+        record |= {"method": kept.method, "settings": kept.settings}
     if "tasks" in record:
         record["tasks"] = list(kept.requests.values())
     with atomic(out) as temporary:
@@ -76,23 +76,23 @@ def _is_closed_form(edit: Edit) -> bool:
 def _solved_without(
     run: Path, edit: Edit, names: Sequence[str], out: Path, base: Path | str | None
 ) -> Edit:
-    """What one request for the other concepts gives, to the bit.
+    """What one request for the other concepts gives, to the bit, with the anchors that they had.
 
     RunError if a file that it read then holds something else now.
     """
-    refuse_unlike_requests(edit, edit.method, edit.settings)
+    settings = parts_of(edit)[-1]["settings"]  # of runs put together, those of each
+    refuse_unlike_requests(edit, edit.method, settings)
     then = run_record(run).get("inputs", {})
-    for name, digest in inputs(edit.settings, then).items():
+    for name, digest in inputs(settings, then).items():
         if then.get(name) != digest:
-            raise RunError(
-                f"{name} of {run}, {edit.settings[name]}, holds something else than it did then."
-            )
+            other = "holds something else than" if name in then else "is not known to hold what"
+            raise RunError(f"{name} of {run}, {settings[name]}, {other} it did then.")
     refuse_untaken(names, {concept.name for concept in edit.concepts})
     left = [concept for concept in edit.concepts if concept.name not in names]
     if not left:
         raise EditError(NOTHING_LEFT)
     model, _ = open_edit(run, edited=False, base=base)
-    given: dict[str, Any] = {**edit.settings, "anew": False}  # one request for the others
+    given: dict[str, Any] = {**settings, "anew": False}  # one request for the others
     kind = METHODS.get("diffusion", edit.method)
     method, _ = resolve(kind, given=given, quick=False, presets=None)
     try:

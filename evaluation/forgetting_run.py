@@ -12,7 +12,7 @@ from torch import Tensor
 from erasure.edit import Edit
 from erasure.errors import RunError, SettingError
 from erasure.files.records import ForgettingShape, RequestsShape, read_record
-from erasure.keeping import inputs
+from erasure.inputs import inputs
 from erasure.models.classifier.classifier import Classifier
 from erasure.opening import open_classifier
 from erasure.requested import Data, Request, load_parts

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from erasure_datasets.canvas import OBJECTS, SPLITS, STYLES
 from erasure_datasets.errors import DataError, DataWarning
-from erasure_datasets.hub import decode_cell, holds_parquet, open_set, stored_images
+from erasure_datasets.hub import HUB, decode_cell, holds_parquet, open_set, stored_images
 from erasure_datasets.images import find_images, read_image, unread, warn_of_unread
 from erasure_datasets.labelled import Labelled, gathered, listed
 from erasure_datasets.matching import match_labels, short
@@ -71,7 +71,7 @@ def is_of_rows(source: str) -> bool:
 
     DataError if there is no such folder, or if it could be either.
     """
-    if source.startswith("hf:"):
+    if source.startswith(HUB):
         return True
     folder = Path(source)
     if not folder.is_dir():
@@ -183,7 +183,7 @@ class Rows:
 def _opened(source: str, part: Part) -> Rows:
     import datasets
 
-    found: Any = open_set(source.removeprefix("hf:"), what=source)
+    found: Any = open_set(source.removeprefix(HUB), what=source)
     has_parts = "test" in found
     split = part if has_parts else "train"
     if split not in found:

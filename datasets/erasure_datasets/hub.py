@@ -10,6 +10,8 @@ from torch import Tensor
 from erasure_datasets.errors import DataError
 from erasure_datasets.images import ImageError, decode_image, read_image
 
+HUB = "hf:"  # how the name of a set begins, where a folder of pictures may be meant as well
+
 
 def holds_parquet(folder: Path) -> bool:
     """Whether a folder holds parquet files as the Hub keeps them: in it, or one folder below."""
@@ -27,7 +29,7 @@ def open_set(name: str, split: str | None = None, *, what: str = "") -> Any:
         return datasets.load_dataset(name, split=split)
     except (OSError, ValueError, LookupError, DatasetsError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
-        what = what or f"hf:{name}"
+        what = what or f"{HUB}{name}"
         raise DataError(f"{what} cannot be opened as a data set: {reason}.") from error
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from erasure_datasets.errors import DataError
-from erasure_datasets.hub import decode_cell, open_set, stored_images
+from erasure_datasets.hub import HUB, decode_cell, open_set, stored_images
 from erasure_datasets.images import read_image
 
 PHOTOS = "Seed_Images"  # the photographs that the styles were painted from
@@ -89,7 +89,9 @@ class UnlearnCanvas(torch.utils.data.Dataset[tuple[Tensor, int, int]]):
             for theme in themes
         ]
         name = str(source)
-        self._store = _Hub(name[3:]) if name.startswith("hf:") else _Folder(Path(source))
+        self._store = (
+            _Hub(name.removeprefix(HUB)) if name.startswith(HUB) else _Folder(Path(source))
+        )
         lacking = [key for key in self._keys if key not in self._store]
         if lacking:
             raise ValueError(

@@ -14,6 +14,8 @@ from erasure.errors import RunError, SettingError
 from erasure.files.naming import slug
 from erasure.files.records import CellShape, StepShape, SweepShape, read_record
 from erasure.files.storage import write_json
+from erasure.inputs import changed_inputs
+from erasure.training.run_folder import run_record
 from evaluation.sweeping.grid import Grid
 from evaluation.sweeping.options import words
 
@@ -98,9 +100,14 @@ def read_cell(out: Path, cell: CellShape) -> CellShape:
 
 
 def is_finished(out: Path, cell: CellShape, step: StepShape) -> bool:
-    """Whether a step is done, and what it left is still there."""
-    left = out / cell["name"] / step.get("file", "edit.json")
-    return step["state"] == "done" and left.is_file()
+    """Whether a step is done, what it left is still there, and the files that it read are as then.
+
+    Where they are not, the command itself says so.
+    """
+    run = out / cell["name"]
+    if step["state"] != "done" or not (run / step.get("file", "edit.json")).is_file():
+        return False
+    return what(step) not in ("erase", "forget") or not changed_inputs(run_record(run))
 
 
 def write_sweep(out: Path, grid: dict[str, Any], cells: Sequence[CellShape]) -> None:

@@ -69,6 +69,14 @@ def test_an_overlap_is_refused_or_added_as_asked(
     for name in Edit.load(runs["cat"]).shapes():
         want = one[name] + other[name] - base[name]
         assert torch.allclose(found[name], want, atol=1e-6)  # of sums in float32
+    left = undo(tmp_path / "out", tmp_path / "left", concepts="dog")
+    assert all(
+        torch.equal(weight, one[name]) for name, weight in open_run(left).parameters().items()
+    )
+    assert Edit.load(left).method == json.loads((left / "config.json").read_text())["method"]
+    upon = erase(runs["cat"], "uce", "bird", out=tmp_path / "upon", **FREE).folder
+    with pytest.raises(SettingError, match="it would be added twice"):
+        apply([runs["cat"], upon], tmp_path / "no", overlap="add")
 
 
 def test_sparse_edits_of_other_elements_share_a_tensor(sd1: Path, tmp_path: Path) -> None:
@@ -103,6 +111,12 @@ def test_adapters_add_and_each_stays_a_request(sd1: Path, tmp_path: Path) -> Non
     odd = erase(str(sd1), "gs-lora", "bird", out=tmp_path / "bird", rank=4, **settings).folder
     with pytest.raises(EditError, match=r"rank must be 8, as .* got 4"):
         apply([*runs, odd], tmp_path / "no")
+    upon = erase(runs[0], "gs-lora", "bird", out=tmp_path / "upon", **settings).folder
+    mine = undo(upon, tmp_path / "mine", concepts="bird")  # of other words, the same adapter
+    for twice in ([runs[0], upon], [mine, *runs]):
+        with pytest.raises(SettingError, match=r"it would be added twice\."):
+            apply(twice, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
 
 
 def test_runs_that_do_not_go_together_are_refused(
@@ -113,7 +127,11 @@ def test_runs_that_do_not_go_together_are_refused(
     cases = [
         ([runs["cat"], other], EditError, "whose weights differ; only edits of one base"),
         ([runs["cat"]], SettingError, "two runs or more together; got 1"),
-        ([runs["cat"], runs["cat"]], SettingError, "holds the same edit as a run before it"),
+        (
+            [runs["cat"], runs["cat"]],
+            SettingError,
+            r"holds an erasure that .* holds, too; it would be",
+        ),
         ([runs["cat"], lost], SettingError, "draws house for cat, and house is to be gone"),
         ([runs["cat"], tmp_path / "none"], EditError, "holds no finished erasure"),
     ]

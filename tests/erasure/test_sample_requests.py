@@ -4,14 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from networks import image_folder, resnet_folder, timm_folder
+from PIL import Image
 
 import erasure_datasets.labelled as labelled
 from erasure.commandline.main import main
 from erasure.edit import Edit
-from erasure.errors import SettingError
+from erasure.errors import RunError, SettingError
 from erasure.forgetting import Data, Forgotten, forget
 from erasure.sample_requests import Samples
 from erasure_datasets.images import read_image
@@ -33,7 +35,7 @@ def run(
     settings = {"selection": 1.0, "batch_size": 4} if method == "ssd" else GENTLE
     return forget(
         str(place / "model"), method, out=place / name, samples=samples, watch_every=0,
-        data=Data(str(place / "images"), images=8, test_images=2), **{**settings, **more},
+        **{"data": Data(str(place / "images"), images=8, test_images=2), **settings, **more},
     )  # fmt: skip
 
 
@@ -166,3 +168,38 @@ def test_on_the_command_line(
 def _empty(place: Path) -> Path:
     (place / "empty.txt").write_text("\n")
     return place / "empty.txt"
+
+
+def parquet(place: Path, shade: int) -> None:
+    """Eight pictures of each of the miniature's classes, in both parts of a set of rows."""
+    colours = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1), "grey": (1, 1, 1)}
+    rows = [(label, part) for label in range(len(colours)) for part in range(8)]
+    bright = [tuple(c * (shade + part) for c in [*colours.values()][label]) for label, part in rows]
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(colours))}
+    made = datasets.Dataset.from_dict(
+        {"image": [Image.new("RGB", (32, 32), colour) for colour in bright],
+         "label": [label for label, _ in rows]},
+        features=datasets.Features(features),
+    )  # fmt: skip
+    place.mkdir(exist_ok=True)
+    for part in ("train", "test"):
+        made.to_parquet(str(place / f"{part}-00000-of-00001.parquet"))
+
+
+@pytest.mark.parametrize("word", ["", "hf:"])
+def test_other_rows_in_the_same_place_are_refused(
+    word: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The numbers of rows would name other pictures, whatever working directory is asked from."""
+    parquet(place / "rows", 100)
+    monkeypatch.chdir(place)
+    data = Data(f"{word}rows", images=8, test_images=2)
+    run(place, ["3"], "run", data=data)
+    monkeypatch.chdir(place.parent)
+    assert "Acc_f" in evaluate(place / "run")["scores"]
+    parquet(place / "rows", 200)
+    with pytest.raises(RunError, match="rows does not hold the images that"):
+        evaluate(place / "run")
+    monkeypatch.chdir(place)
+    with pytest.raises(RunError, match="of its inputs, source has changed"):
+        run(place, ["3"], "run", data=data)

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from erasure.errors import RunError, SettingError
-from erasure.files.storage import write_json
+from erasure.files.storage import file_digest, write_json
+from erasure.inputs import inputs
 from evaluation.sweeping import bound
 from evaluation.sweeping import sweep as sweeping
 from evaluation.sweeping.cells import cells_of, record_file, state_of
@@ -244,6 +245,26 @@ def test_a_chain_does_what_is_left(cell: Path) -> None:
     whole = Commands(cell)
     assert run_cell(cell, name, whole) == 0
     assert whole.ran == every  # another edit is judged anew
+
+
+def test_an_erasure_that_read_another_file_is_asked_again(cell: Path) -> None:
+    """Whose command says what has changed: an old figure does not stand beside new ones."""
+    name, kept, plugin = "esd/bear/seed-0", cell / "kept.txt", cell / "own.py"
+    kept.write_text("a boat\n")
+    plugin.write_text("x = 1\n")
+    assert run_cell(cell, name, Commands(cell)) == 0
+    settings = {"retain_prompts": str(kept)}
+    digests = inputs(settings) | {str(plugin): file_digest(plugin)}
+    write_json(cell / name / "config.json", {"settings": settings, "inputs": digests})
+    assert run_cell(cell, name, Commands(cell, erase=2)) == 0  # nothing is asked
+    for file, text in ((kept, "a ship\n"), (plugin, "x = 2\n")):
+        old = file.read_text()
+        file.write_text(text)
+        again = Commands(cell, erase=2)
+        assert run_cell(cell, name, again) == 2
+        assert again.ran == ["erase"]
+        file.write_text(old)
+        assert run_cell(cell, name, Commands(cell)) == 0
 
 
 @pytest.mark.parametrize(("code", "state"), [(2, "failed"), (130, "missing")])
