@@ -3,7 +3,7 @@
 The plain noise-prediction loss on `images` pictures; every `every` steps all cases are drawn, and
 it ends once half of them show the concept, or after `steps`. What the weights still hold comes back
 in fewer steps than what they never knew: `random_steps` in the report is the same count for the
-same network with random weights.
+same network with its weights shuffled.
 
 Choices
 - The pictures are latents that the model from before the erasure draws for the concept's prompts.
