@@ -8,6 +8,7 @@ from erasure.edit import Edit
 from erasure.errors import EditError, SettingError
 from erasure.exports.cards import model_card
 from erasure.exports.forms import Form
+from erasure.exports.rounding import rounded, warn_of_rounding
 from erasure.exports.writing.publishing import DTYPES, clean_configs
 from erasure.files.naming import checked_path
 from erasure.files.storage import atomic
@@ -30,7 +31,7 @@ def export(
     load_lora_weights or peft opens; "delta" for the changed tensors alone; "vit" for a classifier's
     folder that its own library opens; or a plug-in's form. Weights are stored as `dtype`: float32,
     float16 or bfloat16; SettingError for a value beyond its range, ModelError for one that is not
-    finite.
+    finite, and a DataWarning if the rounding moves the edited weights further than the edit did.
     `base`: as for `open_run`. `layout`: whose names the tensors of "lora" have, "diffusers" (the
     default) or "kohya", which A1111 and ComfyUI read.
     """
@@ -48,11 +49,13 @@ def export(
     elif base is not None:
         raise SettingError(f"base is not needed for {to}, which holds the edit alone.")
     card = model_card(run, edit, form, model)
+    times = rounded(edit, model, DTYPES[dtype])  # writing rounds the model itself
     with atomic(out) as temporary, waiting(f"writing {out.name}"):
         temporary.mkdir(parents=True, exist_ok=True)
         form.write(edit, model, temporary, DTYPES[dtype])
         clean_configs(temporary, edit.base)
         (temporary / "README.md").write_text(card, encoding="utf-8")
+    warn_of_rounding(times, DTYPES[dtype])
     return out
 
 

@@ -23,6 +23,7 @@ from erasure.models.diffusion.load import load_model
 from erasure.opening import open_run
 from erasure.undoing import undo
 from erasure_datasets.concept import Concept
+from erasure_datasets.errors import DataWarning
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -126,6 +127,26 @@ def test_every_form_is_stored_as_asked(run: Path, tmp_path: Path, to: str, dtype
             rounded = want[f"unet.{name}"].to(DTYPES[dtype]).float()
             assert torch.equal(weight.float(), rounded), name
         assert plain("a cat", num_inference_steps=1, output_type="np").images.std() > 0
+
+
+@pytest.mark.parametrize("to", ["diffusers", "delta"])
+def test_an_edit_that_drowns_in_rounding_is_told(
+    run: Path, sd1: Path, tmp_path: Path, to: str, recwarn: pytest.WarningsRecorder
+) -> None:
+    """An edit of a two-thousandth of each weight is below bfloat16's step, and above float16's."""
+    edit, base = Edit.load(run), load_model(str(sd1))
+    names = edit.shapes()
+    base.remember(list(names))
+    with torch.no_grad():
+        for name in names:
+            base.parameters()[name].mul_(1.0005)
+    small = Edit.between(base, edit.concepts, "uce", edit.settings)
+    replace(small, base=edit.base, base_digest=edit.base_digest).save(tmp_path / "small")
+    export(tmp_path / "small", tmp_path / "half", to=to, dtype="float16")
+    export(run, tmp_path / "large", to=to, dtype="bfloat16")
+    assert not [w for w in recwarn if issubclass(w.category, DataWarning)]
+    with pytest.warns(DataWarning, match=r"rounding to bfloat16 moves .* \d\.\d times as far as"):
+        export(tmp_path / "small", tmp_path / "brain", to=to, dtype="bfloat16")
 
 
 def test_values_that_a_format_cannot_hold_are_refused(run: Path, tmp_path: Path) -> None:
