@@ -349,4 +349,9 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 def test_runs_of_one_name_are_told_apart_by_their_parents() -> None:
     found = named([Path("/a/cat"), Path("/b/cat"), Path("/b/dog")])
-    assert list(found) == ["a/cat", "b/cat", "dog"]
+    assert list(found) == ["a/cat", "b/cat", "b/dog"]
+    alike = [Path("/a/runs/cat"), Path("/b/runs/cat")]
+    assert named(alike) == {"a/runs/cat": alike[0], "b/runs/cat": alike[1]}
+    assert list(named([Path("/a/cat"), Path("/a/dog")])) == ["cat", "dog"]
+    with pytest.raises(SettingError, match="/a/cat is named twice"):
+        named([Path("/a/cat"), Path("/a/cat")])
