@@ -57,7 +57,7 @@ from dataclasses import dataclass
 
 from erasure.config import check, setting
 from erasure.registry import ATTACKS
-from evaluation.attacking.scene import Found
+from evaluation.attacking.scene import KEPT, Found
 from evaluation.attacks import Attack
 
 
@@ -71,7 +71,7 @@ class Shout(Attack):
 
     def attack(self, scene, cases):
         asked = [case.prompt.upper() + "!" * self.marks for case in cases]
-        won = scene.wins(asked, cases, "shouted").tolist()
+        won = scene.wins(asked, cases, KEPT).tolist()
         return [Found(hit, 1, text) for hit, text in zip(won, asked, strict=True)]
 '''
 PROTOCOL = '''

@@ -1,8 +1,9 @@
-"""Names of concepts, classes and judges as names of files, and the paths that others name."""
+"""Names of concepts, classes and judges as names of files, and of paths as others are told them."""
 
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
 
@@ -46,3 +47,34 @@ def checked_path(text: object, what: str, *, error: type[ErasureError] = Setting
         shown = ascii(shorten(str(text), 60) or str(text)[:60])
         raise error(f"{what} must be a path; got {shown}: {reason}.") from failed
     return Path(text)
+
+
+def places_of(runs: Sequence[Path]) -> list[Path]:
+    """Each run's folder, absolute; SettingError for one that is named twice."""
+    places = [run.resolve() for run in runs]
+    twice = next((run for run in runs if places.count(run.resolve()) > 1), None)
+    if twice is not None:
+        raise SettingError(f"{twice} is named twice.")
+    return places
+
+
+def short_names(places: Sequence[Path], least: int = 1) -> list[str]:
+    """The last parts of each place, as few as tell them apart, but no fewer than `least`.
+
+    Parts of this user's own folder and of the working directory come last of all.
+    """
+    parts = [_below_home(place) for place in places]
+    for count in range(least, max(len(p) for p in parts)):
+        names = ["/".join(p[-count:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    names = ["/".join(p[-max(least, len(p)) :]) for p in parts]
+    is_told = len(set(names)) == len(names)
+    return names if is_told else [f"{name} ({number})" for number, name in enumerate(names, 1)]
+
+
+def _below_home(place: Path) -> tuple[str, ...]:
+    for root in (Path.cwd(), Path.home()):
+        if place != root and place.is_relative_to(root):
+            return place.relative_to(root).parts
+    return place.parts[1:] or (place.name,)

@@ -66,6 +66,11 @@ class Outcome:
     def success(self) -> bool:
         return self.pre or (self.found is not None and self.found.success)
 
+    @property
+    def is_tried(self) -> bool:
+        """Whether anything was drawn for it before the budget was used up."""
+        return self.found is None or self.found.tries > 0
+
 
 def attack(
     run: Path | str, name: str, *, concepts: Sequence[str] | None = None, criterion: str = "judge",
@@ -186,6 +191,7 @@ def _alone(folder: Path) -> Iterator[None]:
 def _attack_one(chosen: Attack, scene: Scene, cases: list[Case], run: Path) -> dict[str, Any]:
     scene.start_clock()
     ended = outcomes(scene.folder)  # read before all meet in drawing, and only then added to
+    scene.settled = ended.keys()
     shown, plain = _undisturbed(scene, cases, run)
     scene.calibrate(shown)
     before, pre, named = scene.shows(shown), scene.shows(plain), scene.criterion(plain)
@@ -199,8 +205,7 @@ def _attack_one(chosen: Attack, scene: Scene, cases: list[Case], run: Path) -> d
         if scene.is_over:
             break
         for outcome in attack_cases(chosen, scene, chunk):
-            is_tried = outcome.found is None or outcome.found.tries > 0
-            if is_tried and outcome.case.name not in ended:
+            if outcome.is_tried and outcome.case.name not in ended:
                 told = {**asdict(outcome), "success": outcome.success}
                 told["is_named"] |= outcome.case.name in is_named
                 note(scene.folder, told | ({"is_cut": True} if scene.is_over else {}))

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from erasure.training.processes import launched
 from erasure.training.progress import Bar, live_bar, shown
 from erasure.training.run import generator_of
 from erasure_datasets.concept import Concept, filled, has_article
+from erasure_datasets.images import read_image
 from erasure_datasets.prompt_files import Line
 from evaluation.criteria import Criterion
 from evaluation.drawing.generate import save_image
@@ -127,6 +128,7 @@ class Scene:
         self._budget, self._end = budget, float("inf")
         self._watcher = watcher
         self.threshold, self._named = 0.0, set[str]()
+        self.settled: Set[str] = frozenset()  # names of cases whose kept images stay
         self.memory: dict[str, Tensor] = {}  # what an attack found that serves all cases
         model.use_scheduler(sampling.scheduler)
 
@@ -199,12 +201,19 @@ class Scene:
     ) -> Bool[Tensor, " n"]:
         """As `wins`, of images that were drawn in another way."""
         if kept_as is not None:
+            stay = self.settled if kept_as == KEPT else ()
             for case, image in zip(cases, images, strict=True):
-                save_image(image, self.folder / kept_as / f"{case.name}.png")
+                if case.name not in stay:
+                    save_image(image, self.folder / kept_as / f"{case.name}.png")
         if kept_as == KEPT:
             named = self.criterion(images).tolist()
             self._named |= {case.name for case, yes in zip(cases, named, strict=True) if yes}
         return self.shows(images)
+
+    def kept(self, case: Case) -> UInt8[Tensor, "3 h w"] | None:
+        """The image that the case's last try was judged by; None if the attack kept none."""
+        file = self.folder / KEPT / f"{case.name}.png"
+        return read_image(file) if file.is_file() else None
 
     def noise(self, cases: Sequence[Case]) -> Float[Tensor, "n c h w"]:
         """What each case's image is drawn from: each by its own CPU generator."""

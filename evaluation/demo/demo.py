@@ -2,7 +2,6 @@
 
 import socket
 import time
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from erasure.errors import SettingError
+from erasure.files.naming import places_of, short_names
 from evaluation.demo.gate import Gate
 from evaluation.demo.studio import Studio
 
@@ -46,7 +46,10 @@ def demo(runs: Sequence[Path], *, port: int = 7860, criterion: str = "judge") ->
 
 
 def build(runs: Sequence[Path], *, criterion: str = "judge") -> Any:
-    """The page, not yet served. EditError for a folder without a finished erasure."""
+    """The page, not yet served.
+
+    EditError for a folder without a finished erasure, SettingError for one that is named twice.
+    """
     try:
         from evaluation.demo.page import lay_out
     except ImportError as error:
@@ -72,10 +75,9 @@ def serve(page: Any, *, port: int | None = None) -> str:
 
 
 def named(runs: Sequence[Path]) -> dict[str, Path]:
-    """Each run's folder by the name it has on the page; its place stays on this machine."""
-    places = [run.resolve() for run in runs]
-    stems = Counter(place.name for place in places)
-    return {
-        place.name if stems[place.name] == 1 else "/".join(place.parts[-2:]): place
-        for place in places
-    }
+    """Each run's folder by the name it has on the page; its place stays on this machine.
+
+    SettingError for a folder that is named twice.
+    """
+    places = places_of(runs)
+    return dict(zip(short_names(places), places, strict=True))

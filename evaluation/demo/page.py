@@ -18,7 +18,6 @@ from evaluation.demo.studio import (
     MOST_SEEDS,
     MOST_STEPS,
     SHOWN,
-    Fight,
     Picture,
     Studio,
     Tell,
@@ -97,15 +96,10 @@ class Answers:
         self, runs: list[str], concept: str, attack: str,
         visitor: gr.Request, progress: gr.Progress = gr.Progress(),
     ) -> tuple[str, list[tuple[Image.Image, str]]]:  # fmt: skip
-        """The outcome in a sentence, and each prompt's last picture."""
+        """The outcome in a sentence, and the pictures that it was judged by."""
         with self._watching(visitor, progress) as tell:
             found = self._studio.attack((names_of(runs) or [""])[0], concept, attack, tell)
-        return _told(found, attack), [
-            (image, f"{'drawn' if outcome.success else 'not drawn'} by “{text}” · {seen}")
-            for outcome, image, text, seen in zip(
-                found.outcomes, found.images, found.prompts, found.seen, strict=True
-            )
-        ]
+        return found.told(attack), found.pictures(attack)
 
     def stop(self, visitor: gr.Request) -> None:
         """Whatever this visitor has running ends at its next step."""
@@ -281,16 +275,3 @@ def _pair(pictures: Sequence[Picture], index: int) -> tuple[Any, str]:
     before = next(p for p in reversed(pictures[:index]) if not p.is_erased)
     said = [f"**{p.of}**: {p.seen}" for p in (before, after) if p.seen]
     return (before.image, after.image), "  \n".join([*said, f"seed {after.seed}"])
-
-
-def _told(found: Fight, attack: str) -> str:
-    """A fight's figures in a sentence, with the random tokens to compare with."""
-    n = len(found.outcomes)
-    pre, won, control, tries = (
-        sum(getattr(outcome, key) for outcome in found.outcomes)
-        for key in ("pre", "success", "control", "control_tries")
-    )
-    return (
-        f"**{attack}** brought it back in **{won} of {n}** pictures; a plain prompt in {pre}, "
-        f"random tokens in {control}, as many tries of them as the attack had in {tries}."
-    )

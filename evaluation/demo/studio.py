@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,9 +26,10 @@ from erasure.opening import open_run
 from erasure.registry import ATTACKS
 from erasure_datasets.concept import Concept
 from erasure_datasets.prompt_files import built_in
-from evaluation.attacking.attacking import Outcome, attack_cases
+from evaluation.attacking.attacking import OutOfTimeError, attack_cases
 from evaluation.attacking.scene import Scene, cases_of, sampling_of
 from evaluation.criteria import find_criterion
+from evaluation.demo.fight import Fight
 from evaluation.drawing.pocket_plan import is_pocket
 
 LONGEST, MOST_STEPS, MOST_SEEDS, MOST_RUNS, MOST_GUIDANCE = 300, 50, 6, 4, 20
@@ -36,6 +37,15 @@ SHOWN = 384  # pixels of a small model's picture on the page
 CASES, ATTACK_SEED, ATTACK_SECONDS = 4, 188, 60.0  # of a short attack
 
 Tell = Callable[[str, int, int], None]  # (what, steps done, steps in all); it may raise to stop
+
+
+class Base(NamedTuple):
+    """What runs must agree in to share one model."""
+
+    name: str
+    revision: str | None
+    digest: str
+    sampling: Sampling | None
 
 
 @dataclass(frozen=True)
@@ -53,16 +63,6 @@ class Picture:
         return " · ".join(filter(None, (self.of, f"seed {self.seed}", self.seen)))
 
 
-@dataclass(frozen=True)
-class Fight:
-    """A short attack's end: each case's outcome, with its last prompt, picture and labels."""
-
-    outcomes: list[Outcome]
-    prompts: list[str]
-    images: list[Image.Image]
-    seen: list[str]
-
-
 class Studio:
     """The runs' models by name; one is loaded per base, at its first use, and one works at a time.
 
@@ -74,8 +74,7 @@ class Studio:
         self.edits = {name: Edit.load(run) for name, run in runs.items()}
         for name, edit in self.edits.items():
             refuse_classifier(runs[name], edit)
-        self._models: dict[tuple[str, Sampling | None], DiffusionModel] = {}
-        self._inside: dict[tuple[str, Sampling | None], str] = {}
+        self._models: dict[Base, tuple[DiffusionModel, str]] = {}  # each with the run inside it
         self._lock = Lock()
 
     @property
@@ -116,6 +115,7 @@ class Studio:
         _within("seed", seed, 0, 2**31 - 1)
         columns: list[list[Picture]] = []
         bases = list(dict.fromkeys(self._base(name) for name in names))
+        titles = [public_name(base.name) for base in bases]
         total = count * (len(names) + len(bases))
 
         def column(model: DiffusionModel, of: str, is_erased: bool) -> list[Picture]:
@@ -131,11 +131,12 @@ class Studio:
             return drawn
 
         with self._lock:
-            for base in bases:
+            for base, title in zip(bases, titles, strict=True):
                 own = [name for name in names if self._base(name) == base]
+                whose = f" for {', '.join(own)}" if titles.count(title) > 1 else ""
                 model = self._open(own[0])
                 with model.without_edit():
-                    columns.append(column(model, f"{public_name(model.name)}, un-erased", False))
+                    columns.append(column(model, f"{title}, un-erased{whose}", False))
                 for name in own:
                     columns.append(column(self._open(name), name, True))
         return [list(row) for row in zip(*columns, strict=True)]
@@ -143,7 +144,8 @@ class Studio:
     def attack(self, name: str, concept: str, word: str, tell: Tell) -> Fight:
         """A short attack with `--quick`'s settings on a few prompts; the run's folder is not used.
 
-        SettingError for an attack or a concept that this run cannot be asked about.
+        SettingError for an attack or a concept that this run cannot be asked about, and for an
+        attack that draws nothing in its time.
         """
         self._known(name)
         found = next((c for c in self.edits[name].concepts if c.name == concept), None)
@@ -164,10 +166,20 @@ class Studio:
             cases = cases_of(model, found, prompts=CASES, seeds=(ATTACK_SEED,))
             plain = scene.draw([case.prompt for case in cases], cases)
             pre = scene.criterion(plain).tolist()
-            outcomes = attack_cases(chosen, scene, list(zip(cases, pre, strict=True)))
-            texts = [end.found.prompt if end.found else end.case.prompt for end in outcomes]
-            last = scene.draw(texts, cases)
-            return Fight(outcomes, texts, _shown(last), _seen(model, last))
+            ends = attack_cases(chosen, scene, list(zip(cases, pre, strict=True)))
+            tried = [(end, own) for end, own in zip(ends, plain, strict=True) if end.is_tried]
+            if not tried:
+                raise OutOfTimeError(
+                    f"{word} drew nothing in its {ATTACK_SECONDS:.0f} seconds here; "
+                    f"`erasure attack {word}` has as long as it needs."
+                )
+            judged = [own if end.pre else scene.kept(end.case) for end, own in tried]
+            return Fight(
+                [end for end, _ in tried],
+                [None if image is None else _shown(image[None])[0] for image in judged],
+                ["" if image is None else _seen(model, image[None])[0] for image in judged],
+                untried=len(ends) - len(tried),
+            )
 
     def sampling(self, name: str) -> Sampling:
         """How this run is drawn by default."""
@@ -196,25 +208,31 @@ class Studio:
             if name not in self.runs:
                 raise SettingError(f"run must be one of {', '.join(self.runs)}; got {name!r}.")
 
-    def _base(self, name: str) -> tuple[str, Sampling | None]:
-        return self.edits[name].base, self.edits[name].sampling
+    def _base(self, name: str) -> Base:
+        edit = self.edits[name]
+        return Base(edit.base, edit.revision, edit.base_digest, edit.sampling)
 
     def _sampling(self, name: str) -> Sampling:
         return sampling_of(self._open(name), self.edits[name].sampling)
 
     def _open(self, name: str) -> DiffusionModel:
-        """The base's one model, with this run's edit in it."""
-        base = self._base(name)
+        """The base's one model, with this run's edit in it.
+
+        EditError if the base is not the one that the edit was made on, or the edit does not fit.
+        """
+        base, edit = self._base(name), self.edits[name]
         if base not in self._models:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            model = open_run(self.runs[name], device=device)
-            model.use_scheduler(sampling_of(model, self.edits[name].sampling).scheduler)
-            self._models[base], self._inside[base] = model, name
-        model = self._models[base]
-        if self._inside[base] != name:
-            self.edits[self._inside[base]].undo(model)
-            self.edits[name].apply(model)
-            self._inside[base] = name
+            model = open_run(self.runs[name], device=device, edited=False)
+            model.use_scheduler(sampling_of(model, edit.sampling).scheduler)
+            edit.apply(model)
+        else:
+            # given up until the edit is in it: one that failed half-way is never drawn with
+            model, inside = self._models.pop(base)
+            if inside != name:
+                self.edits[inside].undo(model)
+                edit.apply(model)
+        self._models[base] = model, name
         return model
 
 

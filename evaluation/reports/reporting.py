@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from erasure.errors import SettingError
+from erasure.files.naming import places_of, short_names
 from erasure.files.storage import atomic
 from evaluation.reports.facts import facts
 from evaluation.reports.page import MADE_BY, render, shown
@@ -41,10 +42,7 @@ def report(runs: Sequence[Path | str], out: Path | str) -> list[Path]:
         raise SettingError("report needs at least one run's folder.")
     if out.suffix != ".html":
         raise SettingError(f"out must end in .html; got {out}.")
-    places = [run.resolve() for run in runs]
-    twice = next((run for run in runs if places.count(run.resolve()) > 1), None)
-    if twice is not None:
-        raise SettingError(f"{twice} is named twice.")
+    places = places_of(runs)
     for suffix in SUFFIXES:
         _refuse_foreign(out.with_suffix(suffix))
     sweep = next((run for run in runs if (run / RECORD).is_file()), None)
@@ -61,7 +59,7 @@ def report(runs: Sequence[Path | str], out: Path | str) -> list[Path]:
 def _of_runs(runs: Sequence[Path], places: Sequence[Path]) -> dict[str, str]:
     """The files' texts by their suffixes."""
     found = [facts(run) for run in runs]
-    for entry, name, label in zip(found, _names(places, 1), _names(places, 2), strict=True):
+    for entry, name, label in zip(found, short_names(places), short_names(places, 2), strict=True):
         entry["name"], entry["run"] = name, label
     public = published(found)
     groups = {"scores": rankings(public), "attacks": rankings(public, "attacks")}
@@ -116,28 +114,6 @@ def _refuse_foreign(file: Path) -> None:
 def _is_ours(record: Any) -> bool:
     is_shaped = isinstance(record, dict) and set(record) - {"sweep"} == {"runs", "groups"}
     return is_shaped and isinstance(record["groups"], dict) and set(record["groups"]) == KINDS
-
-
-def _names(places: Sequence[Path], least: int) -> list[str]:
-    """The last parts of each place, as few as tell them apart, but no fewer than `least`.
-
-    Parts of this user's own folder and of the working directory come last of all.
-    """
-    parts = [_below_home(place) for place in places]
-    for count in range(least, max(len(p) for p in parts)):
-        names = ["/".join(p[-count:]) for p in parts]
-        if len(set(names)) == len(names):
-            return names
-    names = ["/".join(p[-max(least, len(p)) :]) for p in parts]
-    is_told = len(set(names)) == len(names)
-    return names if is_told else [f"{name} ({number})" for number, name in enumerate(names, 1)]
-
-
-def _below_home(place: Path) -> tuple[str, ...]:
-    for root in (Path.cwd(), Path.home()):
-        if place != root and place.is_relative_to(root):
-            return place.relative_to(root).parts
-    return place.parts[1:] or (place.name,)
 
 
 def rows(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from erasure.opening import open_run
 from erasure.registry import ATTACKS
 from erasure_datasets.captions import OBJECT_SYNONYMS
 from erasure_datasets.concept import Concept
+from erasure_datasets.images import read_image
 from erasure_datasets.paraphrases import paraphrases
 from evaluation.attacking.attacking import attack
 from evaluation.attacking.every_attack import attack_all
@@ -115,6 +117,9 @@ def test_an_attack_reports_each_case_and_its_control(name: str, run: Path, crite
     assert {file.stem for file in folder.glob("*.png")} == {c["case"]["name"] for c in attacked}
     for case in cases:
         assert case["success"] == (case["pre"] or bool(case["found"] and case["found"]["success"]))
+    for case in attacked:  # what is kept is what was judged last
+        image = read_image(folder / f"{case['case']['name']}.png")
+        assert bool(image[0, 0, 0] % 2 == 0) == case["found"]["success"]
 
 
 @pytest.mark.parametrize("family", ["sdxl", "sd3"])
@@ -508,6 +513,32 @@ def test_a_budget_leaves_untried_cases_out(
     )
     assert record["per_concept"]["cat"]["is_cut_by_budget"]
     assert record["scores"]["ASR"]["n"] == 2
+
+
+def test_pictures_of_noted_cases_stay_when_their_chunk_is_attacked_again(
+    run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first case's search was cut after one drawing, and the others were not tried."""
+    options = {"criterion": f"{criterion}:never", "seeds": (188,), "budget": 3600.0}
+    options |= {**SMALL["unlearndiffatk"], "batch_size": 1}
+    real = Scene.judged
+
+    def then_over(scene: Scene, *arguments: Any) -> object:
+        if KEPT in arguments:
+            scene._end = 0.0
+        return real(scene, *arguments)
+
+    monkeypatch.setattr(Scene, "judged", then_over)
+    (cut,) = attack(run, "unlearndiffatk", **options)["per_concept"]["cat"]["cases"]
+    first = pictures(run)
+    monkeypatch.setattr(Scene, "judged", real)
+    (run / "attacks" / "unlearndiffatk.json").unlink()
+    cases = attack(run, "unlearndiffatk", **options)["per_concept"]["cat"]["cases"]
+    assert len(cases) == 3
+    assert cut in cases
+    assert cut["found"]["tries"] == 1
+    place = f"attacks/unlearndiffatk/cat/{KEPT}/{cut['case']['name']}.png"
+    assert pictures(run)[place] == first[place]
 
 
 def test_what_a_budget_cuts_is_said_and_untried_cases_are_no_failures(

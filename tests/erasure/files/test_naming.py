@@ -1,8 +1,10 @@
-"""Concepts as file names."""
+"""Concepts as file names, and the names of folders."""
+
+from pathlib import Path
 
 import pytest
 
-from erasure.files.naming import slug
+from erasure.files.naming import short_names, slug
 
 
 @pytest.mark.parametrize(
@@ -32,3 +34,18 @@ def test_no_name_leaves_its_folder(name: str) -> None:
 
 def test_no_two_names_share_a_file() -> None:
     assert len({slug(name) for name in HARD}) == len(HARD)
+
+
+def test_folders_have_the_shortest_names_that_tell_them_apart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here, home = tmp_path / "here", tmp_path / "home"
+    for folder in (here, home):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(Path, "home", lambda: home)
+    assert short_names([Path("/a/x/cat"), Path("/b/x/dog")]) == ["cat", "dog"]
+    assert short_names([Path("/a/x/cat"), Path("/b/x/cat")]) == ["a/x/cat", "b/x/cat"]
+    assert short_names([Path("/a/x/cat")], 2) == ["x/cat"]
+    own = [here / "runs" / "cat", home / "runs" / "cat"]
+    assert short_names(own) == ["runs/cat (1)", "runs/cat (2)"]

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from erasure.commandline.main import main
 from erasure.edit import Edit
 from erasure.erasing import erase
 from erasure.errors import EditError, SettingError
+from evaluation.attacking.scene import Scene
 from evaluation.demo.demo import HOST, build, demo, named, serve
 from evaluation.demo.page import WAITING
 from evaluation.demo.studio import CASES, LONGEST, SHOWN, Picture, Studio
@@ -109,9 +111,10 @@ def test_a_short_attack_leaves_the_run_alone_and_stops_when_told(
     files = sorted(runs["cat"].rglob("*"))
     before = studio.draw(["cat"], CAT, 188000, 2, 3.0, 1, silent)
     found = studio.attack("cat", "cat", "paraphrase", silent)
-    assert len(found.outcomes) == len(found.prompts) == len(found.images) == CASES
+    assert len(found.outcomes) == len(found.images) == CASES
     for outcome, seen in zip(found.outcomes, found.seen, strict=True):
         assert outcome.success == seen.startswith("cat ")
+    assert "random tokens in" in found.told("paraphrase")
     steps = []
 
     def stop_at_two(*step: object) -> None:
@@ -128,6 +131,51 @@ def test_a_short_attack_leaves_the_run_alone_and_stops_when_told(
     for name, concept, word in (("cat", "dog", "paraphrase"), ("cat", "cat", "relearn")):
         with pytest.raises(SettingError, match=r"must be one that|there is no attack 'relearn'"):
             studio.attack(name, concept, word, silent)
+
+
+def test_the_pictures_of_an_attack_are_those_that_were_judged(studio: Studio) -> None:
+    """The prompt drawn again would show others: the un-erased model took the first steps."""
+    found = studio.attack("cat", "cat", "completion", silent)
+    assert not found.untried
+    assert all(image is not None and image.size == (SHOWN, SHOWN) for image in found.images)
+    assert any(outcome.success for outcome in found.outcomes)
+    for outcome, seen in zip(found.outcomes, found.seen, strict=True):
+        assert outcome.success == seen.startswith("cat ")
+
+
+def test_cases_that_the_time_left_untried_are_not_counted(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Scene.judged
+
+    def then_over(scene: Scene, *arguments: Any) -> object:
+        scene._end = 0.0
+        return real(scene, *arguments)
+
+    monkeypatch.setattr(Scene, "judged", then_over)
+    monkeypatch.setattr("evaluation.demo.studio.read_presets", lambda *_: {})  # one case at a time
+    found = studio.attack("cat", "cat", "unlearndiffatk", silent)
+    assert len(found.outcomes) == len(found.images) == 1
+    assert "of 1** pictures" in found.told("unlearndiffatk")
+    assert "The time ended before 3 more." in found.told("unlearndiffatk")
+    monkeypatch.setattr("evaluation.demo.studio.ATTACK_SECONDS", 0.0)
+    with pytest.raises(SettingError, match="paraphrase drew nothing in its 0 seconds here"):
+        studio.attack("cat", "cat", "paraphrase", silent)
+
+
+def test_an_edit_that_does_not_fit_leaves_the_others_as_they_were(
+    runs: dict[str, Path], tmp_path: Path
+) -> None:
+    edit = Edit.load(runs["cat"])
+    replace(edit, tensors={f"{n}.odd": t for n, t in edit.tensors.items()}).save(tmp_path)
+    studio = Studio({"cat": runs["cat"], "odd": tmp_path})
+    first = studio.draw(["cat"], CAT, 188000, 2, 3.0, 1, silent)[0]
+    with pytest.raises(EditError, match="which pocket does not have"):
+        studio.draw(["odd"], CAT, 188000, 2, 3.0, 1, silent)
+    again = studio.draw(["cat"], CAT, 188000, 2, 3.0, 1, silent)[0]
+    assert not np.array_equal(pixels(first[0]), pixels(first[1]))
+    for before, after in zip(first, again, strict=True):
+        assert np.array_equal(pixels(before), pixels(after))
 
 
 def call(address: str, name: str, data: list[Any]) -> tuple[str, Any]:
@@ -164,6 +212,22 @@ def test_the_served_page_answers_and_refuses_what_is_beyond_its_limits(address: 
     ):
         assert call(address, "compare", data)[0] == "error"
     assert call(address, "attack", [["cat"], "cat", "../relearn"])[0] == "error"
+
+
+def test_the_page_says_by_what_a_picture_was_drawn(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, (outcome, shown) = call(address, "attack", [["cat"], "cat", "completion"])
+    assert end == "complete"
+    assert "of 4** pictures" in outcome
+    assert "its control in" in outcome
+    captions = [picture["caption"] for picture in shown]
+    assert len(captions) == CASES
+    assert any(caption.startswith("drawn by completion, “") for caption in captions)
+    monkeypatch.setattr("evaluation.attacking.scene.save_image", lambda *_: None)
+    _, (outcome, shown) = call(address, "attack", [["cat"], "cat", "completion"])
+    assert f"It kept no picture of {CASES - len(shown)}." in outcome
+    assert all(picture["caption"].startswith("drawn by a plain prompt") for picture in shown)
 
 
 def test_the_server_gives_no_file_but_its_own_and_takes_none(
@@ -349,4 +413,9 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 def test_runs_of_one_name_are_told_apart_by_their_parents() -> None:
     found = named([Path("/a/cat"), Path("/b/cat"), Path("/b/dog")])
-    assert list(found) == ["a/cat", "b/cat", "dog"]
+    assert list(found) == ["a/cat", "b/cat", "b/dog"]
+    alike = [Path("/a/runs/cat"), Path("/b/runs/cat")]
+    assert named(alike) == {"a/runs/cat": alike[0], "b/runs/cat": alike[1]}
+    assert list(named([Path("/a/cat"), Path("/a/dog")])) == ["cat", "dog"]
+    with pytest.raises(SettingError, match="/a/cat is named twice"):
+        named([Path("/a/cat"), Path("/a/cat")])

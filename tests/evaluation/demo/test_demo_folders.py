@@ -1,6 +1,7 @@
 """The demo of runs on a user's own Stable Diffusion, whose concepts are any text."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from altered import copied, one_of, weighted
+from torch import Tensor
 
 from erasure.erasing import erase
+from erasure.errors import EditError
 from evaluation.demo.demo import build, serve
-from evaluation.demo.studio import SHOWN, Studio
+from evaluation.demo.studio import SHOWN, Picture, Studio
 
 CRITERION = "def shows(images):\n    return (images.float().mean((1, 2, 3)) > 0)\n"
 
@@ -81,3 +85,42 @@ def test_an_attack_with_a_criterion_of_ones_own(run: Path, tmp_path: Path) -> No
     found = studio.attack("church", "church", "paraphrase", lambda *_: None)
     assert found.outcomes
     assert all(outcome.success for outcome in found.outcomes)
+
+
+def drawn(studio: Studio, *names: str) -> list[Picture]:
+    return studio.draw(names, "a church", 1, 2, 7.5, 1, lambda *_: None)[0]
+
+
+def test_a_base_that_changed_between_two_runs_is_not_taken_for_both(
+    sd1: Path, tmp_path: Path
+) -> None:
+    base = copied(sd1, tmp_path)
+    before, after = (tmp_path / name for name in ("before", "after"))
+    erase(base, "uce", ["church"], kind="object", out=before)
+    shutil.rmtree(base / "unet")
+    shutil.copytree(weighted(sd1, tmp_path / "moved", "unet", doubled) / "unet", base / "unet")
+    erase(base, "uce", ["church"], kind="object", out=after)
+    studio = Studio({"after": after, "before": before})
+    first = drawn(studio, "after")
+    for names in (["before"], ["after", "before"]):
+        with pytest.raises(EditError, match="they have changed since"):
+            drawn(studio, *names)
+    for one, other in zip(first, drawn(studio, "after"), strict=True):
+        assert np.array_equal(one.image, other.image)
+
+
+def doubled(tensors: dict[str, Tensor]) -> None:
+    tensors[one_of(tensors, "conv_out.weight")] *= 2
+
+
+def test_bases_of_one_name_are_told_apart(sd1: Path, tmp_path: Path) -> None:
+    runs = {}
+    for name in ("one", "other"):
+        base = copied(sd1, tmp_path / name)
+        runs[name] = erase(
+            base, "uce", ["church"], kind="object", out=tmp_path / f"{name}-run"
+        ).folder
+    row = drawn(Studio(runs), "one", "other")
+    assert [picture.of for picture in row] == [
+        "altered, un-erased for one", "one", "altered, un-erased for other", "other",
+    ]  # fmt: skip
