@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,7 @@ def always(images):
 def never(images):
     return images[:, 0, 0, 0] > 255
 """
+SHORT = Sampling(2, 2.0, "DDIMScheduler")
 WALKING = [name for name in ATTACKS.names() if ATTACKS.get(name).walks_path]
 
 
@@ -60,8 +62,7 @@ def run(sd1: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def many_steps(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that asks for no sampling of its own, as all but one-step generators; drawn shortly."""
-    short = Sampling(2, 2.0, "DDIMScheduler")
-    monkeypatch.setattr("evaluation.attacking.scene.ELSEWHERE", short)
+    monkeypatch.setattr("evaluation.attacking.scene.ELSEWHERE", SHORT)
     erasure.erase(str(sd1), "uce", ["cat"], kind="object", anchor="dog", out=tmp_path / "cat")
     return tmp_path / "cat"
 
@@ -355,6 +356,7 @@ def test_a_budget_of_all_attacks_is_shared_equally(
         return {**record, "seconds": budget}
 
     monkeypatch.setattr(every_attack, "attack", pretended)
+    monkeypatch.setattr(every_attack, "unfit", lambda *_, **__: {})
     every = len(ATTACKS.names())
     found = every_attack.attack_all(run, budget=10.0 * every, **options)
     assert given == dict.fromkeys(ATTACKS.names(), 10.0)
@@ -367,6 +369,92 @@ def test_a_budget_of_all_attacks_is_shared_equally(
     assert set(given.values()) == {5.0}  # the budget of an attack is one concept's
     with pytest.raises(SettingError, match="budget must be a number of seconds above 0"):
         every_attack.attack_all(run, budget=0.0, **options)
+
+
+# prompts that not every attack can be put to
+
+
+@pytest.fixture
+def a_file(tmp_path: Path) -> Path:
+    """Prompts of which one does not name the concept."""
+    file = tmp_path / "prompts.txt"
+    file.write_text("a photo of a cat\na small furry pet\n")
+    return file
+
+
+def test_all_attacks_leave_out_what_the_prompts_do_not_allow(
+    run: Path,
+    a_file: Path,
+    criterion: str,
+    program: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By name, with the reason, before the first; alone such an attack refuses."""
+    import evaluation.attacking.attacking as attacking
+
+    monkeypatch.setattr(attacking, "read_presets", lambda _folder, word: SMALL[word])
+    options = {"criterion": f"{criterion}:rarely", "prompts": a_file, "seeds": (188,)}
+    naming = {"paraphrase", "textual-inversion"}
+    for name in naming:
+        with pytest.raises(SettingError, match=f"{name} puts its tokens where a prompt names"):
+            attack(run, name, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(ATTACKS, "names", lambda: sorted(naming))
+        with pytest.raises(
+            SettingError, match=r"none can be tried: .*'a small furry pet'"
+        ) as ended:
+            every_attack.attack_all(run, **options)
+    assert "\n" not in str(ended.value)
+    assert not (run / "attacks").exists()
+    words = [f"--criterion={criterion}:rarely", f"--prompts={a_file}", "--seeds=188"]
+    code, out, err = program("attack", "all", run, *words)
+    assert code == 0, err
+    record = json.loads((run / "attacks" / "all.json").read_text())
+    assert record["left_out"].keys() == naming
+    assert all("'a small furry pet'" in reason for reason in record["left_out"].values())
+    assert record["attacks"].keys() == {*ATTACKS.names()} - naming
+    assert len(record["cases"]) == 2
+    for name in naming:
+        assert out.count(f"{name} is left out") == 1
+
+
+def test_all_attacks_leave_out_what_has_no_room_in_a_prompt(
+    run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And share the budget among the others."""
+    import evaluation.attacking.attacking as attacking
+
+    long = {**SMALL, "p4d": {**SMALL["p4d"], "tokens": 500}}
+    monkeypatch.setattr(attacking, "read_presets", lambda _folder, word: long[word])
+    given = list[float]()
+
+    def pretended(_run: Path, name: str, *, budget: float, **_: object) -> dict[str, object]:
+        assert name != "p4d"
+        given.append(budget)
+        raise OutOfTimeError("no time.")
+
+    monkeypatch.setattr(every_attack, "attack", pretended)
+    options = {"criterion": f"{criterion}:rarely", "prompts": 1, "seeds": (188,)}
+    with pytest.raises(SettingError, match="budget must leave time for at least one attack"):
+        every_attack.attack_all(run, budget=float(len(ATTACKS.names()) - 1), **options)
+    assert given == [1.0] * (len(ATTACKS.names()) - 1)
+    assert "do not fit" in attacking.unfit(run, ["p4d"])["p4d"]
+
+
+def test_a_word_is_learned_by_prompts_that_hold_the_name(
+    sd1: Path, tmp_path: Path, a_file: Path, criterion: str
+) -> None:
+    """The run's own templates may make another word of it."""
+    a_file.write_text("a photo of a cat\n")
+    run = tmp_path / "own"
+    erasure.erase(
+        str(sd1), "uce", ["cat"], kind="object", anchor="dog", template=["many {name}s"], out=run
+    )
+    options = {"criterion": f"{criterion}:never", "prompts": a_file, "seeds": (188,)}
+    record = attack(
+        sampled_shortly(run), "textual-inversion", **options, **SMALL["textual-inversion"]
+    )
+    assert record["scores"]["ASR"]["n"] == 1
 
 
 # what the probes are made of
