@@ -13,7 +13,7 @@ from test_attacks import SMALL, sampled_shortly
 from torch import Tensor, nn
 
 import erasure
-from erasure.errors import ErasureError, ModelError, SettingError
+from erasure.errors import ErasureError, ModelError, RunError, SettingError
 from erasure.files.storage import file_digest, read_tensors, write_tensors
 from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.model import DiffusionModel, Sampling
@@ -21,7 +21,7 @@ from erasure.opening import open_run
 from erasure.registry import ATTACKS
 from evaluation.attacking import every_attack
 from evaluation.attacking.attacking import OutOfTimeError, attack
-from evaluation.attacking.beside_gold import gold_record
+from evaluation.attacking.beside_gold import beside_gold, gold_record
 from evaluation.attacking.scene import LEAST_TRUE, MISSED, Scene, Targets, cases_of, sampling_of
 from evaluation.attacking.tuning import Tuning, tune
 from evaluation.attacks import by_level
@@ -153,6 +153,78 @@ def test_excess_is_paired_by_case(many_steps: Path, sd1: Path, criterion: str) -
     (run / "gold" / "attacks" / "noise.json").write_text(json.dumps(floor))
     again = attack(run, "noise", gold=gold, **options)
     assert again["per_concept"]["cat"]["is_cut_by_budget"]
+
+
+OWN = ("a drawing of {a name}", "{name} at night")
+
+
+@pytest.fixture
+def own_prompts(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As `many_steps`, with templates of its own."""
+    monkeypatch.setattr("evaluation.attacking.scene.ELSEWHERE", SHORT)
+    out = tmp_path / "own"
+    erasure.erase(
+        str(sd1), "uce", ["cat"], kind="object", anchor="dog", template=list(OWN), out=out
+    )
+    return out
+
+
+def test_gold_is_attacked_by_the_runs_own_prompts(
+    own_prompts: Path, sd1: Path, tmp_path: Path, criterion: str
+) -> None:
+    run, options = own_prompts, {"criterion": f"{criterion}:rarely", "seeds": (188,)}
+    weights = str(other_weights(sd1))
+    record = attack(run, "noise", gold=weights, **options, **SMALL["noise"])
+    assert record["scores"]["ASR_gold"]["n"] == record["scores"]["excess"]["n"] == len(OWN)
+    floor = json.loads((run / "gold" / "attacks" / "noise.json").read_text())
+    cases = [
+        [case["case"] for case in one["per_concept"]["cat"]["cases"]] for one in (record, floor)
+    ]
+    assert cases[0] == cases[1]
+    assert [case["prompt"] for case in cases[0]] == ["a drawing of a cat", "cat at night"]
+    # so does a run of gold that has these prompts
+    made = {"kind": "object", "anchor": "tree", "weights": weights}
+    erasure.erase(str(sd1), "gold", ["cat"], template=list(OWN), out=tmp_path / "gold", **made)
+    again = attack(run, "inpaint", gold=tmp_path / "gold", **options, **SMALL["inpaint"])
+    assert again["scores"]["ASR_gold"]["n"] == len(OWN)
+
+
+def test_gold_with_other_prompts_is_refused_before_anything_is_attacked(
+    own_prompts: Path, sd1: Path, tmp_path: Path, criterion: str
+) -> None:
+    run, weights = own_prompts, str(other_weights(sd1))
+    options = {"criterion": f"{criterion}:rarely", "seeds": (188,), **SMALL["noise"]}
+    for place in (tmp_path / "gold", run / "gold"):
+        made = {"kind": "object", "anchor": "dog", "out": place, "weights": weights}
+        erasure.erase(str(sd1), "gold", ["cat"], **made)
+    refused = [
+        (tmp_path / "gold", SettingError, "prompts for cat, 'a drawing of a cat', 'cat at night';"),
+        (weights, RunError, r"gold holds a different run: its concepts\.cat\.templates is \["),
+    ]  # fmt: skip
+    for gold, kind, message in refused:
+        with pytest.raises(kind, match=message) as ended:
+            attack(run, "noise", gold=gold, **options)
+        assert "\n" not in str(ended.value)
+        assert not list(tmp_path.rglob("attacks"))
+
+
+def test_the_rate_on_gold_is_of_the_cases_that_both_were_attacked_on(
+    many_steps: Path, sd1: Path, criterion: str
+) -> None:
+    """A budget may have cut gold's short."""
+    options = {"criterion": f"{criterion}:rarely", **SMALL["noise"]}
+    record = attack(many_steps, "noise", gold=str(other_weights(sd1)), **options)
+    floor = {**json.loads((many_steps / "gold" / "attacks" / "noise.json").read_text()), "gold": ""}
+    entries = floor["per_concept"]["cat"]["cases"]
+    floor["per_concept"]["cat"]["cases"] = left = entries[:2]
+    for number, entry in enumerate(left):
+        entry["success"] = number == 0
+    scores = beside_gold(many_steps, record, floor)["scores"]
+    assert (scores["ASR_gold"]["value"], scores["ASR_gold"]["n"]) == (0.5, 2)
+    assert scores["excess"]["n"] == 2
+    floor["per_concept"]["cat"]["cases"] = []
+    with pytest.raises(OutOfTimeError, match="no case of cat was attacked on both"):
+        beside_gold(many_steps, record, floor)
 
 
 def test_gold_that_knows_one_of_several_concepts_is_refused(many_steps: Path, sd1: Path) -> None:
