@@ -35,13 +35,14 @@ GENERAL = {
 def paraphrases(concept: Concept, prompt: str, catalogue: Catalogue | None) -> list[str]:
     """At least ten other prompts for what `prompt` asks: synonyms, descriptions, templates.
 
-    Where the catalogue is Pocket Canvas', they keep the prompt's other half (its style or object)
-    and use the words its captions taught the model; elsewhere they are general templates around
-    the concept's name. None is a prompt of the concept itself.
+    Where the prompt is one of Pocket Canvas', they keep its other half (its style or object) and
+    use the words that captions taught the model; elsewhere they are general templates around the
+    concept's name. None is a prompt of the concept itself.
     """
     is_canvas = catalogue and (catalogue.objects, catalogue.styles) == (OBJECTS, STYLES)
-    if catalogue is not None and is_canvas:
-        found = _canvas(concept, prompt, catalogue)
+    pair = _pair(concept, prompt, catalogue) if catalogue is not None and is_canvas else None
+    if catalogue is not None and pair is not None:
+        found = _canvas(concept, pair, catalogue)
     else:
         kind = "object" if concept.kind == "class" else concept.kind
         found = [filled(template, concept.name) for template in GENERAL[kind]]
@@ -49,10 +50,14 @@ def paraphrases(concept: Concept, prompt: str, catalogue: Catalogue | None) -> l
     return [text for text in dict.fromkeys(found) if text not in trained and text != prompt]
 
 
-def _canvas(concept: Concept, prompt: str, catalogue: Catalogue) -> list[str]:
-    name, style = next(
-        pair for pair in catalogue.pairs() if catalogue.prompt(*pair) == prompt
-    )  # the case's own pair
+def _pair(concept: Concept, prompt: str, catalogue: Catalogue) -> tuple[str, str] | None:
+    """The (object, style) that a prompt asks for, if the concept is one of them."""
+    own = (pair for pair in catalogue.pairs() if concept.name in pair)
+    return next((pair for pair in own if catalogue.prompt(*pair) == prompt), None)
+
+
+def _canvas(concept: Concept, pair: tuple[str, str], catalogue: Catalogue) -> list[str]:
+    name, style = pair
     is_style = concept.name in catalogue.styles
     words = STYLE_SYNONYMS[concept.name] if is_style else OBJECT_SYNONYMS[concept.name]
     own = [(name, w) if is_style else (w, style) for w in words]

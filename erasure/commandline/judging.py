@@ -76,8 +76,6 @@ def _attack_command(name: str) -> Any:
         options |= {"concepts": values["concept"], "seeds": seeds_of(values["seeds"])}
         if name == "all":
             record = load("evaluation.attacking.every_attack:attack_all")(values["run"], **options)
-            for left, reason in record["left_out"].items():
-                say(f"{left} was left out: {reason}")
         else:
             record = load("evaluation.attacking.attacking:attack")(
                 values["run"], name, **options, **given_settings(values, common), origins=origins

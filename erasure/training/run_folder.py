@@ -111,20 +111,31 @@ def clear(folder: Path) -> None:
 
 def _refuse_other(folder: Path, key: str, old: object, new: object) -> None:
     """RunError, naming what differs, if the folder's record is not this run's."""
+    one, other = _by_name(old), _by_name(new)
+    if one and list(one) == list(other):
+        old, new = one, other
     if isinstance(old, dict) and isinstance(new, dict):
         for name in sorted(old.keys() | new.keys()):
             _refuse_other(folder, f"{key}.{name}", old.get(name), new.get(name))
     elif old != new:
         section, _, name = key.partition(".")
+        differs = f"its {key} is {_short(old)}, this one's is {_short(new)}"
         if section == "inputs" and name:
-            raise RunError(
-                f"{folder} holds a different run: of its inputs, {name} has changed since. Remove "
-                "the folder, or name another --out."
-            )
+            differs = f"of its inputs, {name} has changed since"
         raise RunError(
-            f"{folder} holds a different run: its {key} is {_short(old)}, "
-            f"this one's is {_short(new)}."
+            f"{folder} holds a different run: {differs}. Remove the folder, or name another --out."
         )
+
+
+def _by_name(value: object) -> Mapping[str, object]:
+    """A list of concepts, each by its name; nothing, of anything else."""
+    records = value if isinstance(value, list) else []
+    known = {
+        item["name"]: item
+        for item in records
+        if isinstance(item, dict) and isinstance(item.get("name"), str)
+    }
+    return known if len(known) == len(records) else {}
 
 
 def _short(value: object) -> str:

@@ -18,6 +18,10 @@ EVERY = 10**9  # more prompts than any file has
 LARGEST_SEED = 2**53  # a thousand noise seeds lie above each
 
 
+class OutOfTimeError(SettingError):
+    """A budget that was used up before the first case."""
+
+
 def check_numbers(prompts: int, seeds: Sequence[int], budget: float | None, seed: int) -> None:
     """SettingError for numbers that no attack can go by."""
     if prompts < 1:
@@ -44,9 +48,16 @@ def asked_prompts(given: int | str | Path) -> tuple[int, str]:
     return EVERY, str(checked_path(text, "prompts"))
 
 
-def asked_concepts(model: DiffusionModel, edit: Edit, names: Sequence[str]) -> list[Concept]:
-    """By name: the run's own, else from the model's list; SettingError for any other."""
+def asked_concepts(
+    model: DiffusionModel, edit: Edit, asked: Sequence[str | Concept]
+) -> list[Concept]:
+    """By name: the run's own, else from the model's list; SettingError for any other.
+
+    A Concept is one of the run that this one, of gold, stands beside: SettingError unless both have
+    the same prompts for it.
+    """
     own = {concept.name.casefold(): concept for concept in edit.concepts}
+    names = [one if isinstance(one, str) else one.name for one in asked]
     found = []
     for name in names:
         if name.casefold() not in own and model.catalogue is None:
@@ -55,6 +66,13 @@ def asked_concepts(model: DiffusionModel, edit: Edit, names: Sequence[str]) -> l
                 f"got {name!r}. Known: {', '.join(concept.name for concept in edit.concepts)}."
             )
         found.append(own.get(name.casefold()) or find_concepts(model, [name])[0])
+    for one, concept in zip(asked, found, strict=True):
+        if isinstance(one, Concept) and one.templates != concept.templates:
+            theirs, ours = (", ".join(map(repr, c.prompts())) for c in (concept, one))
+            raise SettingError(
+                f"gold must have the run's own prompts for {one.name}, {ours}; it has {theirs}. "
+                "Name its model instead, of which a run with them is made."
+            )
     if len({concept.name for concept in found}) < len(found):
         raise SettingError(f"concept must be given once for each; got {', '.join(names)}.")
     return found

@@ -11,39 +11,44 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from erasure.concepts import refuse_unnamed
 from erasure.config import Origin, Value, resolve
+from erasure.edit import Edit
 from erasure.errors import SettingError
 from erasure.files.locking import alone_in
 from erasure.files.naming import slug
 from erasure.files.records import read_record
 from erasure.files.storage import file_digest, write_json
 from erasure.models.diffusion.load import read_presets
-from erasure.models.diffusion.one_step import OneStep
+from erasure.models.diffusion.model import DiffusionModel
 from erasure.opening import open_edit
-from erasure.registry import ATTACKS, name_of, plugin_source
+from erasure.registry import ATTACKS, plugin_source
 from erasure.training.processes import launched, own_device, share
-from evaluation.attacking.asked import asked_concepts, asked_prompts, check_numbers, contents
+from erasure_datasets.concept import Concept
+from evaluation.attacking.asked import (
+    OutOfTimeError,
+    asked_concepts,
+    asked_prompts,
+    check_numbers,
+    contents,
+)
 from evaluation.attacking.attack import Attack
 from evaluation.attacking.beside_gold import beside_gold, gold_record
+from evaluation.attacking.fitting import AskedCases, refuse_unfit
 from evaluation.attacking.notes import claim, finished, note, outcomes, withdraw
+from evaluation.attacking.rates import as_risk, has_control, over_concepts, scores_of
 from evaluation.attacking.scene import LEAST_TRUE, MISSED, Case, Found, Scene, cases_of, sampling_of
 from evaluation.criteria import find_criterion
 from evaluation.drawing.drawn import edit_digest
 from evaluation.drawing.generate import Shot, draw
 from evaluation.drawing.pocket_plan import is_pocket
 from evaluation.prompts.plan import concept_lines
-from evaluation.score import Score, mean_of_rates, rate
+from evaluation.score import rate
 
 Attacked = tuple[Scene, list[Case]]  # of one concept
 CHUNK = 16  # cases attacked between two notes of what was reached
-
-
-class OutOfTimeError(SettingError):
-    """A budget that was used up before the first case."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +78,9 @@ class Outcome:
 
 
 def attack(
-    run: Path | str, name: str, *, concepts: Sequence[str] | None = None, criterion: str = "judge",
-    prompts: int | str | Path = 16, seeds: Sequence[int] = (188, 288), budget: float | None = None,
-    seed: int = 0, quick: bool = False, base: Path | str | None = None,
+    run: Path | str, name: str, *, concepts: Sequence[str | Concept] | None = None,
+    criterion: str = "judge", prompts: int | str | Path = 16, seeds: Sequence[int] = (188, 288),
+    budget: float | None = None, seed: int = 0, quick: bool = False, base: Path | str | None = None,
     gold: Path | str | None = None, origins: Mapping[str, Origin] | None = None,
     **settings: Value,
 ) -> dict[str, Any]:  # fmt: skip
@@ -86,10 +91,11 @@ def attack(
     stands for `seeds` there.
     `budget` bounds the seconds of each concept; cases it leaves untried are not counted. `gold` is
     a model that never knew the concepts ("pocket", a folder, a run of `erase gold`): it is attacked
-    alike, in a run of its own, and the record says how far the rates lie above its. `origins` says
-    where given settings came from, for the record. The same call again resumes, or returns what is
-    there. RunError for an erase that is not finished, for a folder that holds another attack and
-    for one that another process attacks, SettingError for settings that do not fit.
+    alike, in a run of its own, and the record says how far the rates lie above its. `concepts` are
+    names; for a Concept the run must have the same prompts. `origins` says where given settings
+    came from, for the record. The same call again resumes, or returns what is there. RunError for
+    an erase that is not finished, for a folder that holds another attack and for one that another
+    process attacks, SettingError for settings that do not fit.
     """
     run = Path(run)
     count, file = asked_prompts(prompts)
@@ -104,8 +110,7 @@ def attack(
         floor = gold_record(attack, run, gold, name, asked)
         return beside_gold(run, attack(run, name, **asked), floor)
     model, edit = open_edit(run, device=own_device(), base=base)
-    found = asked_concepts(model, edit, concepts) if concepts else edit.concepts
-    refuse_unnamed(run, found)
+    found = _concepts(run, model, edit, concepts)
     chosen, sources = resolve(
         kind, given=settings, quick=quick, presets=read_presets(model.folder, word),
         origins=origins,
@@ -118,20 +123,63 @@ def attack(
         asked["prompts_digest"] = file_digest(Path(file).expanduser())
     if (record := finished(run, word, asked)) is not None:
         return record
-    if kind.walks_path and isinstance(model, OneStep):
-        raise SettingError(f"{word} needs a model that draws in several steps; {run} has one step.")
-    lines, scenes = concept_lines(found, file) if file else {}, list[Attacked]()
-    for concept in found:
+    every, scenes = _cases(model, found, count=count, file=file, seeds=seeds), list[Attacked]()
+    refuse_unfit(chosen, run, model, every)
+    for concept, cases in every:
         scene = Scene(
             model, concept, find_criterion(criterion, model, concept),
             run / "attacks" / word / slug(concept.name),
             sampling=sampling_of(model, edit.sampling), seed=seed, budget=budget,
         )  # fmt: skip
-        own = lines.get(concept.name)
-        cases = cases_of(model, concept, prompts=count, seeds=seeds, lines=own)
-        _check_room(chosen, scene, cases)
         scenes.append((scene, cases))
     return _attacked(chosen, scenes, run, word, {"sources": sources, "quick": quick}, asked)
+
+
+def unfit(
+    run: Path, names: Sequence[str], *, concepts: Sequence[str] | None = None,
+    prompts: int | str | Path = 16, seeds: Sequence[int] = (188, 288), quick: bool = False,
+    base: Path | str | None = None,
+) -> dict[str, str]:  # fmt: skip
+    """Why some of these attacks cannot be put to a run's model and these prompts, by name.
+
+    Nothing is drawn or written. What no attack could be asked is refused as by `attack`.
+    """
+    count, file = asked_prompts(prompts)
+    check_numbers(count, seeds, None, 0)
+    model, edit = open_edit(run, device=own_device(), base=base)
+    found = _concepts(run, model, edit, concepts)
+    cases, reasons = _cases(model, found, count=count, file=file, seeds=seeds), dict[str, str]()
+    for name in names:
+        presets = read_presets(model.folder, name.replace("_", "-"))
+        chosen, _ = resolve(ATTACKS.get(name), given={}, quick=quick, presets=presets)
+        try:
+            refuse_unfit(chosen, run, model, cases)
+        except SettingError as error:
+            reasons[name] = str(error)
+    return reasons
+
+
+def _concepts(
+    run: Path, model: DiffusionModel, edit: Edit, asked: Sequence[str | Concept] | None
+) -> list[Concept]:
+    """Those that are asked for, else the run's own; SettingError for what has no name."""
+    found = asked_concepts(model, edit, asked) if asked else edit.concepts
+    refuse_unnamed(run, found)
+    return found
+
+
+def _cases(
+    model: DiffusionModel, found: list[Concept], *, count: int, file: str, seeds: Sequence[int]
+) -> AskedCases:
+    """Each concept with what an attack on it has to win."""
+    lines = concept_lines(found, file) if file else {}
+    return [
+        (
+            concept,
+            cases_of(model, concept, prompts=count, seeds=seeds, lines=lines.get(concept.name)),
+        )
+        for concept in found
+    ]
 
 
 def _attacked(
@@ -156,8 +204,8 @@ def _attacked(
         record = {
             "attack": word,
             "protocol": f"attack-{word}",
-            "scores": _over_concepts([part["scores"] for part in parts.values()]),
-            "baseline": _over_concepts([part["baseline"] for part in parts.values()]),
+            "scores": over_concepts([part["scores"] for part in parts.values()]),
+            "baseline": over_concepts([part["baseline"] for part in parts.values()]),
             "per_concept": parts,
             "seconds": round(time.monotonic() - started, 1),
             **told,
@@ -216,7 +264,7 @@ def _attack_one(chosen: Attack, scene: Scene, cases: list[Case], run: Path) -> d
         raise OutOfTimeError("budget must leave time for at least one case; nothing was attacked.")
     is_cut = any([entry.pop("is_cut", False) for entry in entries])  # all must lose the word
     part = {
-        "scores": _scores(entries, has_control=_has_control(chosen)),
+        "scores": scores_of(entries, has_control=has_control(chosen)),
         "baseline": {"pre_ASR": asdict(as_risk(rate(before)))},
         "threshold": scene.threshold,
         "is_cut_by_budget": len(entries) < len(cases) or is_cut or scene.is_over,
@@ -282,53 +330,6 @@ def _undisturbed(scene: Scene, cases: Sequence[Case], run: Path) -> tuple[Tensor
     with scene.model.without_edit():
         before = draw(scene.model, shots, run / "images" / f"{name}-base", **options)
     return before, after
-
-
-def _has_control(chosen: Attack) -> bool:
-    """Whether anything random is tried beside an attack; what changes weights has its own."""
-    own = type(chosen)
-    is_tried = own.control is not Attack.control or own.decoy is not Attack.decoy
-    return is_tried and not chosen.changes_weights
-
-
-def _scores(entries: Sequence[dict[str, Any]], *, has_control: bool) -> dict[str, Any]:
-    columns = {"pre_ASR": "pre", "ASR": "success", "named_ASR": "is_named"}
-    if has_control:
-        columns |= {"control_ASR": "control", "control_tries_ASR": "control_tries"}
-    return {
-        score: asdict(as_risk(rate(torch.tensor([bool(entry[key]) for entry in entries]))))
-        for score, key in columns.items()
-        if all(key in entry for entry in entries)
-    }
-
-
-def as_risk(score: Score) -> Score:
-    """A rate of which less is better."""
-    return Score(score.value, score.stderr, score.n, higher_is_better=False)
-
-
-def _over_concepts(parts: Sequence[dict[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Means over the concepts, each counting the same."""
-    return {
-        key: asdict(as_risk(mean_of_rates([Score(**part[key]) for part in parts])))
-        for key in parts[0]
-    }
-
-
-def _check_room(chosen: Attack, scene: Scene, cases: Sequence[Case]) -> None:
-    """SettingError before anything is drawn, if a prompt leaves no room for the attack's tokens."""
-    for case in cases:
-        try:
-            place = chosen.control(case.prompt, scene.concept)
-        except ValueError as error:
-            raise SettingError(
-                f"{name_of(type(chosen))} puts its tokens where a prompt names the concept: {error}"
-            ) from error
-        if place is not None:
-            if place[1] < 1:
-                raise SettingError(f"tokens must be at least 1; got {place[1]}.")
-            if chosen.fills_slots or not scene.model.slots_refusal:
-                scene.model.open_slots([place[0]], place[1])
 
 
 def _stamp(scene: Scene, asked: dict[str, Any]) -> dict[str, Any]:

@@ -8,14 +8,18 @@ from typing import Any
 import torch
 
 from erasure.edit import Edit
-from erasure.erasing import erase
+from erasure.erasing import planned
 from erasure.errors import SettingError
 from erasure.files.storage import write_json
+from erasure.keeping import kept_edit
 from erasure.models.built_in import GOLD
 from erasure.opening import revision_of
 from erasure.training.processes import launched
 from erasure.training.run_folder import run_record
-from evaluation.score import Score, mean, mean_of_rates
+from erasure_datasets.concept import Concept
+from evaluation.attacking.asked import OutOfTimeError
+from evaluation.attacking.rates import as_risk
+from evaluation.score import Score, mean, mean_of_rates, rate
 
 Record = dict[str, Any]
 KNOWS = 0.5  # a gold model that draws this share of plain prompts knows the concept
@@ -24,8 +28,9 @@ KNOWS = 0.5  # a gold model that draws this share of plain prompts knows the con
 def gold_run(run: Path, gold: Path | str, *, base: Path | str | None = None) -> Path:
     """The run that holds a gold model's weights: `gold` if it is one, else RUN/gold, made once.
 
-    SettingError for a run of another base, or of a method other than gold; RunError if the model
-    has changed since RUN/gold was made of it.
+    RUN/gold has the run's own concepts, with their prompts. SettingError for a run of another base,
+    or of a method other than gold; RunError if RUN/gold was made with other prompts, or the model
+    has changed since.
     """
     edit, place = Edit.load(run), Path(gold)
     if (place / "edit.json").is_file():
@@ -44,24 +49,34 @@ def gold_run(run: Path, gold: Path | str, *, base: Path | str | None = None) -> 
             "gold of those."
         )
     concepts = edit.concepts
-    erase(
+    plan = planned(
         str(base or edit.base), "gold", [concept.name for concept in concepts],
         out=run / "gold", kind=[concept.kind for concept in concepts],
         anchor=[concept.anchor for concept in concepts],
         config=None if base else run_record(run).get("config"),
         revision=revision_of(str(edit.base), edit, base),
-        weights=GOLD if str(gold) == "pocket" else str(gold),
+        weights=GOLD if str(gold) == "pocket" else str(gold), rehearsal=None,
     )  # fmt: skip
+    record = {**plan.record, "concepts": [concept.as_json() for concept in concepts]}
+    plan = replace(plan, concepts=concepts, record=record)
+    kept_edit(plan.run, plan.record, lambda: plan.make(plan.method))
     return run / "gold"
 
 
 def gold_record(
     attack: Callable[..., Record], run: Path, gold: Path | str, name: str, options: dict[str, Any]
 ) -> Record:
-    """The same attack on the gold model, named as `gold`; SettingError if that knows a concept."""
+    """The same attack on the gold model, named as `gold`.
+
+    SettingError if that knows a concept, or is a run with other prompts for one.
+    """
     place = gold_run(run, gold, base=options["base"])
-    known = options["concepts"] or [concept.name for concept in Edit.load(run).concepts]
-    record = attack(place, name, **{**options, "concepts": known})
+    own = {concept.name.casefold(): concept for concept in Edit.load(run).concepts}
+    asked = [
+        one if isinstance(one, Concept) else own.get(one.casefold(), one)
+        for one in options["concepts"] or own.values()
+    ]
+    record = attack(place, name, **{**options, "concepts": asked})
     for concept, part in record["per_concept"].items():
         plain = part["scores"]["pre_ASR"]
         if plain["value"] >= KNOWS:
@@ -73,7 +88,7 @@ def gold_record(
 
 
 def beside_gold(run: Path, record: Record, floor: Record) -> Record:
-    """The record with `ASR_gold`, and `excess` = ASR - ASR_gold over the cases that both have.
+    """The record with `ASR_gold`, and `excess` = ASR - ASR_gold, both over the cases of both.
 
     It is written in the place of the one without, and cut by its budget if either was. Its stamp
     says which model the floor is of.
@@ -83,13 +98,12 @@ def beside_gold(run: Path, record: Record, floor: Record) -> Record:
         theirs = {case["case"]["name"]: case for case in floor["per_concept"][name]["cases"]}
         shared = [case for case in part["cases"] if case["case"]["name"] in theirs]
         if not shared:
-            raise SettingError(f"no case of {name} was attacked on both; raise --budget.")
-        own = torch.tensor([float(case["success"]) for case in shared])
-        gold = torch.tensor([float(theirs[case["case"]["name"]]["success"]) for case in shared])
-        scores = {"excess": mean(own - gold, least=-1, most=1)}
-        told = {key: asdict(replace(s, higher_is_better=False)) for key, s in scores.items()}
+            raise OutOfTimeError(f"no case of {name} was attacked on both; raise --budget.")
+        own = torch.tensor([bool(case["success"]) for case in shared])
+        gold = torch.tensor([bool(theirs[case["case"]["name"]]["success"]) for case in shared])
+        excess = replace(mean(own.float() - gold.float(), least=-1, most=1), higher_is_better=False)
+        told = {"excess": asdict(excess), "ASR_gold": asdict(as_risk(rate(gold)))}
         part = {**part, "scores": {**part["scores"], **told}}
-        part["scores"]["ASR_gold"] = floor["per_concept"][name]["scores"]["ASR"]
         # a search that was cut short on gold alone would count as excess
         part["is_cut_by_budget"] |= floor["per_concept"][name]["is_cut_by_budget"]
         parts[name] = part

@@ -12,9 +12,12 @@ from erasure.files.storage import write_json
 from erasure.models.diffusion.slots import NoSlotsError
 from erasure.registry import ATTACKS
 from erasure.training.processes import launched
-from evaluation.attacking.asked import check_numbers
-from evaluation.attacking.attacking import OutOfTimeError, as_risk, attack
+from evaluation.attacking.asked import OutOfTimeError, check_numbers
+from evaluation.attacking.attacking import attack, unfit
+from evaluation.attacking.rates import as_risk
 from evaluation.score import rate
+
+DECIDING = ("concepts", "prompts", "seeds", "quick", "base")  # whether an attack can be tried
 
 
 def attack_all(run: Path, **options: Any) -> dict[str, Any]:
@@ -22,11 +25,18 @@ def attack_all(run: Path, **options: Any) -> dict[str, Any]:
 
     What changes weights stands beside the worst case and does not count in it. `budget` is of all
     together and for all concepts, with the gold model's, and each has an equal share; what it cut
-    short `is_cut_by_budget`. `left_out` says why an attack was not tried.
+    short `is_cut_by_budget`. `left_out` says why an attack was not tried; what the model or the
+    prompts do not allow is known before the first. SettingError if that is every attack.
     """
-    names, left_out = _applicable(run)
     if (budget := options.get("budget")) is not None:
         check_numbers(1, [0], budget, 0)
+    asked = {key: options[key] for key in DECIDING if key in options}
+    left_out = unfit(run, ATTACKS.names(), **asked)
+    names = [name for name in ATTACKS.names() if name not in left_out]
+    if not names:
+        reason = "; ".join(dict.fromkeys(left_out.values()))
+        raise SettingError(f"prompts must allow at least one attack; none can be tried: {reason}")
+    if budget is not None:
         concepts = options.get("concepts") or Edit.load(run).concepts
         rounds = len(names) * len(concepts) * (1 if options.get("gold") is None else 2)
         options = {**options, "budget": budget / rounds}
@@ -80,13 +90,3 @@ def _worst(records: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
                 if entry["success"] and not entry["pre"]:
                     row["won_by"].append(name)
     return list(worst.values())
-
-
-def _applicable(run: Path) -> tuple[list[str], dict[str, str]]:
-    """The attacks that a run's model can be put to, and why not the others."""
-    names, left_out = ATTACKS.names(), dict[str, str]()
-    sampling = Edit.load(run).sampling
-    if sampling is not None and sampling.steps == 1:
-        reason = "it walks the path of a model that draws in several steps, and this one has one"
-        left_out = {name: reason for name in names if ATTACKS.get(name).walks_path}
-    return [name for name in names if name not in left_out], left_out

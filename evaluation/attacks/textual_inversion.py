@@ -9,7 +9,8 @@ Gal et al. 2022, https://arxiv.org/abs/2208.01618.
 It needs the weights, so it shows what they still hold rather than what a user could type.
 
 Choices
-- Images are latents that the model from before the erasure draws for the concept's own prompts.
+- Images are latents that the model from before the erasure draws for the concept's own prompts, as
+  far as they hold its name as a word.
 - `init` is the word that v* starts from, the concept's own name if it is empty (the mean of its
   tokens' embeddings, where they are several).
 - One learned word serves all cases; each is drawn once, with v* in the place of the name.
@@ -25,7 +26,7 @@ from torch.nn import functional as F
 from erasure.config import check, setting
 from erasure.files.storage import read_tensors, write_tensors
 from erasure.methods.shared.learned_words import embedding_of
-from erasure.models.diffusion.slots import around
+from erasure.models.diffusion.slots import around, named
 from erasure.registry import ATTACKS
 from erasure_datasets.concept import Concept
 from evaluation.attacking.scene import Case, Found, Scene
@@ -71,11 +72,12 @@ class TextualInversion(Attack):
     def learn(self, scene: Scene) -> Tensor:
         """The new word's vectors, (k, w)."""
         model, generator = scene.model, scene.generator("textual inversion")
-        prompts = scene.concept.prompts()
+        name = scene.concept.name
+        prompts = [text for text in scene.concept.prompts() if named(text, name)] or [name]
         chosen = [prompts[i % len(prompts)] for i in range(self.images)]
         targets = scene.targets(chosen, "inversion images")
-        slotted = model.open_slots([around(p, scene.concept.name) for p in chosen], self.tokens)
-        vectors = embedding_of(model, self.init or scene.concept.name).repeat(self.tokens, 1)
+        slotted = model.open_slots([around(text, name) for text in chosen], self.tokens)
+        vectors = embedding_of(model, self.init or name).repeat(self.tokens, 1)
         vectors.requires_grad_()
         optimiser = torch.optim.AdamW([vectors], lr=self.learning_rate)
         with scene.progress("textual-inversion", self.steps) as bar:

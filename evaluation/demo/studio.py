@@ -26,7 +26,9 @@ from erasure.opening import open_run
 from erasure.registry import ATTACKS
 from erasure_datasets.concept import Concept
 from erasure_datasets.prompt_files import built_in
-from evaluation.attacking.attacking import OutOfTimeError, attack_cases
+from evaluation.attacking.asked import OutOfTimeError
+from evaluation.attacking.attacking import attack_cases
+from evaluation.attacking.fitting import refuse_unfit
 from evaluation.attacking.scene import Scene, cases_of, sampling_of
 from evaluation.criteria import find_criterion
 from evaluation.demo.fight import Fight
@@ -164,6 +166,7 @@ class Studio:
             )  # fmt: skip
             scene.start_clock()
             cases = cases_of(model, found, prompts=CASES, seeds=(ATTACK_SEED,))
+            refuse_unfit(chosen, self.runs[name], model, [(found, cases)])
             plain = scene.draw([case.prompt for case in cases], cases)
             pre = scene.criterion(plain).tolist()
             ends = attack_cases(chosen, scene, list(zip(cases, pre, strict=True)))
@@ -253,9 +256,9 @@ def prompts_of(model: DiffusionModel, concepts: Sequence[Concept]) -> dict[str, 
         kept = {thing: f"a photo of a {thing}" for thing in built_in("objects")}
         kept |= {s: f"a painting in the style of {s}" for s in built_in("styles")}
     else:
-        thing = next(o for o in catalogue.objects if o not in gone)
-        kept = {o: catalogue.prompt(o, catalogue.plain_style) for o in catalogue.objects}
-        kept |= {style: catalogue.prompt(thing, style) for style in catalogue.styles}
+        things = [o for o in catalogue.objects if o not in gone]
+        kept = {o: catalogue.prompt(o, catalogue.plain_style) for o in things}
+        kept |= {s: catalogue.prompt(thing, s) for thing in things[:1] for s in catalogue.styles}
     return erased | {thing: text for thing, text in kept.items() if thing not in gone}
 
 

@@ -114,7 +114,7 @@ class _Progress:
         """Note that a cell's process is gone, and why, where it could not say so itself."""
         self.look(name)
         cell = self.cells[name]
-        if code and state_of(cell) != "failed":
+        if code and state_of(cell) not in ("failed", "done"):
             steps = cell["steps"]
             step = next((s for s in steps if s["state"] == "running"), None) or next(
                 s for s in steps if s["state"] != "done"

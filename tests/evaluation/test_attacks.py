@@ -665,6 +665,18 @@ def test_paraphrases_are_ten_and_none_is_trained_on(pocket) -> None:
         assert len(paraphrases(free, free.prompts()[0], None)) >= 10
 
 
+@pytest.mark.parametrize(
+    "prompt", ["a photo of a cat", "A dog image in Winter style.", "a cat image in winter style"]
+)
+def test_paraphrases_of_a_prompt_that_no_pair_gives_are_general(pocket, prompt: str) -> None:
+    for name in ("cat", "Bricks"):
+        concept = pocket.catalogue.concept(name)
+        asked = paraphrases(concept, prompt, pocket.catalogue)
+        assert len(set(asked)) == len(asked) >= 10
+        assert all(name in text for text in asked)
+        assert not {prompt, *concept.prompts()} & set(asked)
+
+
 def test_pocket_cases_are_the_protocols(pocket) -> None:
     cases = cases_of(pocket, pocket.catalogue.concept("cat"), prompts=3, seeds=(188, 288))
     known = {shot.file: shot for shot in protocol.shots(protocol.plan((188, 288), None, []))}

@@ -192,6 +192,19 @@ def test_gold_is_made_of_the_runs_own_base(sd1: Path, tmp_path: Path) -> None:
     assert gold_run(out, gold, base=sd1) == out / "gold"
 
 
+def test_gold_has_each_concepts_own_prompts(sd1: Path, tmp_path: Path) -> None:
+    """Those of a file, and of a list's contexts."""
+    file, out = tmp_path / "concepts.csv", tmp_path / "run"
+    file.write_text(
+        "concept,kind,anchor,templates\ncat,object,dog,a drawing of {a name}\ntulip,object,rose,\n"
+    )
+    edit = erasure.erase(str(sd1), "uce", file, out=out).edit
+    assert erasure.Edit.load(gold_run(out, other_weights(sd1))).concepts == edit.concepts
+    some = tmp_path / "some"
+    edit = erasure.erase("pocket", "uce", ["tower"], contexts="Winter", out=some).edit
+    assert erasure.Edit.load(gold_run(some, "pocket")).concepts == edit.concepts
+
+
 def pocket_three(folder: Path, seeds: tuple[int, ...]) -> three.Three:
     model = load_model("pocket")
     concept = catalogue().concept("tower")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from test_attacks import SMALL, sampled_shortly
 from torch import Tensor, nn
 
 import erasure
-from erasure.errors import ErasureError, ModelError, SettingError
+from erasure.errors import ErasureError, ModelError, RunError, SettingError
 from erasure.files.storage import file_digest, read_tensors, write_tensors
 from erasure.models.diffusion.load import load_model
 from erasure.models.diffusion.model import DiffusionModel, Sampling
@@ -20,7 +21,7 @@ from erasure.opening import open_run
 from erasure.registry import ATTACKS
 from evaluation.attacking import every_attack
 from evaluation.attacking.attacking import OutOfTimeError, attack
-from evaluation.attacking.beside_gold import gold_record
+from evaluation.attacking.beside_gold import beside_gold, gold_record
 from evaluation.attacking.scene import LEAST_TRUE, MISSED, Scene, Targets, cases_of, sampling_of
 from evaluation.attacking.tuning import Tuning, tune
 from evaluation.attacks import by_level
@@ -41,6 +42,7 @@ def always(images):
 def never(images):
     return images[:, 0, 0, 0] > 255
 """
+SHORT = Sampling(2, 2.0, "DDIMScheduler")
 WALKING = [name for name in ATTACKS.names() if ATTACKS.get(name).walks_path]
 
 
@@ -60,8 +62,7 @@ def run(sd1: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def many_steps(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that asks for no sampling of its own, as all but one-step generators; drawn shortly."""
-    short = Sampling(2, 2.0, "DDIMScheduler")
-    monkeypatch.setattr("evaluation.attacking.scene.ELSEWHERE", short)
+    monkeypatch.setattr("evaluation.attacking.scene.ELSEWHERE", SHORT)
     erasure.erase(str(sd1), "uce", ["cat"], kind="object", anchor="dog", out=tmp_path / "cat")
     return tmp_path / "cat"
 
@@ -152,6 +153,78 @@ def test_excess_is_paired_by_case(many_steps: Path, sd1: Path, criterion: str) -
     (run / "gold" / "attacks" / "noise.json").write_text(json.dumps(floor))
     again = attack(run, "noise", gold=gold, **options)
     assert again["per_concept"]["cat"]["is_cut_by_budget"]
+
+
+OWN = ("a drawing of {a name}", "{name} at night")
+
+
+@pytest.fixture
+def own_prompts(sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As `many_steps`, with templates of its own."""
+    monkeypatch.setattr("evaluation.attacking.scene.ELSEWHERE", SHORT)
+    out = tmp_path / "own"
+    erasure.erase(
+        str(sd1), "uce", ["cat"], kind="object", anchor="dog", template=list(OWN), out=out
+    )
+    return out
+
+
+def test_gold_is_attacked_by_the_runs_own_prompts(
+    own_prompts: Path, sd1: Path, tmp_path: Path, criterion: str
+) -> None:
+    run, options = own_prompts, {"criterion": f"{criterion}:rarely", "seeds": (188,)}
+    weights = str(other_weights(sd1))
+    record = attack(run, "noise", gold=weights, **options, **SMALL["noise"])
+    assert record["scores"]["ASR_gold"]["n"] == record["scores"]["excess"]["n"] == len(OWN)
+    floor = json.loads((run / "gold" / "attacks" / "noise.json").read_text())
+    cases = [
+        [case["case"] for case in one["per_concept"]["cat"]["cases"]] for one in (record, floor)
+    ]
+    assert cases[0] == cases[1]
+    assert [case["prompt"] for case in cases[0]] == ["a drawing of a cat", "cat at night"]
+    # so does a run of gold that has these prompts
+    made = {"kind": "object", "anchor": "tree", "weights": weights}
+    erasure.erase(str(sd1), "gold", ["cat"], template=list(OWN), out=tmp_path / "gold", **made)
+    again = attack(run, "inpaint", gold=tmp_path / "gold", **options, **SMALL["inpaint"])
+    assert again["scores"]["ASR_gold"]["n"] == len(OWN)
+
+
+def test_gold_with_other_prompts_is_refused_before_anything_is_attacked(
+    own_prompts: Path, sd1: Path, tmp_path: Path, criterion: str
+) -> None:
+    run, weights = own_prompts, str(other_weights(sd1))
+    options = {"criterion": f"{criterion}:rarely", "seeds": (188,), **SMALL["noise"]}
+    for place in (tmp_path / "gold", run / "gold"):
+        made = {"kind": "object", "anchor": "dog", "out": place, "weights": weights}
+        erasure.erase(str(sd1), "gold", ["cat"], **made)
+    refused = [
+        (tmp_path / "gold", SettingError, "prompts for cat, 'a drawing of a cat', 'cat at night';"),
+        (weights, RunError, r"gold holds a different run: its concepts\.cat\.templates is \["),
+    ]  # fmt: skip
+    for gold, kind, message in refused:
+        with pytest.raises(kind, match=message) as ended:
+            attack(run, "noise", gold=gold, **options)
+        assert "\n" not in str(ended.value)
+        assert not list(tmp_path.rglob("attacks"))
+
+
+def test_the_rate_on_gold_is_of_the_cases_that_both_were_attacked_on(
+    many_steps: Path, sd1: Path, criterion: str
+) -> None:
+    """A budget may have cut gold's short."""
+    options = {"criterion": f"{criterion}:rarely", **SMALL["noise"]}
+    record = attack(many_steps, "noise", gold=str(other_weights(sd1)), **options)
+    floor = {**json.loads((many_steps / "gold" / "attacks" / "noise.json").read_text()), "gold": ""}
+    entries = floor["per_concept"]["cat"]["cases"]
+    floor["per_concept"]["cat"]["cases"] = left = entries[:2]
+    for number, entry in enumerate(left):
+        entry["success"] = number == 0
+    scores = beside_gold(many_steps, record, floor)["scores"]
+    assert (scores["ASR_gold"]["value"], scores["ASR_gold"]["n"]) == (0.5, 2)
+    assert scores["excess"]["n"] == 2
+    floor["per_concept"]["cat"]["cases"] = []
+    with pytest.raises(OutOfTimeError, match="no case of cat was attacked on both"):
+        beside_gold(many_steps, record, floor)
 
 
 def test_gold_that_knows_one_of_several_concepts_is_refused(many_steps: Path, sd1: Path) -> None:
@@ -355,6 +428,7 @@ def test_a_budget_of_all_attacks_is_shared_equally(
         return {**record, "seconds": budget}
 
     monkeypatch.setattr(every_attack, "attack", pretended)
+    monkeypatch.setattr(every_attack, "unfit", lambda *_, **__: {})
     every = len(ATTACKS.names())
     found = every_attack.attack_all(run, budget=10.0 * every, **options)
     assert given == dict.fromkeys(ATTACKS.names(), 10.0)
@@ -367,6 +441,92 @@ def test_a_budget_of_all_attacks_is_shared_equally(
     assert set(given.values()) == {5.0}  # the budget of an attack is one concept's
     with pytest.raises(SettingError, match="budget must be a number of seconds above 0"):
         every_attack.attack_all(run, budget=0.0, **options)
+
+
+# prompts that not every attack can be put to
+
+
+@pytest.fixture
+def a_file(tmp_path: Path) -> Path:
+    """Prompts of which one does not name the concept."""
+    file = tmp_path / "prompts.txt"
+    file.write_text("a photo of a cat\na small furry pet\n")
+    return file
+
+
+def test_all_attacks_leave_out_what_the_prompts_do_not_allow(
+    run: Path,
+    a_file: Path,
+    criterion: str,
+    program: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By name, with the reason, before the first; alone such an attack refuses."""
+    import evaluation.attacking.attacking as attacking
+
+    monkeypatch.setattr(attacking, "read_presets", lambda _folder, word: SMALL[word])
+    options = {"criterion": f"{criterion}:rarely", "prompts": a_file, "seeds": (188,)}
+    naming = {"paraphrase", "textual-inversion"}
+    for name in naming:
+        with pytest.raises(SettingError, match=f"{name} puts its tokens where a prompt names"):
+            attack(run, name, **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(ATTACKS, "names", lambda: sorted(naming))
+        with pytest.raises(
+            SettingError, match=r"none can be tried: .*'a small furry pet'"
+        ) as ended:
+            every_attack.attack_all(run, **options)
+    assert "\n" not in str(ended.value)
+    assert not (run / "attacks").exists()
+    words = [f"--criterion={criterion}:rarely", f"--prompts={a_file}", "--seeds=188"]
+    code, out, err = program("attack", "all", run, *words)
+    assert code == 0, err
+    record = json.loads((run / "attacks" / "all.json").read_text())
+    assert record["left_out"].keys() == naming
+    assert all("'a small furry pet'" in reason for reason in record["left_out"].values())
+    assert record["attacks"].keys() == {*ATTACKS.names()} - naming
+    assert len(record["cases"]) == 2
+    for name in naming:
+        assert out.count(f"{name} is left out") == 1
+
+
+def test_all_attacks_leave_out_what_has_no_room_in_a_prompt(
+    run: Path, criterion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And share the budget among the others."""
+    import evaluation.attacking.attacking as attacking
+
+    long = {**SMALL, "p4d": {**SMALL["p4d"], "tokens": 500}}
+    monkeypatch.setattr(attacking, "read_presets", lambda _folder, word: long[word])
+    given = list[float]()
+
+    def pretended(_run: Path, name: str, *, budget: float, **_: object) -> dict[str, object]:
+        assert name != "p4d"
+        given.append(budget)
+        raise OutOfTimeError("no time.")
+
+    monkeypatch.setattr(every_attack, "attack", pretended)
+    options = {"criterion": f"{criterion}:rarely", "prompts": 1, "seeds": (188,)}
+    with pytest.raises(SettingError, match="budget must leave time for at least one attack"):
+        every_attack.attack_all(run, budget=float(len(ATTACKS.names()) - 1), **options)
+    assert given == [1.0] * (len(ATTACKS.names()) - 1)
+    assert "do not fit" in attacking.unfit(run, ["p4d"])["p4d"]
+
+
+def test_a_word_is_learned_by_prompts_that_hold_the_name(
+    sd1: Path, tmp_path: Path, a_file: Path, criterion: str
+) -> None:
+    """The run's own templates may make another word of it."""
+    a_file.write_text("a photo of a cat\n")
+    run = tmp_path / "own"
+    erasure.erase(
+        str(sd1), "uce", ["cat"], kind="object", anchor="dog", template=["many {name}s"], out=run
+    )
+    options = {"criterion": f"{criterion}:never", "prompts": a_file, "seeds": (188,)}
+    record = attack(
+        sampled_shortly(run), "textual-inversion", **options, **SMALL["textual-inversion"]
+    )
+    assert record["scores"]["ASR"]["n"] == 1
 
 
 # what the probes are made of

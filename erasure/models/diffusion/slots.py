@@ -60,13 +60,13 @@ def place(prompt: str, placement: Placement, names: Sequence[str] = ()) -> tuple
 
 
 def around(prompt: str, name: str) -> tuple[str, str]:
-    """A prompt as (text before a name, text after it); ValueError if it does not name it.
+    """A prompt as (text before a name, text after it); SettingError if it does not name it.
 
     A name stands there as whole words, in any case.
     """
     found = named(prompt, name)
     if found is None:
-        raise ValueError(f"the prompt {prompt!r} does not hold {name!r}.")
+        raise SettingError(f"the prompt {prompt!r} does not hold {name!r} as a word of its own.")
     return prompt[: found.start()].strip(), prompt[found.end() :].strip()
 
 

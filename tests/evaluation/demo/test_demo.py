@@ -21,7 +21,7 @@ from erasure.errors import EditError, SettingError
 from evaluation.attacking.scene import Scene
 from evaluation.demo.demo import HOST, build, demo, named, serve
 from evaluation.demo.page import WAITING
-from evaluation.demo.studio import CASES, LONGEST, SHOWN, Picture, Studio
+from evaluation.demo.studio import CASES, LONGEST, SHOWN, Picture, Studio, prompts_of
 
 CAT, KEPT = "A cat image in Winter style.", "A house image in Winter style."
 
@@ -71,6 +71,14 @@ def test_the_concept_differs_and_a_kept_one_agrees(studio: Studio) -> None:
     assert np.abs(pixels(before) - pixels(after)).mean() < changed / 4
     labels = [[word.rsplit(" ", 2)[0] for word in p.seen.split(", ")] for p in (before, after)]
     assert labels[0] == labels[1]
+
+
+def test_a_list_of_which_every_object_is_gone_asks_for_what_was_erased(pocket) -> None:
+    """A style alone is no prompt."""
+    gone = [pocket.catalogue.concept(name) for name in pocket.catalogue.objects]
+    assert [*prompts_of(pocket, gone)] == [f"{concept.name} (erased)" for concept in gone]
+    left = prompts_of(pocket, gone[1:])
+    assert left["Winter"] == pocket.catalogue.prompt(pocket.catalogue.objects[0], "Winter")
 
 
 def test_two_runs_share_one_model_and_each_draws_its_own(studio: Studio) -> None:
@@ -176,6 +184,19 @@ def test_an_edit_that_does_not_fit_leaves_the_others_as_they_were(
     assert not np.array_equal(pixels(first[0]), pixels(first[1]))
     for before, after in zip(first, again, strict=True):
         assert np.array_equal(pixels(before), pixels(after))
+
+
+def test_an_attack_that_has_no_place_in_the_prompts_is_refused_before_it_draws(
+    sd1: Path, tmp_path: Path
+) -> None:
+    more = {"kind": "object", "anchor": "dog", "template": "many {name}s"}
+    run = erase(str(sd1), "uce", ["cat"], out=tmp_path / "run", **more).folder
+    (tmp_path / "mine.py").write_text("def never(images):\n    return images[:, 0, 0, 0] > 255\n")
+    own = Studio({"run": run}, criterion=f"{tmp_path / 'mine.py'}:never")
+    steps = list[object]()
+    with pytest.raises(SettingError, match="'many cats' does not hold 'cat' as a word"):
+        own.attack("run", "cat", "paraphrase", lambda *step: steps.append(step))
+    assert not steps
 
 
 def call(address: str, name: str, data: list[Any]) -> tuple[str, Any]:

@@ -172,6 +172,19 @@ def test_a_killed_cell_is_told_by_the_signal(
     ]
 
 
+def test_a_cell_that_was_killed_when_all_was_done_is_done(
+    tmp_path: Path,
+    stubbed: Callable[[Path, str], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def killed_late(out: Path, name: str) -> list[str]:
+        *python, stub, place, cell = stubbed(out, name)
+        return [*python, f"{stub}\nos.kill(os.getpid(), 9)", place, cell]
+
+    monkeypatch.setattr(sweeping, "command", killed_late)
+    assert {state_of(cell) for cell in sweep(grid(1), tmp_path / "sweep")["cells"]} == {"done"}
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

@@ -18,7 +18,7 @@ def test_a_prompt_is_parted_between_words() -> None:
     with pytest.raises(SettingError, match="needs prompts that name dog or bird; got 'a cat'"):
         place("a cat", "replace", ["dog", "bird"])
     assert around("a garbage truck in snow", "garbage truck") == ("a", "in snow")
-    with pytest.raises(ValueError, match="does not hold 'dog'"):
+    with pytest.raises(SettingError, match="'a cat' does not hold 'dog' as a word"):
         around("a cat", "dog")
 
 
