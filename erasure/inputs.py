@@ -8,13 +8,15 @@ from typing import Any
 from erasure.errors import SettingError
 from erasure.files.naming import checked_path
 from erasure.files.storage import file_digest, folder_digest
+from erasure.models.built_in import DIFFUSION
 from erasure_datasets.hub import HUB
 
-# settings that may name a file or folder; of a folder that grows later, the part that is read
+# settings that may name a file or folder; of some folders what else lies there may change
 FILES = {
-    "concepts": "", "generator": "", "images": "", "mask": "", "retain_prompts": "", "source": "",
-    "trained": "slices", "weights": "",
+    "concepts", "generator", "images", "mask", "retain_prompts", "source", "trained", "weights",
 }  # fmt: skip
+MODELS = {"generator", "weights"}
+PARTS = {"trained": "slices"}
 OF_ANOTHER = ("after_settings", "then_settings")  # those of a method that works before or after
 CONTENTS = "contents "  # how a folder's digest begins
 
@@ -29,39 +31,44 @@ def inputs(
     """
     found = {}
     for name, text in _named(settings).items():
-        part = FILES[name.rpartition(".")[2]]
-        place = checked_path(text.removeprefix(HUB), name).expanduser() / part
+        place = checked_path(text.removeprefix(HUB), name).expanduser() / PARTS.get(name, "")
         is_old = not (noted or {}).get(name, CONTENTS).startswith(CONTENTS)
         try:
             if place.is_file():
                 found[name] = file_digest(place)
             elif place.is_dir():
-                found[name] = _sizes(place) if is_old else CONTENTS + folder_digest(place)
+                kinds = (".json", ".safetensors") if name in MODELS else ("",)
+                found[name] = _sizes(place) if is_old else CONTENTS + folder_digest(place, kinds)
         except OSError as error:
             raise SettingError(f"{name} must be readable; {error}.") from error
     return found
 
 
 def changed_inputs(record: Mapping[str, Any]) -> list[str]:
-    """What a run's config.json, `record`, names and holds something else now, or is no more.
+    """What a run's config.json, `record`, names and holds something else now.
 
-    Beside settings these are the files of plug-ins, by their paths.
+    Beside settings these are the files of plug-ins, by their paths. What is no longer there may
+    have been cleaned away: it is not among them.
     """
     then: dict[str, str] = record.get("inputs", {})
-    now = inputs({**record.get("settings", {}), **record.get("data", {})}, then)
     plugins = {name: file_digest(Path(name)) for name in then if Path(name).is_file()}
-    return [name for name, digest in then.items() if {**plugins, **now}.get(name) != digest]
+    now = plugins | inputs({**record.get("settings", {}), **record.get("data", {})}, then)
+    return [name for name, digest in then.items() if now.get(name, digest) != digest]
 
 
 def _named(settings: Mapping[str, object]) -> dict[str, str]:
     """What may be a file's or a folder's name, by its setting; of forget, `images` is a number."""
-    values = {name: settings[name] for name in sorted(FILES.keys() & settings.keys())}
+    values = {name: settings[name] for name in sorted(FILES & settings.keys())}
     for name in OF_ANOTHER:
         for part in str(settings.get(name, "")).split(","):
             key, _, value = (word.strip() for word in part.partition("="))
             if key in FILES:
                 values[f"{name}.{key}"] = value
-    return {name: text for name, text in values.items() if text and isinstance(text, str)}
+    return {
+        name: text
+        for name, text in values.items()
+        if text and isinstance(text, str) and not (name in MODELS and text in DIFFUSION)
+    }
 
 
 def _sizes(place: Path) -> str:

@@ -194,12 +194,23 @@ def _warn_of_sums(shared: Sequence[str] | dict[str, int]) -> None:
         )
 
 
+def _inputs(places: Sequence[Path]) -> dict[str, str]:
+    """The digests of what the runs read, of each name on which they agree."""
+    told = [run_record(place).get("inputs", {}) for place in places]
+    return {
+        name: digest
+        for one in told
+        for name, digest in one.items()
+        if all(other.get(name, digest) == digest for other in told)
+    }
+
+
 def _record(edit: Edit, places: Sequence[Path], overlap: Overlap) -> dict[str, object]:
     """What config.json says of it."""
     return {
         "command": shlex.join(sys.argv), "method": "apply", "model": edit.base,
         "revision": edit.revision, "base_digest": edit.base_digest,
         "config": run_record(places[0]).get("config"), "settings": {"overlap": overlap},
-        "concepts": [concept.as_json() for concept in edit.concepts],
+        "concepts": [concept.as_json() for concept in edit.concepts], "inputs": _inputs(places),
         "runs": [str(place) for place in places], "versions": versions(),
     }  # fmt: skip

@@ -14,6 +14,7 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import kept_figures
 import markdown_file
@@ -41,6 +42,11 @@ def attack_one(method: str, concept: str, chosen: argparse.Namespace) -> Path:
             options = ["--seeds", chosen.seeds, "--prompts", chosen.prompts]
             erasure("attack", attack, folder, *options)
     return folder
+
+
+def _back(part: dict[str, Any]) -> int | None:
+    """Steps until half of the cases showed the concept; None if they never did."""
+    return part["steps"] if part["came_back"] else None
 
 
 def rows(folders: dict[str, list[Path]], attacks: list[str]) -> list[str]:
@@ -75,7 +81,7 @@ def rows(folders: dict[str, list[Path]], attacks: list[str]) -> list[str]:
                 cell += f" ({control[0]:.0f}, {control[1]:.0f})"
             if attack == "relearn":
                 parts = [part for r in records.values() for part in r["per_concept"].values()]
-                relearned = ", ".join(f"{part['steps']} / {part['random_steps']}" for part in parts)
+                relearned = ", ".join(f"{_back(part)} / {part['random_steps']}" for part in parts)
             cells.append(cell)
         worst = f"{100 * sum(fallen.values()) / max(len(fallen), 1):.0f}"
         row = [method, str(count), f"{100 * plain:.0f}", *cells, worst, relearned]

@@ -49,7 +49,8 @@ def export(
     elif base is not None:
         raise SettingError(f"base is not needed for {to}, which holds the edit alone.")
     card = model_card(run, edit, form, model)
-    times = rounded(edit, model, DTYPES[dtype])  # writing rounds the model itself
+    # writing rounds the model itself; an adapter's factors round by their own size
+    times = 0.0 if form.is_adapter else rounded(edit, model, DTYPES[dtype])
     with atomic(out) as temporary, waiting(f"writing {out.name}"):
         temporary.mkdir(parents=True, exist_ok=True)
         form.write(edit, model, temporary, DTYPES[dtype])

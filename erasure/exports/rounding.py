@@ -12,8 +12,9 @@ from erasure_datasets.errors import DataWarning
 def rounded(edit: Edit, model: Editable | None, dtype: torch.dtype) -> float:
     """How far rounding to `dtype` moves the edited weights, as a multiple of what the edit did.
 
-    Both are roots of summed squares. Without a model the edit's own tensors are rounded; of
-    adapters, whose factors round by their own size, it is 0 then.
+    Both are roots of summed squares. Without a model the edit's own tensors are rounded, unchanged
+    elements with them; it is 0 then of adapters, whose factors round by their own size, and of an
+    edit that does not say how far it moved.
     """
     if dtype == torch.float32 or (model is None and edit.form == "lora"):
         return 0.0

@@ -64,7 +64,7 @@ def short_names(places: Sequence[Path], least: int = 1) -> list[str]:
     Parts of this user's own folder and of the working directory come last of all.
     """
     parts = [_below_home(place) for place in places]
-    for count in range(least, max(len(p) for p in parts)):
+    for count in range(least, max([least, *(len(p) for p in parts)])):
         names = ["/".join(p[-count:]) for p in parts]
         if len(set(names)) == len(names):
             return names

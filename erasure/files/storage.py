@@ -135,18 +135,21 @@ def file_digest(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def folder_digest(folder: Path) -> str:
+def folder_digest(folder: Path, kinds: tuple[str, ...] = ("",)) -> str:
     """SHA-256 of the names and contents of all files in a folder but hidden ones.
 
-    Of a folder above a GiB, of names, sizes and the first 64 KiB of each file.
+    `kinds`: how the names of those that count end. Of a folder above a GiB, of names, sizes and the
+    first 64 KiB of each file, but for .safetensors, whose first MiB can be names alone.
     """
     inner = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
-    names = sorted(str(name) for name in inner if not any(p.startswith(".") for p in name.parts))
+    seen = (name for name in inner if not any(part.startswith(".") for part in name.parts))
+    names = sorted(name for name in map(str, seen) if name.endswith(kinds))
     sizes = [(folder / name).stat().st_size for name in names]
     is_large, whole = sum(sizes) > LARGE, hashlib.sha256()
     listed = shown(list(zip(names, sizes, strict=True)), f"digest of {folder.name}")
     for name, size in listed:
-        digest = _head_digest(folder / name) if is_large else file_digest(folder / name)
+        is_whole = not is_large or name.endswith(".safetensors")
+        digest = file_digest(folder / name) if is_whole else _head_digest(folder / name)
         whole.update(repr((name, size, digest)).encode(errors="surrogatepass"))
     return whole.hexdigest()
 

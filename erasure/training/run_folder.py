@@ -121,6 +121,9 @@ def _refuse_other(folder: Path, key: str, old: object, new: object) -> None:
         section, _, name = key.partition(".")
         differs = f"its {key} is {_short(old)}, this one's is {_short(new)}"
         if section == "inputs" and name:
+            # what one of them does not tell: an earlier version, or a file that is gone
+            if None in (old, new) and not name.endswith(".py"):
+                return
             differs = f"of its inputs, {name} has changed since"
         raise RunError(
             f"{folder} holds a different run: {differs}. Remove the folder, or name another --out."

@@ -13,7 +13,7 @@ from erasure.errors import SettingError
 from erasure.files.storage import write_json
 from erasure.keeping import kept_edit
 from erasure.models.built_in import GOLD
-from erasure.opening import revision_of
+from erasure.opening import lasting_name, revision_of
 from erasure.training.processes import launched
 from erasure.training.run_folder import run_record
 from erasure_datasets.concept import Concept
@@ -55,7 +55,7 @@ def gold_run(run: Path, gold: Path | str, *, base: Path | str | None = None) -> 
         anchor=[concept.anchor for concept in concepts],
         config=None if base else run_record(run).get("config"),
         revision=revision_of(str(edit.base), edit, base),
-        weights=GOLD if str(gold) == "pocket" else str(gold), rehearsal=None,
+        weights=GOLD if str(gold) == "pocket" else lasting_name(str(gold), "gold"), rehearsal=None,
     )  # fmt: skip
     record = {**plan.record, "concepts": [concept.as_json() for concept in concepts]}
     plan = replace(plan, concepts=concepts, record=record)

@@ -10,7 +10,7 @@ It needs the weights, so it shows what they still hold rather than what a user c
 
 Choices
 - Images are latents that the model from before the erasure draws for the concept's own prompts, as
-  far as they hold its name as a word.
+  far as they hold its name as a word and leave room for v*.
 - `init` is the word that v* starts from, the concept's own name if it is empty (the mean of its
   tokens' embeddings, where they are several).
 - One learned word serves all cases; each is drawn once, with v* in the place of the name.
@@ -24,8 +24,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erasure.config import check, setting
+from erasure.errors import SettingError
 from erasure.files.storage import read_tensors, write_tensors
 from erasure.methods.shared.learned_words import embedding_of
+from erasure.models.diffusion.model import DiffusionModel
 from erasure.models.diffusion.slots import around, named
 from erasure.registry import ATTACKS
 from erasure_datasets.concept import Concept
@@ -73,7 +75,8 @@ class TextualInversion(Attack):
         """The new word's vectors, (k, w)."""
         model, generator = scene.model, scene.generator("textual inversion")
         name = scene.concept.name
-        prompts = [text for text in scene.concept.prompts() if named(text, name)] or [name]
+        own = (text for text in scene.concept.prompts() if named(text, name))
+        prompts = [text for text in own if self._fits(model, around(text, name))] or [name]
         chosen = [prompts[i % len(prompts)] for i in range(self.images)]
         targets = scene.targets(chosen, "inversion images")
         slotted = model.open_slots([around(text, name) for text in chosen], self.tokens)
@@ -94,3 +97,11 @@ class TextualInversion(Attack):
                 optimiser.step()
                 bar.advance(f"loss {loss.item():.4f}")
         return vectors.detach()
+
+    def _fits(self, model: DiffusionModel, place: tuple[str, str]) -> bool:
+        """Whether a prompt leaves room for the word."""
+        try:
+            model.open_slots([place], self.tokens)
+        except SettingError:
+            return False
+        return True

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from erasure.errors import RunError, SettingError
+from erasure.errors import ErasureError, RunError, SettingError
 from erasure.files.naming import slug
 from erasure.files.records import CellShape, StepShape, SweepShape, read_record
 from erasure.files.storage import write_json
@@ -107,7 +107,10 @@ def is_finished(out: Path, cell: CellShape, step: StepShape) -> bool:
     run = out / cell["name"]
     if step["state"] != "done" or not (run / step.get("file", "edit.json")).is_file():
         return False
-    return what(step) not in ("erase", "forget") or not changed_inputs(run_record(run))
+    try:
+        return what(step) not in ("erase", "forget") or not changed_inputs(run_record(run))
+    except ErasureError:
+        return False
 
 
 def write_sweep(out: Path, grid: dict[str, Any], cells: Sequence[CellShape]) -> None:

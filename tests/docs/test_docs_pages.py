@@ -57,6 +57,12 @@ def test_every_command_has_a_page_with_its_options() -> None:
                 assert f"`{entry.opts[0].casefold()}" in folded, (name, word, entry.name)
 
 
+def test_commands_of_their_own_are_of_plugins_that_there_are() -> None:
+    shelves = (*SHELVES, *docs_plugins.LISTS.values())
+    known = {(shelf.folder, name) for shelf in shelves for name in shelf.registry.names()}
+    assert docs_plugins.OTHERWISE.keys() <= known
+
+
 def test_formulas_are_code_and_choices_a_list() -> None:
     text = (
         "Idea: a*b < c*d, to_k.\n\n    x* = y_i\n      z\n\nChoices\n- `a_b` stays.\n  So.\n- Two."
