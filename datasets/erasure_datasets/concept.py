@@ -124,6 +124,11 @@ def has_article(name: str) -> bool:
     return first.lower() in ("a", "an", "the") and bool(rest.strip())
 
 
+def without_article(name: str) -> str:
+    """The name without its own a, an or the."""
+    return name.partition(" ")[2].lstrip() if has_article(name) else name
+
+
 def _replaced(template: str, texts: dict[str, str]) -> str:
     return re.sub(rf"{{({'|'.join(texts)})}}", lambda found: texts[found[1]], template)
 

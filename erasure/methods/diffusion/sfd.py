@@ -45,6 +45,7 @@ from torch import Tensor
 from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.errors import SettingError
+from erasure.methods.shared.aligned_prompts import aligned_prompts
 from erasure.methods.shared.distilling import distil
 from erasure.methods.shared.score_identity import Draw, Rules, duel, fake_score
 from erasure.models.diffusion.load import load_generator
@@ -158,15 +159,15 @@ class SFD:
 
     def _rows(self, concepts: list[Concept]) -> list[tuple[str, str, str]]:
         """(the prompt, what the teacher is asked instead, its unconditional slot) per template."""
-        return [
+        rows = [
             (
                 prompt,
-                anchor if self.override != "negative" else prompt,
-                concept.name if self.override != "anchor" else "",
+                wanted if self.override != "negative" else prompt,
+                name if self.override != "anchor" else "",
             )
-            for concept in concepts
-            for prompt, anchor in zip(concept.prompts(), concept.anchor_prompts(), strict=True)
+            for prompt, name, wanted, _ in aligned_prompts(concepts)
         ]
+        return list(dict.fromkeys(rows))
 
     @torch.no_grad()
     def _draw(

@@ -43,6 +43,7 @@ from torch.nn import functional as F
 from erasure.config import check, setting
 from erasure.edit import Edit
 from erasure.errors import SettingError
+from erasure.methods.shared.aligned_prompts import anchored_pairs
 from erasure.methods.shared.learned_words import Named, Words, embedding_of, learn_words
 from erasure.methods.shared.paths import (
     Paths,
@@ -52,7 +53,7 @@ from erasure.methods.shared.paths import (
     retain_loss,
     texts_of,
 )
-from erasure.methods.shared.training_data import Pictures, forget_prompts
+from erasure.methods.shared.training_data import Pictures
 from erasure.models.diffusion.model import Condition, DiffusionModel
 from erasure.registry import METHODS
 from erasure.training.fit import fit
@@ -119,7 +120,7 @@ class Stereo:
         run.lower(model.parameters())
         first = self._first(model, concepts)
         named.encode(model, [*named.places], first)  # refuses prompts that leave no room
-        rows, kept = list[tuple[str, ...]](forget_prompts(concepts)), list[tuple[str, ...]]()
+        rows, kept = list[tuple[str, ...]](anchored_pairs(concepts)), list[tuple[str, ...]]()
         if self.retain_weight:
             texts = retain_prompts(concepts, model.catalogue, self.retain_prompts)
             kept = [(text,) for text in texts]

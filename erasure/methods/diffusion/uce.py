@@ -52,11 +52,12 @@ from torch import Tensor
 
 from erasure.config import check, setting
 from erasure.edit import Edit
+from erasure.methods.shared.aligned_prompts import aligned_prompts
 from erasure.models.diffusion.model import DiffusionModel
 from erasure.registry import METHODS
 from erasure.training.progress import shown
 from erasure.training.run import Run
-from erasure_datasets.concept import Concept, mentions, retain_prompts
+from erasure_datasets.concept import Concept, retain_prompts
 
 Vectors = Tensor  # (n, d) float64, on the CPU
 ENCODED_AT_ONCE = 64
@@ -165,27 +166,6 @@ class UCE:
                 vectors.append(rows.flatten(0, 1))
         scale = (self.preserve_weight / (len(prompts) if self.average else 1)) ** 0.5
         return torch.cat(vectors) * scale
-
-
-def aligned_prompts(concepts: Sequence[Concept]) -> list[tuple[str, str, str, str]]:
-    """(prompt, the concept's name in it, what is wanted instead, the anchor's name in that).
-
-    Other concepts of the request that a prompt names make way for their anchors too.
-    """
-    rows = []
-    for concept in concepts:
-        for prompt, wanted in zip(concept.prompts(), concept.anchor_prompts(), strict=True):
-            anchor = concept.anchor
-            for other in concepts:
-                if other is concept or not mentions(wanted, other.name):
-                    continue
-                if not other.anchor:
-                    wanted = anchor = ""
-                    break
-                word = rf"(?<!\w){re.escape(other.name)}(?!\w)"
-                wanted = re.sub(word, other.anchor.replace("\\", r"\\"), wanted)
-            rows.append((prompt, concept.name, wanted, anchor))
-    return rows
 
 
 def last_position(count: Callable[[str], int], prompt: str, name: str) -> int:

@@ -110,6 +110,17 @@ def refuse_named(folder: Path, captions: Sequence[str], concepts: Sequence[Conce
             )
 
 
+def warn_of_uncaptioned(folder: Path, first: str) -> None:
+    """A warning, in one line, that pictures to keep are taught by prompts that nobody chose."""
+    warnings.warn(
+        f"images: pictures in {folder} have no captions and are taught by general prompts in turn, "
+        f"{first!r} the first, whatever they show; add captions, or name prompts with "
+        "--retain-prompts.",
+        DataWarning,
+        stacklevel=3,
+    )
+
+
 def warn_of_unnamed(captions: Mapping[Path, str], concepts: Sequence[Concept]) -> None:
     """A warning, in one line, of captions of what is to be forgotten that do not name it.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from erasure.errors import SettingError
+from erasure.methods.shared.aligned_prompts import aligned_prompts
 from erasure.models.diffusion.model import DiffusionModel, SampledPath
 from erasure.training.processes import everyones, own_range
 from erasure.training.run import Run
@@ -64,22 +65,17 @@ def texts_of(*rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def push_rows(concepts: list[Concept], push_from: PushFrom) -> list[tuple[str, ...]]:
-    """(c, start, pushed, '') for every concept and template.
+    """(c, start, pushed, '') for every concept and template, each once.
 
     The target of c is eps_0(start) - push (eps_0(pushed) - eps_0('')). "prompt" starts from c and
-    pushes c; "anchor" starts from the anchor's prompt and pushes c; "concept" starts from c and
-    pushes the concept's bare name.
+    pushes c; "anchor" starts from the anchor's prompt, which names no other of the concepts, and
+    pushes c; "concept" starts from c and pushes the concept's bare name.
     """
     rows = []
-    for concept in concepts:
-        for prompt, anchor in zip(concept.prompts(), concept.anchor_prompts(), strict=True):
-            starts = {
-                "prompt": (prompt, prompt),
-                "anchor": (anchor, prompt),
-                "concept": (prompt, concept.name),
-            }
-            rows.append((prompt, *starts[push_from], ""))
-    return rows
+    for prompt, name, wanted, _ in aligned_prompts(concepts):
+        starts = {"prompt": (prompt, prompt), "anchor": (wanted, prompt), "concept": (prompt, name)}
+        rows.append((prompt, *starts[push_from], ""))
+    return list(dict.fromkeys(rows))
 
 
 def check_push(method: str, push: float, push_from: PushFrom) -> None:

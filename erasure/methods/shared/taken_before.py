@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import torch
 
+from erasure.methods.shared.aligned_prompts import anchored_pairs
 from erasure.methods.shared.training_data import (
     Pictures,
     Plan,
     draw_pictures,
-    forget_prompts,
     gather_anchors,
     prompts_with_pictures,
 )
@@ -42,7 +42,7 @@ def with_taken(
     if drawn:
         own, count = replace(plan, shows_anchor=True), each * len(drawn)
         found.append(
-            draw_pictures("hold", forget_prompts(drawn), count, model, own, run, of="retain_images")
+            draw_pictures("hold", anchored_pairs(drawn), count, model, own, run, of="retain_images")
         )
     return Pictures(
         torch.cat([pictures.latents for pictures in found]),

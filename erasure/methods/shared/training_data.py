@@ -10,14 +10,20 @@ from torch.nn import functional as F
 
 from erasure.errors import SettingError
 from erasure.files.naming import checked_path
-from erasure.methods.shared.caption_files import find_captions, refuse_named, warn_of_unnamed
+from erasure.methods.shared.aligned_prompts import anchored_pairs, without
+from erasure.methods.shared.caption_files import (
+    find_captions,
+    refuse_named,
+    warn_of_uncaptioned,
+    warn_of_unnamed,
+)
 from erasure.methods.shared.images_of_pairs import ImageOf, canvas_image, image_from
 from erasure.methods.shared.paths import sampled
 from erasure.models.diffusion.model import DiffusionModel
 from erasure.training.progress import shown
 from erasure.training.run import Run
 from erasure_datasets.canvas import OBJECTS, STYLES
-from erasure_datasets.concept import Catalogue, Concept, retain_prompts
+from erasure_datasets.concept import Catalogue, Concept, mentions, retain_prompts
 from erasure_datasets.errors import DataError
 from erasure_datasets.images import find_images, read_image, unread, warn_of_unread
 
@@ -140,12 +146,6 @@ def _is_canvas(catalogue: Catalogue) -> bool:
     return (catalogue.objects, catalogue.styles) == (OBJECTS, STYLES)
 
 
-def forget_prompts(concepts: list[Concept]) -> list[tuple[str, str]]:
-    """(prompt that names a concept, the same with its anchor), over all concepts and templates."""
-    both = [zip(c.prompts(), c.anchor_prompts(), strict=True) for c in concepts]
-    return list(dict.fromkeys(pair for pairs in both for pair in pairs))
-
-
 def _from_pairs(
     catalogue: Catalogue, model: DiffusionModel, concepts: list[Concept], plan: Plan, run: Run,
     image: ImageOf,
@@ -211,7 +211,7 @@ def _from_two_folders(
     model: DiffusionModel, concepts: list[Concept], folder: Path, plan: Plan
 ) -> tuple[Pictures, Pictures]:
     """`forget/` (`anchor/`) and `retain/`, by captions where there are any, else by templates."""
-    pairs, all_gone = forget_prompts(concepts), [*concepts, *model.taken]
+    pairs, all_gone = anchored_pairs(concepts), [*concepts, *model.taken]
     kept = _kept_prompts(model, concepts, plan)
     gone = "anchor" if plan.shows_anchor else "forget"
     parts = [folder / "forget", folder / gone, folder / "retain"]
@@ -244,10 +244,44 @@ def _from_two_folders(
             refuse_named(folder, prompts, all_gone)
         elif captions:
             warn_of_unnamed({file: captions[file] for file in files}, concepts)
+        elif name != "retain" and len(concepts) > 1:
+            names = ", ".join(concept.name for concept in concepts)
+            raise SettingError(
+                f"images: {folder / name} must have captions, which say what each picture shows, "
+                f"to forget several concepts ({names})."
+            )
+        anchors = [anchor for _, anchor in chosen]
+        if name == "forget" and captions:
+            anchors = _anchored(folder, prompts, anchors, concepts)
         model.warn_beyond(prompts, f"captions of {folder / name}")
         read = [read_image(file, model.resolution) for file in shown(files, "reading images")]
-        sets.append(Pictures(encoded(model, read), prompts, [anchor for _, anchor in chosen]))
+        sets.append(Pictures(encoded(model, read), prompts, anchors))
+        if name == "retain" and not (captions or plan.retain_prompts):
+            warn_of_uncaptioned(folder / name, prompts[0])
     return sets[0], sets[1]
+
+
+def _anchored(
+    folder: Path, captions: list[str], default: list[str], concepts: list[Concept]
+) -> list[str]:
+    """The captions with the concepts that they name replaced by their anchors.
+
+    A caption that names none stands for the only concept, with a template of its anchor.
+    SettingError for such a caption where there are several.
+    """
+    found = []
+    for caption, anchor in zip(captions, default, strict=True):
+        if any(mentions(caption, concept.name) for concept in concepts):
+            found.append(without(caption, concepts))
+        elif len(concepts) == 1:
+            found.append(anchor)
+        else:
+            names = ", ".join(concept.name for concept in concepts)
+            raise SettingError(
+                f"images: each caption in {folder / 'forget'} must name one of {names}; "
+                f"{caption!r} does not."
+            )
+    return found
 
 
 def _generated(
@@ -256,7 +290,7 @@ def _generated(
     """Latents that the original model draws, by DDIM."""
     kept = _kept_prompts(model, concepts, plan)
     return (
-        draw_pictures("forget", forget_prompts(concepts), plan.forget_count, model, plan, run),
+        draw_pictures("forget", anchored_pairs(concepts), plan.forget_count, model, plan, run),
         draw_pictures("retain", kept, plan.retain_count, model, plan, run),
     )
 

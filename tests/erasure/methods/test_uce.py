@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from erasure.erasing import erase
-from erasure.methods.diffusion.uce import aligned_prompts, last_position
+from erasure.methods.diffusion.uce import last_position
+from erasure.methods.shared.aligned_prompts import aligned_prompts
 from erasure.models.diffusion.load import load_model
 from erasure_datasets.concept import Concept
 

@@ -172,7 +172,7 @@ def test_what_is_passed_over_is_said(model: StableDiffusion, folder: Path, name:
     (folder / "forget" / ".hidden.heic").write_text("")
     (folder / "forget" / "Thumbs.db").write_text("")
     with warnings.catch_warnings():
-        warnings.simplefilter("error", DataWarning)
+        warnings.filterwarnings("error", "(?s).*not read", DataWarning)
         gathered(model, folder)
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("")
@@ -197,7 +197,7 @@ def test_the_anchors_pictures_lie_beside_those_to_forget(
             "file_name,text\nforget/0.png,my cat asleep\nforget/1.png,my cat\n"
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("error", DataWarning)
+        warnings.filterwarnings("error", "(?s).*not read", DataWarning)
         forget, _ = gather(model, concepts, plan, run)
         anchors = gather_anchors(model, concepts, plan, run)
     assert anchors.prompts == [concepts[0].prompts()[0]]
@@ -211,11 +211,48 @@ def test_captions_that_do_not_name_the_concept_are_told(
 ) -> None:
     for i, text in enumerate(("My-Cats asleep", "a kitten")):
         (folder / "forget" / f"{i}.txt").write_text(text)
+        (folder / "retain" / f"{i}.txt").write_text("a boat")
     with pytest.warns(DataWarning, match=r"1 of 2 captions .* my cat; .*'a kitten', of .*1\.png"):
         gathered(model, folder)
     with warnings.catch_warnings():
         warnings.simplefilter("error", DataWarning)
         gathered(model, folder, 1)
+
+
+TWO = [Concept("cat", "object", anchor="dog"), Concept("church", "object", anchor="a house")]
+
+
+def test_each_caption_has_the_anchor_of_what_it_names(model: StableDiffusion, folder: Path) -> None:
+    """Not that of whichever concept is its turn."""
+    for i, text in enumerate(("An old church", "a cat by a church")):
+        (folder / "forget" / f"{i}.txt").write_text(text)
+        (folder / "retain" / f"{i}.txt").write_text("a boat")
+    plan = Plan(str(folder), 2, 2, "", 2, 7.5)
+    forget, _ = gather(model, TWO, plan, Run(folder.parent / "run"))
+    assert list(zip(forget.prompts, forget.anchors, strict=True)) == [
+        ("An old church", "An old house"), ("a cat by a church", "a dog by a house"),
+    ]  # fmt: skip
+    (folder / "forget" / "1.txt").write_text("a kitten")
+    with (
+        pytest.warns(DataWarning, match="do not name cat or church"),
+        pytest.raises(SettingError, match="must name one of cat, church; 'a kitten' does not"),
+    ):
+        gather(model, TWO, plan, Run(folder.parent / "run"))
+    for file in (folder / "forget").glob("*.txt"):
+        file.unlink()
+    with pytest.raises(SettingError, match=r"forget must have captions.*concepts \(cat, church\)"):
+        gather(model, TWO, plan, Run(folder.parent / "run"))
+
+
+def test_pictures_to_keep_without_captions_are_told(model: StableDiffusion, folder: Path) -> None:
+    with pytest.warns(DataWarning, match=r"retain have no captions .*'a photo of .* the first"):
+        gathered(model, folder)
+    kept = folder.parent / "kept.txt"
+    kept.write_text("a boat\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)
+        plan = Plan(str(folder), 2, 2, str(kept), 2, 7.5)
+        gather(model, TWO[:1], plan, Run(folder.parent / "run"))
 
 
 def test_captions_that_are_cut_are_told(model: StableDiffusion, folder: Path) -> None:
