@@ -1,8 +1,7 @@
 """Images to forget and to keep, as latents: from Pocket Canvas, a folder, or the model itself."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,59 +9,17 @@ from torch.nn import functional as F
 
 from erasure.errors import SettingError
 from erasure.files.naming import checked_path
-from erasure.methods.shared.aligned_prompts import anchored_pairs, without
-from erasure.methods.shared.caption_files import (
-    find_captions,
-    refuse_named,
-    warn_of_uncaptioned,
-    warn_of_unnamed,
-)
+from erasure.methods.shared.aligned_prompts import anchored_pairs
 from erasure.methods.shared.images_of_pairs import ImageOf, canvas_image, image_from
 from erasure.methods.shared.paths import sampled
+from erasure.methods.shared.pictures import Pictures, Plan, encoded
+from erasure.methods.shared.two_folders import from_two_folders
 from erasure.models.diffusion.model import DiffusionModel
 from erasure.training.progress import shown
 from erasure.training.run import Run
 from erasure_datasets.canvas import OBJECTS, STYLES
-from erasure_datasets.concept import Catalogue, Concept, mentions, retain_prompts
+from erasure_datasets.concept import Catalogue, Concept, retain_prompts
 from erasure_datasets.errors import DataError
-from erasure_datasets.images import find_images, read_image, unread, warn_of_unread
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Latents (n, c, h, w) with a prompt each.
-
-    For forgetting also the prompt of what to draw instead.
-    """
-
-    latents: Tensor
-    prompts: list[str]
-    anchors: list[str]
-
-    def only(self, wanted: Sequence[bool]) -> "Pictures":
-        """Those of which this is true, in order."""
-        rows = [row for row, is_wanted in enumerate(wanted) if is_wanted]
-        prompts, anchors = ([texts[i] for i in rows] for texts in (self.prompts, self.anchors))
-        return Pictures(self.latents[rows], prompts, anchors)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to gather: (object, style) pairs or plain prompts, and where images come from.
-
-    With `shows_anchor` the pictures to forget show what is drawn instead, under the same prompts;
-    with `has_anchors` a folder has pictures of that as well, for `gather_anchors`. A `retain_count`
-    of 0 gathers none to keep.
-    """
-
-    images: str
-    forget_count: int
-    retain_count: int
-    retain_prompts: str  # a file; none, if it is empty
-    sampling_steps: int
-    guidance: float
-    shows_anchor: bool = False
-    has_anchors: bool = False
 
 
 def gather(
@@ -120,7 +77,7 @@ def _gathered(
     if catalogue:
         image = image_from(folder, model.resolution)
         return _from_pairs(catalogue, model, concepts, plan, run, image)
-    return _from_two_folders(model, concepts, folder, plan)
+    return from_two_folders(model, concepts, folder, plan, _kept_prompts(model, concepts, plan))
 
 
 def _listed(model: DiffusionModel, plan: Plan) -> Catalogue | None:
@@ -197,91 +154,6 @@ def _instead(name: str, style: str, concepts: list[Concept]) -> tuple[str, str]:
     """The pair with every concept replaced by its anchor; "" where an anchor is none."""
     anchors = {concept.name: concept.anchor for concept in concepts}
     return anchors.get(name, name), anchors.get(style, style)
-
-
-def encoded(model: DiffusionModel, images: Sequence[Tensor]) -> Tensor:
-    """Latents (n, c, h, w) on the CPU of images (3, h, w), as many at once as their size allows."""
-    if not images:
-        return torch.zeros(0, *model.latent_shape)
-    parts = torch.stack(list(images)).split(model.images_at_once)
-    return torch.cat([model.to_latents(part) for part in shown(parts, "encoding images")]).cpu()
-
-
-def _from_two_folders(
-    model: DiffusionModel, concepts: list[Concept], folder: Path, plan: Plan
-) -> tuple[Pictures, Pictures]:
-    """`forget/` (`anchor/`) and `retain/`, by captions where there are any, else by templates."""
-    pairs, all_gone = anchored_pairs(concepts), [*concepts, *model.taken]
-    kept = _kept_prompts(model, concepts, plan)
-    gone = "anchor" if plan.shows_anchor else "forget"
-    parts = [folder / "forget", folder / gone, folder / "retain"]
-    parts += [folder / "anchor"] if plan.has_anchors else []
-    others = [entry for entry in unread(folder, parts) if entry.stem.lower() != "metadata"]
-    warn_of_unread(folder, others)
-    sets = []
-    for name, default, count in (
-        (gone, pairs, plan.forget_count),
-        ("retain", kept, plan.retain_count),
-    ):
-        if not count:
-            sets.append(Pictures(encoded(model, []), [], []))
-            continue
-        files = find_images(folder / name)
-        if not files:
-            raise SettingError(
-                f"images: {folder} must hold images in {name}/ (*.jpg or *.png); found none."
-            )
-        captions = find_captions(folder, name, files)
-        if name == "anchor" and captions:
-            raise SettingError(
-                f"images: pictures of the anchor go by the concept's templates; {folder} has "
-                "captions for anchor/. Take them out."
-            )
-        files = files[:count]
-        chosen = [default[i % len(default)] for i in range(len(files))]
-        prompts = [captions[f] if captions else p for f, (p, _) in zip(files, chosen, strict=True)]
-        if name == "retain" and captions:
-            refuse_named(folder, prompts, all_gone)
-        elif captions:
-            warn_of_unnamed({file: captions[file] for file in files}, concepts)
-        elif name != "retain" and len(concepts) > 1:
-            names = ", ".join(concept.name for concept in concepts)
-            raise SettingError(
-                f"images: {folder / name} must have captions, which say what each picture shows, "
-                f"to forget several concepts ({names})."
-            )
-        anchors = [anchor for _, anchor in chosen]
-        if name == "forget" and captions:
-            anchors = _anchored(folder, prompts, anchors, concepts)
-        model.warn_beyond(prompts, f"captions of {folder / name}")
-        read = [read_image(file, model.resolution) for file in shown(files, "reading images")]
-        sets.append(Pictures(encoded(model, read), prompts, anchors))
-        if name == "retain" and not (captions or plan.retain_prompts):
-            warn_of_uncaptioned(folder / name, prompts[0])
-    return sets[0], sets[1]
-
-
-def _anchored(
-    folder: Path, captions: list[str], default: list[str], concepts: list[Concept]
-) -> list[str]:
-    """The captions with the concepts that they name replaced by their anchors.
-
-    A caption that names none stands for the only concept, with a template of its anchor.
-    SettingError for such a caption where there are several.
-    """
-    found = []
-    for caption, anchor in zip(captions, default, strict=True):
-        if any(mentions(caption, concept.name) for concept in concepts):
-            found.append(without(caption, concepts))
-        elif len(concepts) == 1:
-            found.append(anchor)
-        else:
-            names = ", ".join(concept.name for concept in concepts)
-            raise SettingError(
-                f"images: each caption in {folder / 'forget'} must name one of {names}; "
-                f"{caption!r} does not."
-            )
-    return found
 
 
 def _generated(
