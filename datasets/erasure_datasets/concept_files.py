@@ -1,7 +1,7 @@
 """Files of concepts to erase in one request: `erasure erase METHOD --concepts-file FILE`.
 
 A .txt with a name a line; or a .csv, .tsv or .jsonl with a column concept (or name) and, as far as
-wanted, kind, anchor and templates, several of these with | between them.
+wanted, kind, anchor and templates, several of these with | between them or, in a .jsonl, as a list.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from erasure_datasets.concept import USER_KINDS
 from erasure_datasets.tables import TableError, read_column, read_lines
 
 NAMES = ("concept", "name")
-BESIDE = ("kind", "anchor", "templates")
+BESIDE, SEVERAL = ("kind", "anchor"), ("templates",)
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl")
 
 
@@ -28,7 +28,8 @@ class Asked:
 def read_concepts(file: Path) -> list[Asked]:
     """Every concept of a file, in order, at least one; TableError names the file and what is wrong.
 
-    That is another suffix or column, a row without a name, or a kind that is none.
+    That is another suffix or column, a row without a name, a kind that is none, or a cell that
+    holds no text.
     """
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
@@ -38,14 +39,13 @@ def read_concepts(file: Path) -> list[Asked]:
         if not names:
             raise TableError(f"{file} must name at least one concept.")
         return [Asked(name) for name in names]
-    column = read_column(file, NAMES)
-    strange = next((name for name in column.others if name not in BESIDE), None)
-    if strange is not None:
-        raise TableError(
-            f"{file} must have no columns but concept, {', '.join(BESIDE)}; has {strange!r}."
-        )
-    blank = [""] * len(column.texts)
-    kinds, anchors, templates = (column.others.get(name, blank) for name in BESIDE)
+    column = read_column(file, NAMES, beside=BESIDE, several=SEVERAL)
+    if column.unread:
+        known = ", ".join(("concept", *BESIDE, *SEVERAL))
+        raise TableError(f"{file} must have no columns but {known}; has {column.unread[0]!r}.")
+    count = len(column.texts)
+    kinds, anchors = (column.others.get(name, [""] * count) for name in BESIDE)
+    (templates,) = (column.several.get(name, [()] * count) for name in SEVERAL)
     wrong = next((i for i, kind in enumerate(kinds) if kind and kind not in USER_KINDS), None)
     if wrong is not None:
         raise TableError(
@@ -53,12 +53,6 @@ def read_concepts(file: Path) -> list[Asked]:
             f"{column.lines[wrong]} has {kinds[wrong]!r}."
         )
     return [
-        Asked(name, kind or None, anchor or None, _parts(template))
-        for name, kind, anchor, template in zip(
-            column.texts, kinds, anchors, templates, strict=True
-        )
+        Asked(name, kind or None, anchor or None, own)
+        for name, kind, anchor, own in zip(column.texts, kinds, anchors, templates, strict=True)
     ]
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split("|") if part.strip())

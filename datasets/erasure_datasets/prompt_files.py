@@ -61,7 +61,7 @@ def built_in(name: str) -> tuple[str, ...]:
 
 
 def _read_table(file: Path) -> list[Line]:
-    column = read_column(file)
+    column = read_column(file, beside=(*SEEDS, *UNUSED))
     name = next((name for name in SEEDS if name in column.others), None)
     seeds = [None] * len(column.texts) if name is None else column.others[name]
     _warn_of_unused(file, column.others)

@@ -44,7 +44,7 @@ def _of_lines(file: Path) -> SampleList:
 
 
 def _of_table(file: Path) -> SampleList:
-    column = read_column(file, NAMES)
+    column = read_column(file, NAMES, beside=TRUE_LABELS)
     word = next((word for word in TRUE_LABELS if word in column.others), None)
     if word is None:
         return SampleList(tuple(column.texts))

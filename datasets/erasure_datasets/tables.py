@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shortened
 
 from erasure_datasets.errors import DataError
 
@@ -20,28 +21,47 @@ class TableError(DataError):
 
 @dataclass(frozen=True)
 class Column:
-    """A table's texts of one column, with the number of the line of each; `others` has the rest.
+    """A table's texts of one column, with the number of the line of each.
 
-    Names of columns are in lower case with underscores. None of the texts is empty, and there is at
-    least one.
+    `others` and `several` have the columns beside it that were asked for, as far as they are there,
+    `unread` the names of the rest. Names of columns are in lower case with underscores. None of the
+    texts is empty, and there is at least one; a text of `others` may be, and a tuple of `several`.
     """
 
     texts: list[str]
     lines: list[int]
     others: dict[str, list[str]]
+    several: dict[str, list[tuple[str, ...]]]
+    unread: list[str]
 
 
-def read_column(file: Path, names: Sequence[str] = PROMPT_NAMES) -> Column:
-    """The first of these columns that a .csv, .tsv or .jsonl has; TableError names the file."""
+def read_column(
+    file: Path, names: Sequence[str] = PROMPT_NAMES, *, beside: Sequence[str] = (),
+    several: Sequence[str] = (),
+) -> Column:  # fmt: skip
+    """The first of these columns that a .csv, .tsv or .jsonl has, and those `beside` it.
+
+    A cell of a column in `several` holds texts with | between them, or a .jsonl's list of texts.
+    TableError names the file, and the line and column of a cell that holds something else.
+    """
     columns, rows = _read_objects(file) if file.suffix.lower() == ".jsonl" else _read(file)
     index = _find(file, columns, names)
     texts = [_text(file, number, row, index, columns) for number, row in rows]
-    others = {
-        name: [row[place].strip() if place < len(row) else "" for _, row in rows]
-        for place, name in enumerate(map(_plain, columns))
-        if place != index
+    known = {
+        name: _find(file, columns, [name])
+        for name in dict.fromkeys(map(_plain, columns))
+        if name in (*beside, *several)
     }
-    return Column(texts, [number for number, _ in rows], others)
+    return Column(
+        texts,
+        [number for number, _ in rows],
+        {name: [_cell(file, *row, known[name], columns) for row in rows]
+         for name in beside if name in known},
+        {name: [_parts(file, *row, known[name], columns) for row in rows]
+         for name in several if name in known},
+        [name for place, name in enumerate(map(_plain, columns))
+         if place != index and name not in known],
+    )  # fmt: skip
 
 
 def read_captions(file: Path) -> dict[str, str]:
@@ -61,7 +81,7 @@ def read_captions(file: Path) -> dict[str, str]:
     return found
 
 
-Rows = list[tuple[int, list[str]]]  # with the number of the line each ends in
+Rows = list[tuple[int, list[object]]]  # with the number of the line each ends in
 
 
 def _read(file: Path) -> tuple[list[str], Rows]:
@@ -71,12 +91,15 @@ def _read(file: Path) -> tuple[list[str], Rows]:
     separator = max(SEPARATORS, key=first.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
-        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+        columns = next((row for row in reader if any(cell.strip() for cell in row)), [])
+        rows: Rows = [
+            (reader.line_num, [*row]) for row in reader if any(cell.strip() for cell in row)
+        ]
     except csv.Error as error:
         raise TableError(f"{file} is no CSV, in line {reader.line_num}: {error}.") from error
-    if len(rows) < 2:
+    if not rows:
         raise TableError(f"{file} must have a line of column names and at least one row.")
-    return [column.strip() for column in rows[0][1]], rows[1:]
+    return [column.strip() for column in columns], rows
 
 
 def _read_objects(file: Path) -> tuple[list[str], Rows]:
@@ -95,18 +118,7 @@ def _read_objects(file: Path) -> tuple[list[str], Rows]:
     if not records:
         raise TableError(f"{file} must have at least one row.")
     columns = list(dict.fromkeys(key for _, record in records for key in record))
-    cells = [[record.get(column) for column in columns] for _, record in records]
-    texts = [
-        [_as_text(name, cell) for name, cell in zip(columns, row, strict=True)] for row in cells
-    ]
-    return columns, [(number, row) for (number, _), row in zip(records, texts, strict=True)]
-
-
-def _as_text(column: str, cell: object) -> str:
-    """A cell of a JSON object as a CSV would hold it: a text, or a number that is no prompt."""
-    is_number = isinstance(cell, int | float) and not isinstance(cell, bool)
-    is_prompt = _plain(column) in PROMPT_NAMES
-    return str(cell) if isinstance(cell, str) or (is_number and not is_prompt) else ""
+    return columns, [(number, [*map(record.get, columns)]) for number, record in records]
 
 
 def read_text(file: Path) -> str:
@@ -143,15 +155,45 @@ def _plain(column: str) -> str:
     return column.casefold().replace(" ", "_")
 
 
-def _text(file: Path, number: int, row: list[str], index: int, columns: list[str]) -> str:
+def _text(file: Path, number: int, row: list[object], index: int, columns: list[str]) -> str:
     if len(row) > len(columns):
         raise TableError(
             f"{file} has {len(row)} cells in line {number} and {len(columns)} columns; a text with "
             "the separator in it must stand in quotes."
         )
-    text = row[index].strip() if index < len(row) else ""
+    text = _cell(file, number, row, index, columns)
     if not text:
         raise TableError(
             f"{file} must have a {columns[index]!r} in every row; line {number} has none."
         )
     return text
+
+
+def _cell(file: Path, number: int, row: list[object], index: int, columns: list[str]) -> str:
+    """A cell as a CSV would hold it; empty where it is null, or a number in place of a prompt."""
+    cell, column = row[index] if index < len(row) else None, columns[index]
+    if isinstance(cell, str):
+        return cell.strip()
+    if cell is None:
+        return ""
+    if not isinstance(cell, int | float):
+        raise TableError(
+            f"{file} must have a text or a number as {column!r}; line {number} has "
+            f"{shortened(cell)}."
+        )
+    return "" if _plain(column) in PROMPT_NAMES else json.dumps(cell)
+
+
+def _parts(
+    file: Path, number: int, row: list[object], index: int, columns: list[str]
+) -> tuple[str, ...]:
+    cell = row[index] if index < len(row) else None
+    if not isinstance(cell, list | dict):
+        parts = _cell(file, number, row, index, columns).split("|")
+        return tuple(part.strip() for part in parts if part.strip())
+    if isinstance(cell, dict) or not all(isinstance(p, str) and p.strip() for p in cell):
+        raise TableError(
+            f"{file} must have a text or a list of texts as {columns[index]!r}; line {number} has "
+            f"{shortened(cell)}."
+        )
+    return tuple(part.strip() for part in cell)

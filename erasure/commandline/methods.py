@@ -80,7 +80,7 @@ def _common_options(name: str) -> list[inspect.Parameter]:
         (
             "concepts_file", Path | None, None,
             "a file of concepts instead: .txt with a name a line, or .csv, .tsv or .jsonl with "
-            "columns concept and, if wanted, kind, anchor, templates (with | between)",
+            "columns concept and, if wanted, kind, anchor, templates (with | between, or a list)",
         ),
         (
             "model",

@@ -33,7 +33,7 @@ def print_scores(record: dict[str, Any]) -> None:
             *(f"{own[name]['value']:.3f}" if name in own else "-" for own in others.values()),
         )
     if load("erasure.training.processes:launched")().is_main_process:
-        Console().print(table)
+        _console().print(table)
         if "probe" in record:
             typer.echo(f"min_Acc, WC, WF10 and max_Acc_o are {record['probe']['note']}")
         parts = record.get("per_concept", {})
@@ -48,7 +48,7 @@ def print_table(rows: Sequence[Mapping[str, str]], *, least: int = 12) -> None:
 
     Where a column has less room than `least` letters, they stand one below the other.
     """
-    if Console().width < least * len(rows[0]):
+    if _console().width < least * len(rows[0]):
         for row in rows:
             typer.echo("\n".join(f"{key:>20}: {value}" for key, value in row.items()) + "\n")
         return
@@ -57,7 +57,12 @@ def print_table(rows: Sequence[Mapping[str, str]], *, least: int = 12) -> None:
         table.add_column(column)
     for row in rows:
         table.add_row(*row.values())
-    Console().print(table)
+    _console().print(table)
+
+
+def _console() -> Console:
+    """One that prints names as they are: `[v1]` and `:cat:` are no styles."""
+    return Console(markup=False, emoji=False)
 
 
 def _left_out(record: dict[str, Any]) -> list[tuple[str, str]]:

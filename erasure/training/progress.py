@@ -57,8 +57,9 @@ def live_bar(
     many steps are done. It appears `after` so many seconds.
     """
     columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.fields[note]}"), TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[note]}", markup=False), TimeRemainingColumn(),
     )  # fmt: skip
     console = Console(stderr=True)
     # in a log it would be a blank line
@@ -92,7 +93,9 @@ def shown(items: Iterable[Item], stage: str, total: int | None = None) -> Iterat
 @contextmanager
 def waiting(stage: str) -> Iterator[None]:
     """Say what is going on, and for how long, where nobody can tell when it ends."""
-    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    columns = (
+        SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(),
+    )  # fmt: skip
     console = Console(stderr=True)
     quiet = bool(_open) or not console.is_terminal or os.environ.get("RANK", "0") != "0"
     with Progress(*columns, console=console, transient=True, disable=quiet) as live:

@@ -291,7 +291,8 @@ class Scene:
     def anchored(self, prompt: str) -> str:
         """A prompt with the anchor in the concept's place; empty where that is no condition.
 
-        Of a prompt that does not name the concept it is the anchor's own.
+        Of a prompt that does not name the concept it is the anchor's own; where it is named twice
+        the last makes way.
         """
         concept = self.concept
         if not concept.anchor:

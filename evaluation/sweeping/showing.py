@@ -25,7 +25,8 @@ def live_table(
 
     `look` reads a cell's record anew; `names` are the cells that are not done yet.
     """
-    console, start, last = Console(stderr=True), time.monotonic(), [0.0]
+    console = Console(stderr=True, markup=False, emoji=False)  # names are shown as they are
+    start, last = time.monotonic(), [0.0]
     open_, ended = set(names), list[str]()
     with Live(
         console=console, auto_refresh=False, transient=True, redirect_stdout=False,
@@ -45,9 +46,7 @@ def live_table(
             open_.discard(name)
             ended.append(name)
             if not console.is_terminal:
-                console.print(
-                    line(cells[name], len(ended), len(names)), markup=False, soft_wrap=True
-                )
+                console.print(line(cells[name], len(ended), len(names)), soft_wrap=True)
 
         yield tick, told
 

@@ -75,10 +75,28 @@ def test_captions(tmp_path: Path) -> None:
         ("b.csv", "image,text\n0.jpg,a\n", "must have a 'file_name' column; has image, text"),
         ("b.jsonl", '{"file_name": "0.jpg"}\n', "must have a 'text' column"),
         ("b.jsonl", '{"file_name": "0.jpg", "text": 3}\n', "line 1 has none"),
+        ("b.jsonl", '{"file_name": "0.jpg", "text": true}\n', "line 1 has none"),
+        ("b.jsonl", '{"file_name": "0.jpg", "text": ["a", "b"]}\n',
+         r"a text or a number as 'text'; line 1 has \['a', 'b'\]\."),
+        ("b.jsonl", '{"file_name": {"a": 1}, "text": "a"}\n', "as 'file_name'; line 1 has"),
         ("b.jsonl", '{"file_name": "0.jpg", "te\n', "is no JSON in line 1"),
         ("b.jsonl", "[1]\n", "line 1 is none"),
         ("b.jsonl", "\n", "at least one row"),
-    ):
+    ):  # fmt: skip
         (tmp_path / name).write_text(data)
         with pytest.raises(TableError, match=message):
             read_captions(tmp_path / name)
+
+
+def test_columns_beside(tmp_path: Path) -> None:
+    """Those asked for are read as a CSV holds them; what is in the rest does not matter."""
+    (tmp_path / "a.jsonl").write_text(
+        '{"prompt": "a dog", "Seed": 1, "is_new": false, "boxes": [[0, 1]]}\n'
+        '{"prompt": "a cat", "Seed": null, "words": ["x", "y"]}\n'
+    )
+    found = read_column(tmp_path / "a.jsonl", beside=("seed", "is_new", "kind"), several=("words",))
+    assert found.others == {"seed": ["1", ""], "is_new": ["false", ""]}
+    assert found.several == {"words": [(), ("x", "y")]}
+    assert found.unread == ["boxes"]
+    with pytest.raises(TableError, match=r"a text or a number as 'boxes'; line 1 has \[\[0, 1\]\]"):
+        read_column(tmp_path / "a.jsonl", beside=("boxes",))

@@ -287,6 +287,8 @@ def test_a_decoy_never_names_the_concept(run: Path) -> None:
     scene.concept = replace(scene.concept, anchor="owl")
     assert scene.anchored("A church in a field") == "An owl in a field"
     assert scene.anchored("the church at night") == "the owl at night"
+    scene.concept = replace(Concept("photo", "object"), anchor="drawing")
+    assert scene.anchored("a photo of a photo") == "a photo of a drawing"
     assert model.catalogue is None
 
 

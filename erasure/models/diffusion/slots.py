@@ -62,7 +62,7 @@ def place(prompt: str, placement: Placement, names: Sequence[str] = ()) -> tuple
 def around(prompt: str, name: str) -> tuple[str, str]:
     """A prompt as (text before a name, text after it); SettingError if it does not name it.
 
-    A name stands there as whole words, in any case.
+    A name stands there as whole words, in any case; where it stands twice the last counts.
     """
     found = named(prompt, name)
     if found is None:
@@ -71,8 +71,12 @@ def around(prompt: str, name: str) -> tuple[str, str]:
 
 
 def named(prompt: str, name: str) -> re.Match[str] | None:
-    """Where a prompt first holds a name as whole words, in any case."""
-    return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", prompt, re.IGNORECASE)
+    """Where a prompt last holds a name as whole words, in any case.
+
+    In "a photo of a photo" the first is the template's noun, the last is the name.
+    """
+    found = list(re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", prompt, re.IGNORECASE))
+    return found[-1] if found else None
 
 
 def fill(

@@ -90,6 +90,11 @@ def test_words_in_place_of_names(listed: Path) -> None:
     assert torch.equal(other, model.encode(["A cat image.", "A dog image."]))
 
 
+def test_a_word_stands_where_the_name_does_and_not_the_templates_noun() -> None:
+    named = Named.of([Concept("image", "style", ("An image in {name} style.",))])
+    assert named.places == {"An image in image style.": (0, ("An image in", "style."))}
+
+
 def test_a_word_goes_down_the_noise_loss(
     listed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

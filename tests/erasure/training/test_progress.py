@@ -36,6 +36,15 @@ def test_what_takes_long_has_a_bar_with_the_time_left(
     assert "/4" in screen.getvalue()
 
 
+def test_names_are_shown_as_they_are(screen: io.StringIO) -> None:
+    with live_bar("opening cat[v1]", 1) as bar:
+        bar.advance("[/b] left")
+    with waiting("writing dog[/b]"):
+        pass
+    for text in ("opening cat[v1]", "[/b] left", "writing dog[/b]"):
+        assert text in screen.getvalue()
+
+
 def test_a_bar_inside_of_another_is_silent(screen: io.StringIO) -> None:
     with live_bar("outer", 1) as bar:
         with live_bar("inner", 2) as other:

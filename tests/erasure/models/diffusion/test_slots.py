@@ -36,6 +36,20 @@ def test_a_name_is_whole_words_and_the_longest(names: list[str]) -> None:
     assert around("ein Bild von MÜLLER", "Müller") == ("ein Bild von", "")
 
 
+@pytest.mark.parametrize(
+    ("prompt", "name", "before"),
+    [
+        ("a painting in the style of painting", "painting", "a painting in the style of"),
+        ("A Photo of a photo", "photo", "A Photo of a"),
+        ("art: smart art, a party", "art", "art: smart"),
+    ],
+)
+def test_of_two_places_of_a_name_the_last_counts(prompt: str, name: str, before: str) -> None:
+    """The first is the template's own noun."""
+    after = prompt[len(before) + 1 + len(name) :].strip()
+    assert around(prompt, name) == place(prompt, "replace", [name]) == (before, after)
+
+
 def test_slots_stand_between_the_parts_and_padding_follows() -> None:
     slotted = lay_out([([7, 8], [9]), ([], [5])], 2, ends=(1, 2), padding=0, length=8)
     assert slotted.ids.tolist() == [[1, 7, 8, 0, 0, 9, 2, 0], [1, 0, 0, 5, 2, 0, 0, 0]]
