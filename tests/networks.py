@@ -25,9 +25,9 @@ COLOURS = {"red": (220, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 220), 
 DATA = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0}
 
 
-def timm_folder(folder: Path) -> Path:
+def timm_folder(folder: Path, **changes: object) -> Path:
     arguments = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2,
-                 "num_heads": 2}  # fmt: skip
+                 "num_heads": 2, **changes}  # fmt: skip
     return _plain_folder(folder, "vit_tiny_patch16_224", arguments, timm.create_model)
 
 

@@ -73,16 +73,16 @@ class ConceptPoison:
 
     def forget(self, model: Classifier, request: Request, run: Run) -> None:
         weights = model.weights(self.select)
+        kept = sorted({*request.kept} & {*request.retain.labels.tolist()})
+        gone = sorted(set(request.forget.labels.tolist()))
+        if len(kept) == 1 and kept[0] in gone:
+            raise SettingError(
+                f"images to keep must be of another class than {model.title(kept[0])!r}, too, "
+                "whose label those to forget can be taught; keep more."
+            )
         found = self._bottleneck(model, request, run)
         means = evidence(model, found, request.forget.and_then(request.retain))
-        kept = sorted({*request.kept} & {*request.retain.labels.tolist()})
-        targets = {
-            own: nearest(means, own, [c for c in kept if c != own])
-            for own in sorted(set(request.forget.labels.tolist()))
-            if kept != [own]
-        }
-        if not targets:
-            raise SettingError("there must be images of another class, whose label can be taught.")
+        targets = {own: nearest(means, own, [c for c in kept if c != own]) for own in gone}
         poisoned = self._poisoned(model, found, means, request.forget)
         model.remember(list(weights))
 

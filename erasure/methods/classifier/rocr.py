@@ -59,7 +59,7 @@ class ROCR:
         model.remember([f"{layer}.weight"])
         others = instead(model, request)
         parts = request.forget, request.retain
-        shares = token_shares(model, layer, request.forget.images[: self.batch_size])
+        shares = token_shares(model, layer, request.forget.images, self.batch_size)
         total = sum(len(part.images.split(self.batch_size)) for part in parts)
         with run.progress("keys", total) as bar:
             (keys, _), (known, second) = (
@@ -116,18 +116,25 @@ def layer_inputs(model: Classifier, layer: str, images: Images) -> Float[Tensor,
     return found[0].flatten(1, -2)
 
 
-def token_shares(model: Classifier, layer: str, images: Tensor) -> Float[Tensor, " t"]:
-    """How much the answers for images depend on what a linear says at each token; 1 in all."""
+def token_shares(
+    model: Classifier, layer: str, images: Images, batch_size: int
+) -> Float[Tensor, " t"]:
+    """How much the answers for images depend on what a linear says at each token; 1 in all.
+
+    It is of all images, whatever the size of the batches in which they are looked at.
+    """
     found: list[Tensor] = []
 
     def follow(_layer: nn.Module, _given: tuple[Tensor], said: Tensor) -> Tensor:
-        found.append(said.detach().requires_grad_())
+        found[:] = [said.detach().requires_grad_()]
         return found[0]
 
+    sizes = torch.zeros((), dtype=torch.float64, device=model.device)
     with model.module(layer).register_forward_hook(follow), torch.enable_grad():
-        logits = model.forward(model.prepare(images))[1]
-        (gradient,) = torch.autograd.grad(logits.amax(1).sum(), found)
-    sizes = gradient.flatten(1, -2).double().norm(dim=2).mean(0)
+        for batch in images.split(batch_size):
+            logits = model.forward(model.prepare(batch))[1]
+            (gradient,) = torch.autograd.grad(logits.amax(1).sum(), found)
+            sizes = sizes + gradient.flatten(1, -2).double().norm(dim=2).sum(0)
     return sizes / sizes.sum()
 
 

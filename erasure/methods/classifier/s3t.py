@@ -17,6 +17,8 @@ Choices
 - The first request trains what that request leaves alive, and keeps it in RUN/slices. A later run
   with `trained` RUN only switches off: nothing is trained. It copies what is still alive; what
   saw the deleted images stays in RUN until RUN is removed.
+- Its samples are all that the model is to be without: those that RUN deleted, too, as far as they
+  are still among the images. Their ids are in RUN/requests.json.
 - An image's slice follows from a digest of its id, so that it does not depend on other images; the
   authors cut the data as they lie in their file.
 - The shards that live are one network, whose weights are the mean of theirs, also the head's;
@@ -130,7 +132,7 @@ class S3T:
                 )
         ids = sorted((*request.forget.ids, *request.retain.ids))
         found = Learned.found(place, model, run.seed, settings, ids)
-        return found.without(request.forget.ids)
+        return found.without(request.forget.ids, request.retain.ids)
 
     def _train(
         self, model: Classifier, learned: Learned, images: Labelled, shard: int, prefix: Prefix,

@@ -66,12 +66,21 @@ class Learned:
         tensors = {_key(file): read_tensors(file)[0] for file in folder.glob("shard *.safetensors")}
         return cls(folder, record, tensors, is_whole)
 
-    def without(self, samples: Sequence[str]) -> Self:
-        """The same, with these images among the deleted; SettingError for one it does not know."""
+    def without(self, samples: Sequence[str], kept: Sequence[str]) -> Self:
+        """The same, with these images among the deleted.
+
+        SettingError for one it does not know, and if one that was deleted before is to be kept.
+        """
         unknown = next(iter(set(samples) - set(self.record["images"])), None)
         if unknown is not None:
             raise SettingError(
                 f"samples must be images that {self.folder} learned; got {unknown!r}."
+            )
+        again = sorted({*self.record["deleted"]} & {*kept})
+        if again:
+            raise SettingError(
+                f"samples must be all images to delete, also those that {self.folder} is without; "
+                f"add {again[0]!r}{f' and {len(again) - 1} more' if again[1:] else ''}."
             )
         deleted = sorted({*self.record["deleted"], *samples})
         return replace(self, record={**self.record, "deleted": deleted})

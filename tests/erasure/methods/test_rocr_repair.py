@@ -42,13 +42,27 @@ def test_rocr_sends_keys_to_the_other_value(make, tmp_path: Path) -> None:
     request = Request(0, [0], [], [1, 2, 3], train.of([0]), train.of([1, 2, 3]))
     other = train.of([instead(model, request)[0]])
     (layer,) = [n[:-7] for n in _changed(model, request, ROCR(push=1.0), tmp_path / "run")]
-    shares = token_shares(model, layer, request.forget.images)
+    shares = token_shares(model, layer, request.forget.images, 8)
     assert shares[0] == pytest.approx(1.0)
     key, theirs = (
         layer_inputs(model, layer, p.images)[:, 0].mean(0) for p in (train.of([0]), other)
     )
     now, before = model.parameters()[f"{layer}.weight"], model.originals[f"{layer}.weight"]
     assert torch.allclose(now @ key, before @ theirs, atol=1e-4)
+
+
+def test_the_size_of_a_batch_is_of_no_effect(tmp_path: Path) -> None:
+    """Of a network that scales each token by its own size, so that the shares vary by image."""
+    image_folder(tmp_path / "images")
+    timm_folder(tmp_path / "model", global_pool="avg", fc_norm=False)
+    data, edits = Data(source=str(tmp_path / "images"), images=8), list[torch.Tensor]()
+    for batch_size in (1, 128):
+        (edited,) = forget(
+            str(tmp_path / "model"), "rocr", [["red", "blue"]], out=tmp_path / f"{batch_size}",
+            data=data, watch_every=0, batch_size=batch_size,
+        ).edit.tensors.values()  # fmt: skip
+        edits.append(edited)
+    assert torch.allclose(*edits, atol=1e-6)
 
 
 def _changed(model, request: Request, method: ROCR, folder: Path) -> list[str]:

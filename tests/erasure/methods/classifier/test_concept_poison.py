@@ -17,6 +17,7 @@ from erasure.methods.shared.concept_bottleneck import (
     sparse_head,
     support_vector,
 )
+from erasure.sample_requests import Samples
 from erasure.training.run import Run
 
 
@@ -147,3 +148,25 @@ def test_what_cannot_be(settings: dict, message: str, tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=message):
         run_one(tmp_path, **settings)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("poison", ["targeted", "random"])
+def test_the_one_class_to_keep_is_also_forgotten(poison: str, tmp_path: Path) -> None:
+    """Of another class's images that label can be taught; of its own there is none."""
+    timm_folder(tmp_path / "model")
+    image_folder(tmp_path / "images")
+
+    kept = ("blue/1.png", "blue/2.png")
+
+    def run(*names: str) -> Forgotten:
+        return forget(
+            str(tmp_path / "model"), "concept-poison", out=tmp_path / "run", watch_every=0,
+            samples=Samples(names, kept=kept),
+            data=Data(source=str(tmp_path / "images"), images=8, test_images=1),
+            poison=poison, epochs=1, batch_size=8, pictures=2, clusters=2,
+        )  # fmt: skip
+
+    with pytest.raises(SettingError, match="must be of another class than 'blue', too"):
+        run("red/1.png", "blue/3.png")
+    assert not (tmp_path / "run").exists()
+    assert run("red/1.png").edit.tensors

@@ -16,6 +16,7 @@ from erasure.methods.shared import learned_slices
 from erasure.methods.shared.learned_slices import Learned, SlicesShape, serve
 from erasure.methods.shared.slices import Slicing, stages
 from erasure.models.classifier.load import load_classifier
+from evaluation.evaluating import evaluate
 
 SETTINGS = {"shards": 2, "slices": 2, "orders": 2, "epochs": 1, "batch_size": 8, "rank": 2,
             "learning_rate": 0.01, "augment": True}  # fmt: skip
@@ -50,7 +51,7 @@ def test_the_deleted_might_never_have_been_there(place: Path) -> None:
     """Bit for bit: learned and deleted, against never given; other images of the slices go too."""
     gone, beside, first = *inside(0, 1)[:2], inside(1, 0)[0]
     before = run_one(place, "learned", [first])
-    after = run_one(place, "deleted", [gone, beside], trained=str(place / "learned"))
+    after = run_one(place, "deleted", [first, gone, beside], trained=str(place / "learned"))
     shutil.copytree(place / "images", place / "less")
     (place / "less" / gone).unlink()
     never = run_one(place, "never", [first, beside], images="less").model.tensors()
@@ -64,13 +65,43 @@ def test_nothing_that_saw_them_is_kept(place: Path) -> None:
     run_one(place, "one", [inside(0, 1)[0]])
     assert names(place / "one") == ["0 slices 0", "1 slices 0", "1 slices 0-1", "1 slices 1",
                                     "1 slices 1-0"]  # fmt: skip
-    run_one(place, "two", [inside(1, 0)[0]], trained=str(place / "one"))
+    two = [inside(0, 1)[0], inside(1, 0)[0]]
+    run_one(place, "two", two, trained=str(place / "one"))
     assert names(place / "two") == ["0 slices 0", "1 slices 1"]
     record = read_record(place / "two" / "slices" / "slices.json", SlicesShape)
-    assert record["deleted"] == sorted([inside(0, 1)[0], inside(1, 0)[0]])
+    assert record["deleted"] == sorted(two)
+    three = [*two, inside(0, 0)[0], inside(1, 1)[0]]
     with pytest.raises(SettingError, match=r"nothing that was trained would be left.*4 deleted"):
-        run_one(place, "three", [inside(0, 0)[0], inside(1, 1)[0]], trained=str(place / "two"))
+        run_one(place, "three", three, trained=str(place / "two"))
     assert not (place / "three").exists()
+
+
+def test_what_was_deleted_before_is_not_kept(place: Path) -> None:
+    """A later run is judged, also beside a retrained model, by all that it is without."""
+    one, two, three = inside(0, 1)[:3]
+    run_one(place, "one", [one])
+    with pytest.raises(SettingError, match=rf"those that .*one.slices is without; add {one!r}"):
+        run_one(place, "two", [two], trained=str(place / "one"))
+    assert not (place / "two").exists()
+    run_one(place, "two", [one, two], trained=str(place / "one"))
+    data = Data(source=str(place / "images"), images=20, test_images=1)
+    forget(
+        str(place / "model"), "retrain", samples=[one, two], out=place / "retrained", data=data,
+        watch_every=0, steps=1, batch_size=8,
+    )  # fmt: skip
+    scores = evaluate(place / "two", reference=place / "retrained")["scores"]
+    assert (scores["Acc_f"]["n"], scores["Acc_r"]["n"]) == (2, 22)
+    with pytest.raises(SettingError, match=r"is without; add .* and 1 more"):
+        run_one(place, "three", [three], trained=str(place / "two"))
+
+
+def test_what_was_deleted_before_may_have_left_the_data(place: Path) -> None:
+    one, two = inside(0, 1)[:2]
+    run_one(place, "one", [one])
+    (place / "images" / one).unlink()
+    run_one(place, "two", [two], trained=str(place / "one"))
+    record = read_record(place / "two" / "slices" / "slices.json", SlicesShape)
+    assert record["deleted"] == sorted([one, two])
 
 
 def names(run: Path) -> list[str]:
@@ -116,9 +147,9 @@ def test_what_cannot_be(changes: dict, error: type, message: str, place: Path) -
     assert not (place / "run").exists()
 
 
-def test_a_class_is_in_every_slice(place: Path) -> None:
+def test_a_class_is_refused(place: Path) -> None:
     data = Data(source=str(place / "images"), images=20, test_images=1)
-    with pytest.raises(SettingError, match="nothing that was trained would be left"):
+    with pytest.raises(SettingError, match="deletes single images, no classes"):
         forget(
             str(place / "model"), "s3t", [["red", "green"]], out=place / "run", data=data,
             **SETTINGS,  # type: ignore[arg-type]
