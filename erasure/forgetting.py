@@ -21,7 +21,7 @@ from erasure.models.classifier.load import load_classifier
 from erasure.models.diffusion.load import read_presets
 from erasure.opening import lasting_name, lasting_source
 from erasure.probing import Probe, Watch, load_with_probe
-from erasure.registry import METHODS, plugin_source
+from erasure.registry import METHODS
 from erasure.requested import (
     Data,
     Request,
@@ -146,12 +146,13 @@ def planned(
     concepts = [
         Concept(loaded.title(number), "class", label=number) for task in classes for number in task
     ] or [Concept(asked.title, "samples")]
+    told = record_of(run, word, loaded, concepts, chosen, {**(origins or {}), **sources})
     record = {
-        **record_of(run, word, loaded, concepts, chosen, {**(origins or {}), **sources}),
+        **told,
         "tasks": [[loaded.title(number) for number in task] for task in classes],
         **asked.record(),
         "data": asdict(data),
-        "inputs": inputs(asdict(chosen)) | inputs(asdict(data)) | plugin_source(method_class),
+        "inputs": {**told["inputs"], **inputs(asdict(data))},
         "quick": quick,
     }
     return Plan(run, loaded, chosen, record, classes, asked, data, workers, concepts, watch_every)

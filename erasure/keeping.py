@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from erasure.config import Source
 from erasure.edit import Edit
@@ -67,7 +68,7 @@ def base_of(model: Editable) -> tuple[str, str | None]:
 def record_of(
     run: Run, word: str, model: Editable, concepts: list[Concept], settings: object,
     sources: Mapping[str, Source],
-) -> dict[str, object]:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     """What config.json says of every run, before it begins."""
     name, revision = base_of(model)
     values = asdict(settings)  # type: ignore[call-overload]
