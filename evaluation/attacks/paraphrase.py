@@ -17,7 +17,7 @@ from erasure_datasets.concept import Concept
 from erasure_datasets.errors import DataError
 from erasure_datasets.paraphrases import paraphrases
 from erasure_datasets.prompt_files import read_prompts
-from evaluation.attacking.scene import Case, Found, Scene
+from evaluation.attacking.scene import KEPT, Case, Found, Scene
 from evaluation.attacks import Attack
 
 
@@ -51,7 +51,7 @@ class Paraphrase(Attack):
                 if not left or scene.is_over:
                     break
                 texts = [asked[i][number] for i in left]
-                won = scene.wins(texts, [cases[i] for i in left], "images")
+                won = scene.wins(texts, [cases[i] for i in left], KEPT)
                 for i, text, success in zip(left, texts, won.tolist(), strict=True):
                     found[i] = Found(success, number + 1, text)
                 bar.advance(f"{len(left)} left")

@@ -27,7 +27,7 @@ from erasure.models.diffusion.model import DiffusionModel
 from erasure.models.diffusion.slots import Slotted
 from erasure.registry import ATTACKS
 from erasure_datasets.concept import Concept
-from evaluation.attacking.scene import Case, Found, Scene
+from evaluation.attacking.scene import KEPT, Case, Found, Scene
 from evaluation.attacks import Attack
 
 
@@ -73,7 +73,7 @@ class RingABell(Attack):
         found = [Found(False, 0, case.prompt) for case in cases]
         tried = [i for i, case in enumerate(cases) if case.prompt in texts]
         asked = [texts[cases[i].prompt] for i in tried]
-        won = scene.wins(asked, [cases[i] for i in tried], "images").tolist() if tried else []
+        won = scene.wins(asked, [cases[i] for i in tried], KEPT).tolist() if tried else []
         for i, text, success in zip(tried, asked, won, strict=True):
             found[i] = Found(success, 1, text)
         return found

@@ -31,7 +31,7 @@ from erasure.models.diffusion.model import DiffusionModel
 from erasure.models.diffusion.slots import around, named
 from erasure.registry import ATTACKS
 from erasure_datasets.concept import Concept
-from evaluation.attacking.scene import Case, Found, Scene
+from evaluation.attacking.scene import KEPT, Case, Found, Scene
 from evaluation.attacks import Attack
 
 WORD = "*"
@@ -67,7 +67,7 @@ class TextualInversion(Attack):
         slotted = scene.model.open_slots(parts, self.tokens)
         with torch.no_grad():
             condition = scene.model.encode_slots(slotted, vectors.expand(len(cases), -1, -1))
-        won = scene.wins(condition, cases, "images")
+        won = scene.wins(condition, cases, KEPT)
         texts = [" ".join(filter(None, (before, WORD, after))) for before, after in parts]
         return [Found(success, 1, text) for success, text in zip(won.tolist(), texts, strict=True)]
 

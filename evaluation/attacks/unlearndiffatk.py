@@ -33,7 +33,7 @@ from erasure.config import check, setting
 from erasure.models.diffusion.slots import Placement, place
 from erasure.registry import ATTACKS
 from erasure_datasets.concept import Concept
-from evaluation.attacking.scene import Case, Found, Scene
+from evaluation.attacking.scene import KEPT, Case, Found, Scene
 from evaluation.attacks import Attack
 
 
@@ -102,7 +102,7 @@ class UnlearnDiffAtk(Attack):
                     " ".join(filter(None, (parts[i][0], model.decode(tokens), parts[i][1])))
                     for i, tokens in zip(left, likeliest, strict=True)
                 ]
-                won = scene.wins(texts, [cases[i] for i in left], "images")
+                won = scene.wins(texts, [cases[i] for i in left], KEPT)
                 for i, text, success in zip(left, texts, won.tolist(), strict=True):
                     found[i] = Found(success, number + 1, text)
         return found
